@@ -1,0 +1,23 @@
+"""Names and numbers that both sides of the wire must spell alike; knows neither HTTP libraries nor models."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+PROTOCOL_VERSION: Final = 1  # raised when an older edge could misread a reply
+API_PREFIX: Final = "/v1"
+
+REQUEST_PART: Final = "request"  # of the multipart POST: application/json, an InferenceRequest
+IMAGE_PART: Final = "image"  # of the multipart POST: the encoded global image
+
+REQUEST_ID_HEADER: Final = "X-Request-Id"
+IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
+API_KEY_HEADER: Final = "Authorization"  # "Bearer <key>"
+PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
+
+MediaType = Literal["image/jpeg", "image/png", "image/webp"]
+MEDIA_TYPES: Final[tuple[MediaType, ...]] = ("image/jpeg", "image/png", "image/webp")
+
+MAX_QUESTION_BYTES: Final = 4096  # of UTF-8
+MAX_ORIGINAL_SIDE: Final = 1_000_000  # pixels; keeps float64 boxes exact to a millionth of a pixel
+MAX_ID_CHARS: Final = 128

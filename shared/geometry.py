@@ -1,7 +1,7 @@
 """Boxes between fractions of a picture and its pixels: exact one way, outward the other.
 
 Pixels -> box -> pixels is the identity for every size up to `MAX_ORIGINAL_SIDE`. Box -> pixels covers the
-box: it rounds outward, clamps to the picture and never comes out empty. Knows nothing of attention or encoders.
+box: it rounds outward, clamps to the picture and never comes out empty. Knows nothing of attention.
 """
 
 from __future__ import annotations

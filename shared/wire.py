@@ -1,7 +1,7 @@
 """The messages on the wire, as frozen pydantic models that refuse unknown fields.
 
 Every field of the REST contract is here and nowhere else. Not covered: limits that a server sets for itself
-(it reports them in `ModelResponse.limits` and enforces them) and the images themselves, which travel as binary.
+(it reports them in `ModelResponse.limits` and enforces them) and the images, which travel as binary.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How large a picture may be: the largest size with the original's aspect that a server's budget allows."""
+"""How large a picture may be sent: the shared fitting rule, and a rule for hair-thin originals."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 
 from edge_client.orientation import Size
+from shared.geometry import fit_within
+from shared.wire import ImageSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,29 +17,27 @@ class PixelBudget:
     max_width: int
     max_height: int
     max_pixels: int | None = None
-    min_side: int = 2
-    max_aspect: float = 200.0
+    min_side: int = 1
+    max_aspect: float = math.inf
 
     def fit(self, size: Size) -> Size:
         """The size to send a picture of `size` at: never enlarged, aspect kept to the pixel.
 
-        Hair-thin pictures that the server would refuse are thickened to `min_side` and `max_aspect`; boxes in
-        [0, 1] stay right, because both axes scale on their own.
+        Only a picture that the server would refuse as too thin is thickened to `min_side` and
+        `max_aspect`; boxes in [0, 1] stay right, because both axes scale on their own.
         """
-        width, height = size
-        scale = min(1.0, self.max_width / width, self.max_height / height)
-        if self.max_pixels is not None:
-            scale = min(scale, math.sqrt(self.max_pixels / (width * height)))
-        fitted_width, fitted_height = _scaled(width, scale), _scaled(height, scale)
-        thinnest = max(self.min_side, math.ceil(max(fitted_width, fitted_height) / self.max_aspect))
-        fitted_width, fitted_height = max(fitted_width, thinnest), max(fitted_height, thinnest)
-        if self.max_pixels is not None and fitted_width * fitted_height > self.max_pixels:
-            if fitted_width >= fitted_height:  # rounding up or thickening went over
-                fitted_width = self.max_pixels // fitted_height
-            else:
-                fitted_height = self.max_pixels // fitted_width
-        return fitted_width, fitted_height
+        fitted = fit_within(
+            ImageSize(width=size[0], height=size[1]),
+            max_width=self.max_width,
+            max_height=self.max_height,
+            max_pixels=self.max_pixels,
+        )
+        thinnest = max(self.min_side, math.ceil(max(fitted.width, fitted.height) / self.max_aspect))
+        return self._within_pixels(max(fitted.width, thinnest), max(fitted.height, thinnest))
 
-
-def _scaled(side: int, scale: float) -> int:
-    return max(1, round(side * scale))
+    def _within_pixels(self, width: int, height: int) -> Size:
+        if self.max_pixels is None or width * height <= self.max_pixels:
+            return width, height
+        if width >= height:  # thickening went over: the long side gives way
+            return self.max_pixels // height, height
+        return width, self.max_pixels // width

@@ -33,6 +33,7 @@ class ErrorCode(StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     INVALID_REQUEST = "invalid_request"
     UNREADABLE_IMAGE = "unreadable_image"
+    IMAGE_SHAPE_REFUSED = "image_shape_refused"
     UNORIENTED_IMAGE = "unoriented_image"
     PATCH_SIZE_MISMATCH = "patch_size_mismatch"
     IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
@@ -72,6 +73,7 @@ ERRORS: Final[Mapping[ErrorCode, ErrorRow]] = MappingProxyType(
         ErrorCode.UNSUPPORTED_MEDIA_TYPE: ErrorRow(415, "The media type is not supported", False),
         ErrorCode.INVALID_REQUEST: ErrorRow(422, "The request does not fit its schema", False),
         ErrorCode.UNREADABLE_IMAGE: ErrorRow(422, "The image cannot be decoded", False),
+        ErrorCode.IMAGE_SHAPE_REFUSED: ErrorRow(422, "The image is too small or too narrow", False),
         ErrorCode.UNORIENTED_IMAGE: ErrorRow(422, "The image's EXIF orientation is not applied", False),
         ErrorCode.PATCH_SIZE_MISMATCH: ErrorRow(422, "The patch does not fit the region asked for", False),
         ErrorCode.IDEMPOTENCY_MISMATCH: ErrorRow(422, "This key was used for another request", False),

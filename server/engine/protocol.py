@@ -42,7 +42,9 @@ class LocalizationDefaults:
     """How this model's attention becomes a box: which map, and the origin of that choice."""
 
     attention: Literal["plain", "relative"] = "relative"
+    window: Literal["vicrop", "mass"] = "vicrop"
     base_side: int = 336  # ViCrop's base window, in pixels of the original (the encoder's input side)
+    min_side_cells: float = 3.0  # smallest window of "mass"
     pad_cells: float = 0.5
     origin: str = "relative depth rule"
 

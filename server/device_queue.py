@@ -1,0 +1,222 @@
+"""The one thread that owns the engine, and the bounded queue in front of it.
+
+Half-done work goes first: neutral maps and second stages before first stages, each in order of arrival.
+Answers of one stage run in batches of what is waiting; an idle device never waits for company. Work whose
+future was cancelled (the client left, the deadline passed) is dropped before it runs. Knows nothing of HTTP
+or torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine, EngineError, Picture
+
+
+class QueueFull(Exception):  # noqa: N818  # reads as the state it names, like queue.Full
+    """No room; `retry_after_s` is how long the waiting work may take."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"retry after {retry_after_s:.1f} s")
+        self.retry_after_s = retry_after_s
+
+
+class QueueClosed(Exception):  # noqa: N818  # see QueueFull
+    """The owner thread has ended or was never started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An engine's result and the milliseconds that its request waited for the device."""
+
+    result: AnswerResult
+    queue_ms: float
+
+
+@dataclass(slots=True, eq=False)
+class _Answer:
+    request: AnswerRequest
+    future: Future[Answered]
+    queued_at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True, eq=False)
+class _Neutral:
+    picture: Picture
+    future: Future[AttentionMap]
+
+
+W = TypeVar("W", _Answer, _Neutral)
+
+
+class DeviceQueue:
+    """Start it once with a function that loads the engine, await answers on the event loop, close it once."""
+
+    def __init__(self, *, max_queue: int, max_batch: int = 8, max_wait_ms: float = 0.0) -> None:
+        self._max_queue = max_queue
+        self._max_batch = max_batch
+        self._max_wait_s = max_wait_ms / 1000
+        self._changed = threading.Condition()
+        self._neutrals: deque[_Neutral] = deque()
+        self._second: deque[_Answer] = deque()
+        self._first: deque[_Answer] = deque()
+        self._thread: threading.Thread | None = None
+        self._is_open = False
+        self._last_batch = 0  # requests in the batch before
+        self._last_batch_s = 0.0
+
+    def start(self, load: Callable[[], Engine]) -> Future[Engine]:
+        """Load the engine on the owner thread; the future holds it, or why it could not be loaded."""
+        loaded: Future[Engine] = Future()
+        loaded.set_running_or_notify_cancel()  # from here on a waiter that gives up cannot cancel it
+        self._is_open = True
+        self._thread = threading.Thread(target=self._run, args=(load, loaded), name="device", daemon=True)
+        self._thread.start()
+        return loaded
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Drop what waits, let the running call end, release the engine. Blocks for up to `timeout_s`."""
+        with self._changed:
+            self._is_open = False
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    @property
+    def depth(self) -> int:
+        """Answers that wait for the device."""
+        return len(self._first) + len(self._second)
+
+    def check_room(self) -> None:
+        """Raises QueueFull, so that a full server can refuse before it decodes anything."""
+        if self.depth >= self._max_queue:
+            self._shed_cancelled()
+        if self.depth >= self._max_queue:
+            batches = self.depth / self._max_batch
+            raise QueueFull(retry_after_s=max(1.0, batches * self._last_batch_s))
+
+    async def answer(self, request: AnswerRequest) -> Answered:
+        """Raises QueueFull at once, EngineError, QueueClosed. Cancelling it drops work that has not begun."""
+        self.check_room()
+        work = _Answer(request, Future())
+        waiting = self._first if request.patch is None else self._second
+        self._enqueue(waiting, work)
+        return await asyncio.wrap_future(work.future)
+
+    async def neutral_attention(self, picture: Picture) -> AttentionMap:
+        """Raises EngineError, QueueClosed. Never refused for room: its request was admitted before."""
+        work = _Neutral(picture, Future())
+        self._enqueue(self._neutrals, work)
+        return await asyncio.wrap_future(work.future)
+
+    def _enqueue(self, waiting: deque[W], work: W) -> None:
+        with self._changed:
+            if not self._is_open:
+                raise QueueClosed
+            waiting.append(work)
+            self._changed.notify()
+
+    def _shed_cancelled(self) -> None:
+        with self._changed:
+            for waiting in (self._first, self._second):
+                live = [work for work in waiting if not work.future.cancelled()]
+                waiting.clear()
+                waiting.extend(live)
+
+    def _run(self, load: Callable[[], Engine], loaded: Future[Engine]) -> None:
+        try:
+            engine = load()
+        except BaseException as exc:  # outermost boundary of the thread: the waiter learns of it
+            self._is_open = False
+            loaded.set_exception(exc)
+            return
+        loaded.set_result(engine)
+        try:
+            while self._step(engine):
+                pass
+        finally:
+            self._cancel_waiting()
+            engine.close()
+
+    def _step(self, engine: Engine) -> bool:
+        """Wait for work and do one piece of it; False once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_work() or not self._is_open)
+            if not self._is_open:
+                return False
+            neutral = self._neutrals.popleft() if self._neutrals else None
+            batch = [] if neutral else self._take_batch()
+        if neutral:
+            _run_neutral(engine, neutral)
+        elif batch:
+            began = time.monotonic()
+            _run_batch(engine, batch, began)
+            self._last_batch, self._last_batch_s = len(batch), time.monotonic() - began
+        return True
+
+    def _has_work(self) -> bool:
+        return bool(self._neutrals or self._second or self._first)
+
+    def _take_batch(self) -> list[_Answer]:
+        """The next requests of one stage; called with the lock held."""
+        if self._last_batch > 1:  # under load only: the batch before had company, more is on its way
+            self._changed.wait_for(
+                lambda: self.depth >= self._max_batch or not self._is_open, timeout=self._max_wait_s
+            )
+        waiting = self._second or self._first
+        batch: list[_Answer] = []
+        while waiting and len(batch) < self._max_batch:
+            work = waiting.popleft()
+            if work.future.set_running_or_notify_cancel():
+                batch.append(work)
+        self._last_batch = len(batch)
+        return batch
+
+    def _cancel_waiting(self) -> None:
+        with self._changed:
+            self._is_open = False
+            left = [work.future for work in (*self._neutrals, *self._second, *self._first)]
+            self._neutrals.clear()
+            self._second.clear()
+            self._first.clear()
+        for future in left:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(QueueClosed())
+
+
+def _run_neutral(engine: Engine, work: _Neutral) -> None:
+    if not work.future.set_running_or_notify_cancel():
+        return
+    try:
+        work.future.set_result(engine.neutral_attention(work.picture))
+    except Exception as exc:  # outermost boundary of the device thread
+        work.future.set_exception(_as_engine_error(exc))
+
+
+def _run_batch(engine: Engine, batch: list[_Answer], began: float) -> None:
+    try:
+        results = engine.answer([work.request for work in batch])
+        if len(results) != len(batch):
+            raise EngineError(f"{len(results)} results for {len(batch)} requests")
+    except Exception as exc:  # outermost boundary of the device thread
+        results = [_as_engine_error(exc)] * len(batch)
+    for work, result in zip(batch, results, strict=True):
+        if isinstance(result, EngineError):
+            work.future.set_exception(result)
+        else:
+            work.future.set_result(Answered(result, queue_ms=1000 * (began - work.queued_at)))
+
+
+def _as_engine_error(exc: Exception) -> EngineError:
+    if isinstance(exc, EngineError):
+        return exc
+    error = EngineError(f"{type(exc).__name__}: {exc}")
+    error.__cause__ = exc
+    return error

@@ -1,0 +1,140 @@
+"""Image intake: bytes that a stranger sent become an RGB array, or a problem that says why not.
+
+Content decides, not the label: JPEG, PNG and WebP by their first bytes, and only that one decoder is tried.
+Pixels, sides and aspect are read from the header and refused before anything is decoded. Bytes after the
+end of the image (motion photos, polyglots) are ignored: they are never interpreted, and nothing sent here
+is ever served back. Transparency is laid on white. Not covered: colour profiles and orientation; the edge
+applies both, and an orientation that is not applied is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from server.problems import ProblemError
+from server.settings import ServerSettings
+from shared.errors import ErrorCode
+
+_SIGNATURES = (
+    ("JPEG", 0, b"\xff\xd8\xff"),
+    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
+    ("WEBP", 8, b"WEBP"),
+)
+_TURNED = frozenset(range(2, 9))  # EXIF orientations that change the picture; viewers read all others as 1
+_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+
+# What Pillow's decoders raise on broken files. Not MemoryError: the limits rule it out, so it would be ours.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What one upload may hold, decoded. Sides in pixels; `max_aspect_ratio` is longer over shorter."""
+
+    max_pixels: int
+    min_side: int
+    max_side: int
+    max_aspect_ratio: float
+
+    def complaint(self, width: int, height: int) -> ProblemError | None:
+        """Why an image of this size is not taken, or None."""
+        short, long = sorted((width, height))
+        given = f"the image is {width}x{height}:"
+        if width * height > self.max_pixels:
+            return ProblemError(ErrorCode.IMAGE_TOO_LARGE, f"{given} at most {self.max_pixels} pixels")
+        if long > self.max_side:
+            return ProblemError(ErrorCode.IMAGE_TOO_LARGE, f"{given} sides of at most {self.max_side} pixels")
+        if short < self.min_side:
+            return ProblemError(
+                ErrorCode.IMAGE_SHAPE_REFUSED, f"{given} sides of at least {self.min_side} pixels"
+            )
+        if long > self.max_aspect_ratio * short:
+            return ProblemError(ErrorCode.IMAGE_SHAPE_REFUSED, f"{given} at most {self.max_aspect_ratio:g}:1")
+        return None
+
+
+def image_limits(settings: ServerSettings) -> ImageLimits:
+    """Of the global image."""
+    return ImageLimits(
+        max_pixels=settings.max_image_pixels,
+        min_side=settings.min_side_pixels,
+        max_side=settings.max_side_pixels,
+        max_aspect_ratio=settings.max_aspect_ratio,
+    )
+
+
+def patch_limits(settings: ServerSettings) -> ImageLimits:
+    """Of the patch."""
+    return replace(image_limits(settings), max_pixels=settings.max_patch_pixels)
+
+
+def decode(data: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
+    """The picture as uint8 [height, width, 3].
+
+    Raises ProblemError: UNSUPPORTED_MEDIA_TYPE, IMAGE_TOO_LARGE, UNORIENTED_IMAGE or UNREADABLE_IMAGE.
+    Blocks for as long as decoding takes, so it is called off the event loop.
+    """
+    format_name = _sniff(data)
+    try:
+        with Image.open(io.BytesIO(data), formats=[format_name]) as image:
+            _check_header(image, limits)
+            _check_orientation(image)
+            return _to_rgb(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
+        raise ProblemError(ErrorCode.IMAGE_TOO_LARGE, f"more than {limits.max_pixels} pixels") from exc
+    except _BROKEN as exc:
+        raise ProblemError(
+            ErrorCode.UNREADABLE_IMAGE, f"the {format_name} data are broken or cut short"
+        ) from exc
+
+
+def _sniff(data: bytes) -> str:
+    for name, offset, signature in _SIGNATURES:
+        if data[offset : offset + len(signature)] == signature:
+            return name
+    raise ProblemError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "the bytes are not those of a JPEG, PNG or WebP")
+
+
+def _check_header(image: Image.Image, limits: ImageLimits) -> None:
+    complaint = limits.complaint(image.width, image.height)
+    if complaint:
+        raise complaint
+    # A JPEG with further pictures behind it (MPO: previews, gain maps) is its first picture.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) != 1:
+        raise ProblemError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "animated images are not taken")
+    if image.mode not in _MODES:
+        raise ProblemError(ErrorCode.UNREADABLE_IMAGE, f"pixels of mode {image.mode} are not taken")
+
+
+def _check_orientation(image: Image.Image) -> None:
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation in _TURNED:
+        raise ProblemError(
+            ErrorCode.UNORIENTED_IMAGE,
+            f"EXIF orientation is {orientation}: turn the pixels before sending and leave the tag out",
+        )
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, "white")
+        return np.array(Image.alpha_composite(ground, layer).convert("RGB"))
+    return np.array(image.convert("RGB"))  # a copy: a view of Pillow's buffer would be read-only

@@ -1,0 +1,77 @@
+"""Everything an operator may set, read once at the start; units are in the names.
+
+A bad value stops the start with a `SettingsError` that names the environment variable and the value.
+Unknown variables with our prefix are ignored: orchestrators inject their own. Not covered: what the model
+fixes itself (its budgets, its default gate); that is in `EngineInfo`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "SECONDGLANCE_SERVER_"
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message names key and value."""
+
+
+class ServerSettings(BaseSettings):
+    """The server's configuration, frozen; made by `load_settings`, which explains what is wrong."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    api_key: SecretStr | None = Field(default=None, min_length=1)  # None: everyone may ask
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    model: str = Field(default="embedded", min_length=1)
+    device: str = Field(default="auto", min_length=1)
+    dtype: str = Field(default="auto", min_length=1)
+    attn: str = Field(default="auto", min_length=1)
+
+    max_image_bytes: PositiveInt = 4 * 1024 * 1024  # whole body of POST
+    max_patch_bytes: PositiveInt = 16 * 1024 * 1024
+    max_image_pixels: PositiveInt = 4_000_000
+    max_patch_pixels: PositiveInt = 25_000_000
+    min_side_pixels: PositiveInt = 2
+    max_side_pixels: PositiveInt = 8192
+    max_aspect_ratio: float = Field(default=200.0, ge=1, allow_inf_nan=False)
+
+    body_timeout_s: PositiveFloat = 60.0  # from the end of the headers to the last byte
+    body_grace_s: PositiveFloat = 10.0  # before the slowest allowed pace is held
+    min_body_bytes_per_s: PositiveInt = 1024
+
+    max_queue: PositiveInt = 64
+    max_batch: PositiveInt = 8
+    max_wait_ms: float = Field(default=2.0, ge=0, allow_inf_nan=False)  # under load; never when idle
+    decode_threads: PositiveInt = 2
+    inference_deadline_s: PositiveFloat = 60.0
+    default_max_new_tokens: PositiveInt = 16
+
+    session_ttl_s: PositiveFloat = 120.0
+    max_sessions: PositiveInt = 1000
+    max_session_bytes: PositiveInt = 256 * 1024 * 1024  # encoded global images that wait for a patch
+    max_stored_image_bytes: PositiveInt = 256 * 1024 * 1024  # encoded images that may be asked about again
+    max_tombstones: PositiveInt = 10_000  # expired ids remembered, so that they answer 410 and not 404
+
+    shutdown_grace_s: PositiveInt = 20
+
+
+def load_settings(**overrides: Any) -> ServerSettings:
+    """Settings from the environment; `overrides` that are not None win. Raises SettingsError."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return ServerSettings(**given)
+    except ValidationError as exc:
+        raise SettingsError("; ".join(_complaint(error) for error in exc.errors(include_url=False))) from exc
+
+
+def _complaint(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    shown = "***" if name == "api_key" else repr(error["input"])
+    return f"{ENV_PREFIX}{name.upper()}={shown}: {error['msg']}"

@@ -63,15 +63,16 @@ def place(sign: Sign, x: float, y: float) -> Sign:
     return replace(sign, corners=corners)
 
 
-def _free_spot(rng: np.random.Generator, sign: Sign, size: tuple[int, int], taken: list[Box], gap: float) -> Sign | None:
+def free_spot(rng: np.random.Generator, sign: Sign, size: tuple[int, int], taken: list[Box], gap: float) -> Sign | None:
+    """The sign moved to where it touches no box in `taken`; None if forty throws find no such place."""
     left, top, right, bottom = sign.box
     if right - left + 2 * gap >= size[0] or bottom - top + 2 * gap >= size[1]:
         return None
     for _ in range(40):
-        moved = place(sign, rng.uniform(gap - left, size[0] - gap - right), rng.uniform(gap - top, size[1] - gap - bottom))
-        x0, y0, x1, y1 = moved.box
-        if all(x1 + gap < a or x0 - gap > c or y1 + gap < b or y0 - gap > d for a, b, c, d in taken):
-            return moved
+        x, y = rng.uniform(gap - left, size[0] - gap - right), rng.uniform(gap - top, size[1] - gap - bottom)
+        x0, y0, x1, y1 = left + x - gap, top + y - gap, right + x + gap, bottom + y + gap
+        if all(x1 < a or x0 > c or y1 < b or y0 > d for a, b, c, d in taken):
+            return place(sign, x, y)
     return None
 
 
@@ -96,7 +97,7 @@ def _place_signs(rng: np.random.Generator, size: tuple[int, int], split: Split) 
                 text_height=height,
                 least_height=LEAST_SIGN_VIEW_PX * view_px,
             )
-            moved = _free_spot(rng, sign, size, [other.box for other in signs], 3 * view_px)
+            moved = free_spot(rng, sign, size, [other.box for other in signs], 3 * view_px)
         signs.append(moved)
     return tuple(signs)
 
@@ -126,7 +127,7 @@ def make_scene(seed: int, *, split: Split, size: tuple[int, int] | None = None, 
 _NOISE_TILE = np.random.default_rng(0).normal(0, 1, (257, 263)).astype(np.float32)
 
 
-def _noise(view: Image.Image, sigma: float, shift: int) -> Image.Image:
+def add_noise(view: Image.Image, sigma: float, shift: int) -> Image.Image:
     """Grey sensor noise from one fixed tile, shifted by the scene."""
     if sigma < 0.5:
         return view
@@ -154,7 +155,7 @@ def render(scene: Scene, box: Box | None = None, size: tuple[int, int] | None = 
     view = ImageChops.multiply(view, Image.merge("RGB", (light,) * 3)).point([min(v * 2, 255) for v in range(256)] * 3)
     if scene.blur * scale > 0.3:
         view = view.filter(ImageFilter.GaussianBlur(scene.blur * scale))
-    view = _noise(view, scene.noise * scale, scene.seed % 251)
+    view = add_noise(view, scene.noise * scale, scene.seed % 251)
     return view if view.size == size else view.resize(size, Image.Resampling.BICUBIC)
 
 

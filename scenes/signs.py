@@ -151,3 +151,22 @@ def paint_sign(view: Image.Image, sign: Sign, origin: Point, scale: float) -> No
     face_view = panel.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC, fillcolor=sign.rim_rgb)
     mask_view = mask.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC)
     view.paste(face_view, (int(left), int(top)), mask_view)
+
+
+def character_centers(sign: Sign) -> list[Point]:
+    """The centre of each character in pixels of the original, from the panel's front through its tilt."""
+    font = face(sign.font, 96)
+    zoom = sign.text_height / 96
+    left, _, right, _ = font.getbbox(sign.text)
+    start = (sign.width - (right + left) * zoom) / 2
+    middles = [
+        start + zoom * (font.getlength(sign.text[:i]) + font.getlength(sign.text[: i + 1])) / 2 for i in range(len(sign.text))
+    ]
+    front = np.array([(0, 0), (sign.width, 0), (sign.width, sign.height), (0, sign.height)], dtype=np.float64)
+    a, b, c, d, e, f, g, h = perspective(np.array(sign.corners), front)
+    centers = []
+    for x in middles:
+        y = sign.height / 2
+        scale = g * x + h * y + 1
+        centers.append(((a * x + b * y + c) / scale, (d * x + e * y + f) / scale))
+    return centers

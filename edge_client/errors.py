@@ -2,7 +2,8 @@
 
 EdgeError
 ├── BadImageError            the original cannot be read or is too large, or the server refused it
-├── UsageError               the arguments cannot work: empty question, budget below the smallest picture
+├── UsageError               the arguments cannot work: an empty question, a wrong setting
+│   └── UplinkBudgetError    the next request would exceed `max_uplink_bytes`
 ├── ServerUnavailableError   nobody answers at that address, or the server failed
 │   └── BusyError            the server is full or not ready; later may work
 ├── NotAllowedError          key missing, unknown or without the right
@@ -11,7 +12,7 @@ EdgeError
 ├── TimedOutError            no answer in time
 └── ProtocolError            the answer is not Second Glance's REST (a proxy's page, another version)
 
-Each class carries the command line's exit code. Statuses become errors in `from_problem` and nowhere else.
+Each class carries the command line's exit code. Replies become errors in `failures` and nowhere else.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ class BadImageError(EdgeError):
 
 class UsageError(EdgeError):
     exit_code = 2
+
+
+class UplinkBudgetError(UsageError):
+    pass
 
 
 class ServerUnavailableError(EdgeError):

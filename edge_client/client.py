@@ -1,0 +1,271 @@
+"""The two drivers of a conversation: blocking and async. They do its I/O and decide nothing.
+
+Both clients may be shared: by threads, by tasks. Bytes are counted at the socket (see `transport`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeAlias, TypeVar
+
+import anyio
+import anyio.to_thread
+import httpx
+
+from edge_client.conversation import Conversation, Steps
+from edge_client.errors import EdgeError, UsageError
+from edge_client.images import ImageSource
+from edge_client.known import Known
+from edge_client.reply import Reply
+from edge_client.requests import Ask
+from edge_client.settings import EdgeSettings, load_settings
+from edge_client.steps import Arrived, Lost, Outcome, Pause, Send, Step
+from edge_client.transport import AsyncCountingTransport, CountingTransport, Exchange, measuring
+from shared.protocol import API_KEY_HEADER
+from shared.wire import Include, Mode, ModelResponse
+
+T = TypeVar("T")
+Observer: TypeAlias = Callable[[Step], None]
+
+MAX_REPLY_BYTES = 8 * 1024 * 1024  # a relevance map of 512 x 512 cells fits
+
+
+class EdgeClient:
+    """Asks a Second Glance server about pictures.
+
+    `url` and `api_key` win over `settings`, which win over the environment. `observe` is told every step
+    before it is taken. A `transport` of your own (an in-process app, say) counts no bytes.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        settings: EdgeSettings | None = None,
+        transport: httpx.BaseTransport | None = None,
+        observe: Observer | None = None,
+    ) -> None:
+        self._settings = settings or load_settings()
+        self._known = Known(max_images=self._settings.remembered_images)
+        self._observe = observe
+        options = _http_options(self._settings, url, api_key)
+        self._http = httpx.Client(transport=transport or CountingTransport(), **options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def ask(
+        self,
+        source: ImageSource,
+        question: str,
+        *,
+        mode: Mode = "auto",
+        threshold: float | None = None,
+        timeout_s: float | None = None,
+        max_uplink_bytes: int | None = None,
+        strict: bool = False,
+        max_new_tokens: int | None = None,
+        include: Iterable[Include] = (),
+    ) -> Reply:
+        """Ask `question` about the picture in a path, bytes, a binary file object or a PIL image.
+
+        `threshold` is in nats (of the server's default metric); `timeout_s` and `max_uplink_bytes` bound both
+        stages together. Raises EdgeError if stage one fails; a failed stage two gives the draft answer with
+        `reply.degraded` set, or raises if `strict`.
+        """
+        ask = Ask(
+            question, mode, threshold, timeout_s, max_uplink_bytes, strict, max_new_tokens, tuple(include)
+        )
+        return self._run(Conversation(source, ask, known=self._known, settings=self._settings).run())
+
+    def model(self) -> ModelResponse:
+        """What the server takes; asked once and remembered."""
+        ask = Ask(question="")
+        return self._run(Conversation(b"", ask, known=self._known, settings=self._settings).fetch_model())
+
+    def _run(self, steps: Steps[T]) -> T:
+        with closing(steps):
+            advance: Callable[[], Step] = partial(steps.send, None)
+            while True:
+                try:
+                    step = advance()
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]  # the generator's T
+                if self._observe is not None:
+                    self._observe(step)
+                try:
+                    advance = partial(steps.send, self._perform(step))
+                except EdgeError as exc:
+                    advance = partial(steps.throw, exc)
+
+    def _perform(self, step: Step) -> Any:
+        if isinstance(step, Send):
+            return self._exchange(step)
+        if isinstance(step, Pause):
+            return time.sleep(step.seconds)
+        return step.work()
+
+    def _exchange(self, send: Send) -> Outcome:
+        with measuring(send.deadline) as exchange:
+            try:
+                with self._http.stream(**_arguments(send)) as response:
+                    body = bytearray()
+                    for part in response.iter_bytes():
+                        _append(body, part)
+            except httpx.HTTPError as exc:
+                return _lost(exc, exchange)
+            return _arrived(response, body, exchange)
+
+
+class AsyncEdgeClient:
+    """`EdgeClient`, awaited. Pictures are decoded and encoded in worker threads."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        settings: EdgeSettings | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        observe: Observer | None = None,
+    ) -> None:
+        self._settings = settings or load_settings()
+        self._known = Known(max_images=self._settings.remembered_images)
+        self._observe = observe
+        options = _http_options(self._settings, url, api_key)
+        self._http = httpx.AsyncClient(transport=transport or AsyncCountingTransport(), **options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def ask(
+        self,
+        source: ImageSource,
+        question: str,
+        *,
+        mode: Mode = "auto",
+        threshold: float | None = None,
+        timeout_s: float | None = None,
+        max_uplink_bytes: int | None = None,
+        strict: bool = False,
+        max_new_tokens: int | None = None,
+        include: Iterable[Include] = (),
+    ) -> Reply:
+        """As `EdgeClient.ask`."""
+        ask = Ask(
+            question, mode, threshold, timeout_s, max_uplink_bytes, strict, max_new_tokens, tuple(include)
+        )
+        return await self._run(Conversation(source, ask, known=self._known, settings=self._settings).run())
+
+    async def model(self) -> ModelResponse:
+        """What the server takes; asked once and remembered."""
+        ask = Ask(question="")
+        conversation = Conversation(b"", ask, known=self._known, settings=self._settings)
+        return await self._run(conversation.fetch_model())
+
+    async def _run(self, steps: Steps[T]) -> T:
+        with closing(steps):
+            advance: Callable[[], Step] = partial(steps.send, None)
+            while True:
+                try:
+                    step = advance()
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]  # the generator's T
+                if self._observe is not None:
+                    self._observe(step)
+                try:
+                    advance = partial(steps.send, await self._perform(step))
+                except EdgeError as exc:
+                    advance = partial(steps.throw, exc)
+
+    async def _perform(self, step: Step) -> Any:
+        if isinstance(step, Send):
+            return await self._exchange(step)
+        if isinstance(step, Pause):
+            return await anyio.sleep(step.seconds)
+        return await anyio.to_thread.run_sync(step.work)
+
+    async def _exchange(self, send: Send) -> Outcome:
+        with measuring(send.deadline) as exchange:
+            try:
+                async with self._http.stream(**_arguments(send)) as response:
+                    body = bytearray()
+                    async for part in response.aiter_bytes():
+                        _append(body, part)
+            except httpx.HTTPError as exc:
+                return _lost(exc, exchange)
+            return _arrived(response, body, exchange)
+
+
+def _http_options(settings: EdgeSettings, url: str | None, api_key: str | None) -> dict[str, Any]:
+    key = api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
+    headers = {"User-Agent": "second-glance-edge"}
+    if key:
+        headers[API_KEY_HEADER] = f"Bearer {key}"
+    timeout = httpx.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s)
+    return {"base_url": _checked(url or settings.url), "headers": headers, "timeout": timeout}
+
+
+def _checked(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as exc:
+        raise UsageError(f"not a URL: {url!r}: {exc}") from exc
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise UsageError(f"not an http or https URL: {url!r}")
+    return parsed
+
+
+def _arguments(send: Send) -> dict[str, Any]:
+    return {
+        "method": send.method,
+        "url": send.path,
+        "headers": dict(send.headers),
+        "content": send.body or None,
+    }
+
+
+def _append(body: bytearray, part: bytes) -> None:
+    if len(body) + len(part) > MAX_REPLY_BYTES:
+        raise httpx.DecodingError(f"the reply exceeds {MAX_REPLY_BYTES} bytes")
+    body += part
+
+
+def _arrived(response: httpx.Response, body: bytearray, exchange: Exchange) -> Arrived:
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Arrived(response.status_code, headers, bytes(body), exchange.uplink_bytes, exchange.downlink_bytes)
+
+
+def _lost(exc: httpx.HTTPError, exchange: Exchange) -> Lost:
+    detail = str(exc) or type(exc).__name__
+    counts = (exchange.uplink_bytes, exchange.downlink_bytes)
+    if isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout)):
+        return Lost("connect", detail, *counts)
+    if isinstance(exc, httpx.TimeoutException):
+        return Lost("timeout", detail, *counts)
+    if isinstance(exc, (httpx.NetworkError, httpx.RemoteProtocolError)):
+        return Lost("network", detail, *counts)
+    return Lost("protocol", detail, *counts)

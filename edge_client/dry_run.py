@@ -39,7 +39,7 @@ _LIMITS = Limits(
 
 
 def plan_first_request(source: ImageSource, ask: Ask, settings: EdgeSettings) -> Send:
-    """Stage one's request, byte for byte what a server that takes `assumed_side` would get. Raises EdgeError."""
+    """Stage one's request, as a server that takes `assumed_side` would get it. Raises EdgeError."""
     known = Known(max_images=0, model=_assumed_model(settings.assumed_side))
     result: Any = None
     with closing(Conversation(source, ask, known=known, settings=settings).run()) as steps:
@@ -52,9 +52,8 @@ def plan_first_request(source: ImageSource, ask: Ask, settings: EdgeSettings) ->
 
 
 def _assumed_model(side: int) -> ModelResponse:
-    budget = ImageBudget(
-        max_width=side, max_height=side, max_bytes=_LIMITS.max_image_bytes, formats=MEDIA_TYPES
-    )
+    limit = _LIMITS.max_image_bytes
+    budget = ImageBudget(max_width=side, max_height=side, max_bytes=limit, formats=MEDIA_TYPES)
     return ModelResponse(
         protocol_version=PROTOCOL_VERSION,
         name="assumed",

@@ -1,7 +1,7 @@
-"""A picture of one conversation: the original with the region that was asked for, and a caption that tells the rest.
+"""A picture of one conversation: the original with the region that was asked for, and a caption.
 
-Drawn with Pillow and its built-in font alone, so it works wherever the edge does. That font has Latin letters;
-others appear as boxes. Long questions and answers are shortened.
+Drawn with Pillow and its built-in font alone, so it works wherever the edge does. That font has Latin
+letters; others appear as boxes. Long questions and answers are shortened.
 """
 
 from __future__ import annotations

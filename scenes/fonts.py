@@ -24,7 +24,7 @@ TRAIN_PACKAGES = (
     "fonts-inter fonts-jetbrains-mono fonts-junction fonts-jura fonts-karla fonts-lato fonts-league-mono "
     "fonts-league-spartan fonts-liberation fonts-linuxlibertine fonts-mononoki fonts-mplus fonts-noto-core "
     "fonts-open-sans fonts-oxygen fonts-paratype fonts-play fonts-quicksand fonts-sil-andika fonts-sil-charis "
-    "fonts-sil-doulos fonts-sil-gentiumplus fonts-texgyre fonts-urw-base35 fonts-vollkorn fonts-yanone-kaffeesatz"
+    "fonts-sil-doulos fonts-sil-gentiumplus fonts-urw-base35 fonts-vollkorn fonts-yanone-kaffeesatz"
 ).split()
 
 # PyPI module -> the faces used. Sign-like faces only; none of these families is in TRAIN_FACES.

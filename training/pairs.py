@@ -48,13 +48,13 @@ def pair_example(seed: int) -> tuple[list[tuple[Image.Image, Labels]], dict[str,
     return views, record
 
 
-def write_shard(path: pathlib.Path, first: int, count: int) -> None:
-    """Renders `count` scenes from seed `first`; written whole or not at all."""
-    images = np.zeros((count, 3, SIDE, SIDE, 3), np.uint8)
+def write_shard(path: pathlib.Path, seeds: range) -> None:
+    """Renders one scene for each seed; written whole or not at all."""
+    images = np.zeros((len(seeds), 3, SIDE, SIDE, 3), np.uint8)
     rows: list[list[Labels]] = []
     records = []
-    for index in range(count):
-        views, record = pair_example(first + index)
+    for index, seed in enumerate(seeds):
+        views, record = pair_example(seed)
         for place, (image, _labels) in enumerate(views):
             images[index, place] = np.asarray(image)
         rows.append([labels for _image, labels in views])

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import pathlib
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from PIL import Image, ImageFilter
 
 from scenes import generator, signs
 from scenes.backgrounds import make_background, paint_background
-from scenes.fonts import font_files
+from scenes.fonts import Split, font_files
 
 SIDE = 224
 CELLS = 14
@@ -102,10 +103,10 @@ def compress(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-def collage(rng: np.random.Generator) -> tuple[Image.Image, Labels]:
+def collage(rng: np.random.Generator, split: Split = "train") -> tuple[Image.Image, Labels]:
     """As many signs as fit, of one regime of sizes."""
     low, high, most = ((4, 12, 55), (6, 20, 40), (12, 40, 22), (28, 95, 8))[int(rng.choice(4, p=(0.3, 0.35, 0.25, 0.1)))]
-    fonts = font_files("train")
+    fonts = font_files(split)
     placed: list[signs.Sign] = []
     for _ in range(most):
         sign = signs.make_sign(
@@ -119,7 +120,7 @@ def collage(rng: np.random.Generator) -> tuple[Image.Image, Labels]:
         moved = generator.free_spot(rng, sign, (SIDE, SIDE), [other.box for other in placed], 1)
         if moved is not None:
             placed.append(moved)
-    view = paint_background(make_background(rng, "train"), (2 * SIDE, 2 * SIDE), (0, 0, 1, 1))
+    view = paint_background(make_background(rng, split), (2 * SIDE, 2 * SIDE), (0, 0, 1, 1))
     for sign in placed:
         signs.paint_sign(view, sign, (0, 0), 2)
     if rng.random() < 0.5:
@@ -180,19 +181,33 @@ def tower_example(seed: int) -> tuple[Image.Image, Labels]:
     roll = rng.random()
     if roll < 0.6:
         return collage(rng)
-    scene = replace(generator.make_scene(1_000_000 + seed, split="train"))
+    scene = generator.make_scene(1_000_000 + seed, split="train")
     if roll < 0.75:
         return global_view(rng, scene)
     sign = scene.signs[int(rng.integers(len(scene.signs)))]
     return crop_view(rng, scene, product_window(rng, scene, sign))
 
 
-def write_shard(path: pathlib.Path, first: int, count: int) -> None:
-    """Renders `count` examples from seed `first` into an .npz; written whole or not at all."""
-    images = np.zeros((count, SIDE, SIDE, 3), np.uint8)
+def held_out_collage(seed: int) -> tuple[Image.Image, Labels]:
+    return collage(np.random.default_rng([seed, 3]), "test")
+
+
+def held_out_crop(seed: int) -> tuple[Image.Image, Labels]:
+    rng, scene = np.random.default_rng([seed, 5]), generator.make_scene(500_000 + seed, split="test")
+    sign = scene.signs[int(rng.integers(len(scene.signs)))]
+    return crop_view(rng, scene, product_window(rng, scene, sign, jitter_cells=0.2))
+
+
+def held_out_global(seed: int) -> tuple[Image.Image, Labels]:
+    return global_view(np.random.default_rng([seed, 6]), generator.make_scene(600_000 + seed, split="test"))
+
+
+def write_shard(path: pathlib.Path, example: Callable[[int], tuple[Image.Image, Labels]], seeds: range) -> None:
+    """Renders one example for each seed into an .npz; written whole or not at all."""
+    images = np.zeros((len(seeds), SIDE, SIDE, 3), np.uint8)
     rows = []
-    for index in range(count):
-        image, labels = tower_example(first + index)
+    for index, seed in enumerate(seeds):
+        image, labels = example(seed)
         images[index] = np.asarray(image)
         rows.append(labels)
     part = path.with_suffix(".part.npz")

@@ -1,0 +1,42 @@
+# Second Glance: the few commands for people and CI.   make help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint bench eval-model train model-fonts clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/.app: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[edge,server]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(VENV)/.app $@
+
+demo: $(VENV)/.app ## the main job on a 12-megapixel photo: server up, edge asks, receipt, picture
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev ## all tests (a few minutes on two cores)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev ## the pair over real HTTP on 200 held-out scenes
+	$(BIN)/python -m benchmarks.pair
+
+eval-model: $(VENV)/.dev ## the embedded model on 1,000 held-out scenes
+	$(BIN)/python -m training.evaluate
+
+train: $(VENV)/.dev ## train the embedded model from scratch (docs/training.md); resumes where it stopped
+	$(BIN)/python -m training
+
+clean: ## forget the environment and everything that was built
+	rm -rf $(VENV) out build dist *.egg-info

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine, EngineError, Picture
 
@@ -126,9 +126,8 @@ class DeviceQueue:
     def _shed_cancelled(self) -> None:
         with self._changed:
             for waiting in (self._first, self._second):
-                live = [work for work in waiting if not work.future.cancelled()]
-                waiting.clear()
-                waiting.extend(live)
+                for work in [work for work in waiting if work.future.cancelled()]:
+                    waiting.remove(work)
 
     def _run(self, load: Callable[[], Engine], loaded: Future[Engine]) -> None:
         try:
@@ -182,11 +181,11 @@ class DeviceQueue:
     def _cancel_waiting(self) -> None:
         with self._changed:
             self._is_open = False
-            left = [work.future for work in (*self._neutrals, *self._second, *self._first)]
-            self._neutrals.clear()
-            self._second.clear()
-            self._first.clear()
-        for future in left:
+            futures: list[Future[Any]] = [work.future for work in (*self._second, *self._first)]
+            futures += [work.future for work in self._neutrals]
+            for waiting in (self._first, self._second, self._neutrals):
+                waiting.clear()
+        for future in futures:
             if future.set_running_or_notify_cancel():
                 future.set_exception(QueueClosed())
 

@@ -34,6 +34,8 @@ def resolve_gate(asked: GateSettings | None, default: GateDefaults) -> GateDefau
 
 def judge(tokens: Sequence[TokenStats], gate: GateDefaults) -> Confidence:
     """The confidence of an answer. Raises EngineError if the model's statistics are not numbers."""
+    if not all(math.isfinite(token.min_entropy + token.shannon + token.margin) for token in tokens):
+        raise EngineError("a token's statistics are not finite")
     values = {
         "min_entropy": _aggregate([token.min_entropy for token in tokens], gate.aggregate),
         "shannon": _aggregate([token.shannon for token in tokens], gate.aggregate),
@@ -56,7 +58,4 @@ def is_doubtful(confidence: Confidence, tokens: Sequence[TokenStats]) -> bool:
 def _aggregate(values: Sequence[float], aggregate: Aggregate) -> float:
     if not values:
         return 0.0
-    result = _AGGREGATES[aggregate](values)
-    if not math.isfinite(result):
-        raise EngineError(f"a token statistic is {result}")
-    return max(0.0, result)  # -log p of a sure token may come out at -1e-8
+    return max(0.0, _AGGREGATES[aggregate](values))  # -log p of a sure token may come out at -1e-8

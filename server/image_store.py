@@ -45,7 +45,7 @@ class ImageStore:
         self._store.put(image.id, image)
 
     def get(self, tenant: str, wanted: str) -> EncodedImage:
-        """The image, renewed. Raises ProblemError IMAGE_EXPIRED if it is gone, unknown or another tenant's."""
+        """The image, renewed. Raises ProblemError IMAGE_EXPIRED if gone, unknown or another tenant's."""
         image = self._store.get(wanted)
         if image is None or image_id(tenant, image.data) != wanted:
             raise ProblemError(ErrorCode.IMAGE_EXPIRED, "send the image again")

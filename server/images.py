@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import ExifTags, Image
 from server.problems import ProblemError
 from server.settings import ServerSettings
 from shared.errors import ErrorCode
+from shared.wire import ImageSize
 
 _SIGNATURES = (
     ("JPEG", 0, b"\xff\xd8\xff"),
@@ -85,16 +87,20 @@ def patch_limits(settings: ServerSettings) -> ImageLimits:
     return replace(image_limits(settings), max_pixels=settings.max_patch_pixels)
 
 
-def decode(data: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
+def decode(
+    data: bytes, limits: ImageLimits, check_size: Callable[[ImageSize], None] = lambda _: None
+) -> NDArray[np.uint8]:
     """The picture as uint8 [height, width, 3].
 
-    Raises ProblemError: UNSUPPORTED_MEDIA_TYPE, IMAGE_TOO_LARGE, UNORIENTED_IMAGE or UNREADABLE_IMAGE.
-    Blocks for as long as decoding takes, so it is called off the event loop.
+    Raises ProblemError: UNSUPPORTED_MEDIA_TYPE, IMAGE_TOO_LARGE, UNORIENTED_IMAGE or UNREADABLE_IMAGE; and
+    what `check_size` raises, which sees the size before decoding. Blocks for as long as decoding takes, so
+    it is called off the event loop.
     """
     format_name = _sniff(data)
     try:
         with Image.open(io.BytesIO(data), formats=[format_name]) as image:
             _check_header(image, limits)
+            check_size(ImageSize(width=image.width, height=image.height))
             _check_orientation(image)
             return _to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from server.engine.protocol import GateDefaults
 from server.expiring import ExpiringStore
@@ -41,9 +41,9 @@ class Session:
     id: str
     tenant: str
     reply: InferenceResponse
-    state: Literal["answered", "waiting", "running"]
-    pending: PendingPatch | None = None
+    pending: PendingPatch | None = None  # until it is answered
     patch_sha256: str | None = None
+    is_running: bool = False
 
     @property
     def n_bytes(self) -> int:

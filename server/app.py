@@ -1,0 +1,146 @@
+"""The app: settings and an engine in, an ASGI application out.
+
+The layers, outermost first: observe (ids, problems, log, metrics), keys, body (limits), routes. The engine
+is loaded on the thread that owns it while the server already answers `/healthz`; `/readyz` turns when it
+can answer questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from server.device_queue import DeviceQueue
+from server.engine.protocol import Engine
+from server.idempotency import IdempotentReplies
+from server.image_store import ImageStore
+from server.metrics import Metrics
+from server.middleware.body import BodyMiddleware, LimitOf
+from server.middleware.keys import KeyMiddleware
+from server.middleware.observe import ObserveMiddleware
+from server.openapi import DESCRIPTION, describe
+from server.parts import ServerParts
+from server.readiness import Readiness
+from server.request_facts import NO_TENANT
+from server.routes import router
+from server.sessions import MemorySessionStore
+from server.settings import ServerSettings
+from server.two_stages import TwoStages
+from server.validation import on_validation_error, refusal_handler
+from shared.protocol import API_PREFIX
+
+_log = logging.getLogger("server.app")
+
+_PATCH_PATH = re.compile(rf"{API_PREFIX}/inferences/[^/]+/patch")
+
+
+def create_app(
+    settings: ServerSettings,
+    engine: Engine | None = None,
+    *,
+    on_load_failure: Callable[[], None] = lambda: None,
+) -> FastAPI:
+    """The server, with its `ServerParts` in `app.state.parts`.
+
+    Without `engine`, the model of the settings is loaded in the lifespan; if that fails, it is logged and
+    `on_load_failure` is called.
+    """
+    parts = _build_parts(settings, Readiness(on_failure=on_load_failure))
+    app = FastAPI(
+        title="Second Glance",
+        version=version("second-glance"),
+        description=DESCRIPTION,
+        lifespan=_lifespan(parts, engine),
+        redirect_slashes=False,
+    )
+    app.state.parts = parts
+    app.include_router(router)
+    app.add_exception_handler(HTTPException, refusal_handler([*app.routes, *router.routes]))
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    keys = {NO_TENANT: settings.api_key.get_secret_value()} if settings.api_key else {}
+    # Starlette puts the last one added outermost.
+    app.add_middleware(BodyMiddleware, settings=settings, limit_of=_body_limits(settings))
+    app.add_middleware(KeyMiddleware, keys=keys)
+    app.add_middleware(ObserveMiddleware, metrics=parts.metrics)
+    describe(app, has_keys=bool(keys))
+    return app
+
+
+def _build_parts(settings: ServerSettings, readiness: Readiness) -> ServerParts:
+    device = DeviceQueue(
+        max_queue=settings.max_queue, max_batch=settings.max_batch, max_wait_ms=settings.max_wait_ms
+    )
+    sessions = MemorySessionStore(settings)
+    return ServerParts(
+        settings=settings,
+        readiness=readiness,
+        device=device,
+        sessions=sessions,
+        replies=IdempotentReplies(settings),
+        metrics=Metrics(depth=lambda: device.depth, sessions=lambda: len(sessions)),
+    )
+
+
+def _body_limits(settings: ServerSettings) -> LimitOf:
+    def limit_of(method: str, path: str) -> int | None:
+        if method == "POST" and path == f"{API_PREFIX}/inferences":
+            return settings.max_image_bytes
+        if method == "PUT" and _PATCH_PATH.fullmatch(path):
+            return settings.max_patch_bytes
+        return None
+
+    return limit_of
+
+
+def _lifespan(
+    parts: ServerParts, engine: Engine | None
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        decoders = ThreadPoolExecutor(parts.settings.decode_threads, thread_name_prefix="decode")
+        loading = parts.device.start(lambda: engine or _load(parts.settings))
+        ready = asyncio.create_task(_become_ready(parts, loading, decoders))
+        if engine is not None:
+            await ready
+        try:
+            yield
+        finally:
+            parts.readiness.drain()
+            ready.cancel()
+            await asyncio.to_thread(parts.device.close)
+            decoders.shutdown(wait=False, cancel_futures=True)
+
+    return lifespan
+
+
+def _load(settings: ServerSettings) -> Engine:
+    # Torch is imported here, on the thread that will own the device, and only where a model is wanted.
+    from server.engine.loader import load_engine
+
+    return load_engine(settings.model, device=settings.device, dtype=settings.dtype, attn=settings.attn)
+
+
+async def _become_ready(parts: ServerParts, loading: Future[Engine], decoders: ThreadPoolExecutor) -> None:
+    try:
+        engine = await asyncio.wrap_future(loading)
+    except Exception as exc:  # any failure to load means the same: there will be no answers
+        facts = {"model": parts.settings.model, "reason": f"{type(exc).__name__}: {exc}"}
+        _log.error("model not loaded", extra=facts, exc_info=True)
+        parts.readiness.fail()
+        return
+    info = engine.info
+    _log.info("model loaded", extra={"model": info.name, "device": info.device, "dtype": info.dtype})
+    for note in info.notes:
+        _log.info("choice", extra={"note": note})
+    images = ImageStore(parts.settings)
+    parts.two_stages = TwoStages(parts.settings, info, parts.device, parts.sessions, images, decoders)
+    parts.readiness.become_ready()

@@ -1,0 +1,110 @@
+"""`secondglance-server`: serve until told to stop, or ask a running server how it is.
+
+Exit codes of `serve`: 0 after SIGTERM or SIGINT, 1 if the model cannot be loaded, 2 for a wrong setting.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import urllib.error
+import urllib.request
+from types import FrameType
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from server.app import create_app
+from server.logs import configure_logging
+from server.parts import ServerParts
+from server.settings import ServerSettings, SettingsError, load_settings
+
+cli = typer.Typer(
+    help="The server half of Second Glance.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_log = logging.getLogger("server.cli")
+
+
+class _DrainingServer(uvicorn.Server):
+    """Turns `/readyz` off at the first signal; exits 0 after a graceful stop, not by the signal."""
+
+    def __init__(self, config: uvicorn.Config, parts: ServerParts) -> None:
+        super().__init__(config)
+        self._parts = parts
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._parts.readiness.drain()
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+@cli.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
+    model: Annotated[str | None, typer.Option(help="embedded, a directory, or a hub id.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
+    attn: Annotated[str | None, typer.Option(help="Attention implementation, or auto.")] = None,
+) -> None:
+    """Serve until SIGTERM; every other setting comes from SECONDGLANCE_SERVER_* variables."""
+    try:
+        settings = load_settings(host=host, port=port, model=model, device=device, dtype=dtype, attn=attn)
+    except SettingsError as exc:
+        typer.echo(str(exc), err=True)
+        raise typer.Exit(2) from exc
+    configure_logging(settings.log_level)
+    has_model = _serve(settings)
+    raise typer.Exit(0 if has_model else 1)
+
+
+def _serve(settings: ServerSettings) -> bool:
+    """Run until stopped; False if it stopped because there is no model."""
+
+    def stop() -> None:
+        server.should_exit = True
+
+    app = create_app(settings, on_load_failure=stop)
+    parts: ServerParts = app.state.parts
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+    )
+    server = _DrainingServer(config, parts)
+    server.run()
+    return parts.two_stages is not None
+
+
+@cli.command()
+def health(
+    url: Annotated[
+        str | None, typer.Option(help="Base URL; the settings' host and port if left out.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 3.0,
+) -> None:
+    """Exit 0 if the server is ready for requests, 1 if not."""
+    if url is None:
+        settings = load_settings()
+        host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+        url = f"http://{host}:{settings.port}"
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/readyz", timeout=timeout_s) as response:
+            typer.echo(f"ready ({response.status})")
+    except (urllib.error.URLError, OSError, ValueError) as exc:
+        typer.echo(f"not ready: {exc}", err=True)
+        raise typer.Exit(1) from exc
+
+
+def main() -> None:
+    cli()

@@ -1,0 +1,1 @@
+"""Pure-ASGI layers around the app, outermost first: observe, keys, body."""

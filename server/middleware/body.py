@@ -1,0 +1,155 @@
+"""Request bodies: bounded in bytes and time as they arrive, whole before the app runs.
+
+The limit holds for the declared length (refused unread) and for what is streamed. The app sees one message
+with the whole body, which stays in memory. When the client leaves, the app's work for it is cancelled. Not
+covered: the time that headers take, which passes before ASGI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.middleware.observe import facts_of
+from server.problems import ProblemError
+from server.settings import ServerSettings
+from shared.errors import ErrorCode
+
+LimitOf = Callable[[str, str], int | None]  # (method, path) -> most bytes of body, None where no body is read
+
+
+class BodyMiddleware:
+    """Reads the body of requests that have a limit; others reach the app unread."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, limit_of: LimitOf) -> None:
+        self._app = app
+        self._settings = settings
+        self._limit_of = limit_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._limit_of(scope["method"], scope["path"])
+        headers = Headers(scope=scope)
+        if limit is None:
+            has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+            await self._app(scope, receive, _closing(send) if has_body else send)
+            return
+        try:
+            declared = _declared_length(headers, limit)
+            body = await self._read(receive, limit)
+        except ProblemError as exc:
+            # The rest of the body is not wanted: without this the connection would wait for it.
+            exc.headers = {**exc.headers, "Connection": "close"}
+            raise
+        if body is None:
+            facts_of(scope).outcome = "client_gone"
+            return
+        facts_of(scope).received_bytes = len(body)
+        if declared is not None and declared != len(body):
+            raise ProblemError(ErrorCode.MALFORMED_REQUEST, "Content-Length is not the length of the body")
+        await self._run_while_connected(scope, body, receive, send)
+
+    async def _read(self, receive: Receive, limit: int) -> bytes | None:
+        """The whole body, None if the client left. Raises ProblemError BODY_TOO_LARGE or BODY_TIMEOUT."""
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        received = bytearray()
+        while True:
+            pace_s = max(settings.body_grace_s, len(received) / settings.min_body_bytes_per_s)
+            try:
+                async with asyncio.timeout_at(began + min(settings.body_timeout_s, pace_s)):
+                    message = await receive()
+            except TimeoutError as exc:
+                raise ProblemError(
+                    ErrorCode.BODY_TIMEOUT, f"{len(received)} bytes came in {loop.time() - began:.0f} s"
+                ) from exc
+            if message["type"] == "http.disconnect":
+                return None
+            received += message.get("body", b"")
+            if len(received) > limit:
+                raise _too_large(limit)
+            if not message.get("more_body", False):
+                return bytes(received)
+
+    async def _run_while_connected(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        reply = _Reply(send)
+
+        async def run() -> None:
+            await self._app(scope, _replay(body), reply)
+
+        app = asyncio.create_task(run())
+        left = asyncio.create_task(_wait_for_disconnect(receive))
+        try:
+            await asyncio.wait({app, left}, return_when=asyncio.FIRST_COMPLETED)
+            # Servers report a finished reply as a disconnect, too.
+            if not app.done() and not reply.is_complete:
+                facts_of(scope).outcome = "client_gone"
+                app.cancel()
+            await asyncio.wait({app})
+            if not app.cancelled():
+                app.result()
+        finally:
+            app.cancel()
+            left.cancel()
+
+
+class _Reply:
+    """Sends, and remembers whether all was sent."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.is_complete = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.is_complete = True
+        await self._send(message)
+
+
+def _declared_length(headers: Headers, limit: int) -> int | None:
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise ProblemError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not taken")
+    declared = headers.get("content-length")
+    if declared is None:
+        return None
+    if not (declared.isascii() and declared.isdigit()):
+        raise ProblemError(ErrorCode.MALFORMED_REQUEST, "Content-Length is not a number")
+    # Not int() alone: Python refuses numbers of thousands of digits with a ValueError.
+    if len(declared) > 18 or int(declared) > limit:
+        raise _too_large(limit)
+    return int(declared)
+
+
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(ErrorCode.BODY_TOO_LARGE, f"at most {limit} bytes are taken here")
+
+
+def _replay(body: bytes) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        return await asyncio.Future()  # the client's leaving is watched outside; the app need not ask
+
+    return receive
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _closing(send: Send) -> Send:
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["Connection"] = "close"
+        await send(message)
+
+    return closing

@@ -1,0 +1,48 @@
+"""Whether the server wants requests: loading, ready, draining or failed, with the reason in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from server.problems import not_ready
+
+State = Literal["loading", "ready", "draining", "failed"]
+
+_REASONS: dict[State, str] = {
+    "loading": "the model is being loaded",
+    "ready": "",
+    "draining": "the server is shutting down",
+    "failed": "the model could not be loaded",
+}
+
+
+@dataclass(slots=True)
+class Readiness:
+    """One per app. `on_failure` is called when the model cannot be loaded: nothing will ever be answered."""
+
+    state: State = "loading"
+    on_failure: Callable[[], None] = lambda: None
+
+    def become_ready(self) -> None:
+        """A server that was told to drain while it loaded stays draining."""
+        if self.state == "loading":
+            self.state = "ready"
+
+    def drain(self) -> None:
+        self.state = "draining"
+
+    def fail(self) -> None:
+        self.state = "failed"
+        self.on_failure()
+
+    def check(self) -> None:
+        """Raises ProblemError NOT_READY with the reason."""
+        if self.state != "ready":
+            raise not_ready(self.reason)
+
+    @property
+    def reason(self) -> str:
+        """Why the server is not ready, in words."""
+        return _REASONS[self.state]

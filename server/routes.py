@@ -1,0 +1,141 @@
+"""The routes: unpack the request, call the part that works, pack the reply; `openapi` has the promises."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+from pydantic import ValidationError
+
+from server.idempotency import payload_sha256
+from server.middleware.observe import facts_of
+from server.multipart import parse_parts
+from server.openapi import (
+    DELETE_DOCS,
+    GET_DOCS,
+    METRICS_DOCS,
+    MODEL_DOCS,
+    POST_DOCS,
+    PUT_DOCS,
+    READY_DOCS,
+)
+from server.parts import ServerParts
+from server.problems import ProblemError
+from server.replies import model_response
+from server.validation import validation_problem
+from shared.errors import ErrorCode
+from shared.protocol import (
+    API_PREFIX,
+    IDEMPOTENCY_KEY_HEADER,
+    IMAGE_PART,
+    MAX_ID_CHARS,
+    MEDIA_TYPES,
+    REQUEST_PART,
+)
+from shared.wire import InferenceRequest, InferenceResponse, ModelResponse
+
+router = APIRouter()
+
+REPLAYED_HEADER = "Idempotency-Replayed"
+
+
+def parts_of(request: Request) -> ServerParts:
+    """The parts of the app that this request came to."""
+    parts = request.app.state.parts
+    assert isinstance(parts, ServerParts)
+    return parts
+
+
+Parts = Annotated[ServerParts, Depends(parts_of)]
+InferenceId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS)]
+
+
+@router.get("/healthz", tags=["operation"], summary="Is the process alive?")
+async def healthz() -> dict[str, str]:
+    return {"status": "alive"}
+
+
+@router.get("/readyz", tags=["operation"], summary="Does the server want requests?", **READY_DOCS)
+async def readyz(parts: Parts) -> dict[str, str]:
+    parts.readiness.check()
+    return {"status": "ready"}
+
+
+@router.get("/metrics", tags=["operation"], summary="Prometheus metrics", **METRICS_DOCS)
+async def metrics(parts: Parts) -> Response:
+    return Response(parts.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get(f"{API_PREFIX}/model", tags=["inference"], summary="What an edge must know", **MODEL_DOCS)
+async def get_model(parts: Parts) -> ModelResponse:
+    return model_response(parts.loaded().info, parts.settings)
+
+
+@router.post(f"{API_PREFIX}/inferences", tags=["inference"], summary="Stage one: ask", **POST_DOCS)
+async def create_inference(request: Request, parts: Parts) -> Response:
+    facts = facts_of(request.scope)
+    facts.stage = 1
+    two_stages = parts.loaded()
+    given = parse_parts(request.headers.get("content-type", ""), await request.body())
+    message, image = _unpack(given)
+
+    async def work() -> InferenceResponse:
+        return await two_stages.ask(message, image, facts)
+
+    key = request.headers.get(IDEMPOTENCY_KEY_HEADER)
+    if key is None:
+        return _json(await work())
+    payload = payload_sha256(given[REQUEST_PART], image or b"")
+    reply, is_replay = await parts.replies.once(facts.tenant, key, payload, work)
+    if is_replay:
+        facts.outcome = "replayed"
+        facts.inference_id = reply.id
+    return _json(reply, {REPLAYED_HEADER: "true"} if is_replay else {})
+
+
+@router.put(
+    f"{API_PREFIX}/inferences/{{inference_id}}/patch",
+    tags=["inference"],
+    summary="Stage two: send the region asked for",
+    **PUT_DOCS,
+)
+async def put_patch(request: Request, inference_id: InferenceId, parts: Parts) -> Response:
+    facts = facts_of(request.scope)
+    facts.stage = 2
+    two_stages = parts.loaded()
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in MEDIA_TYPES:
+        raise ProblemError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"Content-Type: {' or '.join(MEDIA_TYPES)}")
+    return _json(await two_stages.look_again(inference_id, await request.body(), facts))
+
+
+@router.get(
+    f"{API_PREFIX}/inferences/{{inference_id}}", tags=["inference"], summary="The reply again", **GET_DOCS
+)
+async def get_inference(request: Request, inference_id: InferenceId, parts: Parts) -> Response:
+    return _json(parts.sessions.get(facts_of(request.scope).tenant, inference_id).reply)
+
+
+@router.delete(
+    f"{API_PREFIX}/inferences/{{inference_id}}", tags=["inference"], summary="Forget it", **DELETE_DOCS
+)
+async def delete_inference(request: Request, inference_id: InferenceId, parts: Parts) -> Response:
+    parts.sessions.remove(facts_of(request.scope).tenant, inference_id)
+    return Response(status_code=204)
+
+
+def _unpack(given: dict[str, bytes]) -> tuple[InferenceRequest, bytes | None]:
+    unknown = given.keys() - {REQUEST_PART, IMAGE_PART}
+    if unknown or REQUEST_PART not in given:
+        raise ProblemError(
+            ErrorCode.INVALID_REQUEST, f"the parts are {REQUEST_PART} and, without image_id, {IMAGE_PART}"
+        )
+    try:
+        message = InferenceRequest.model_validate_json(given[REQUEST_PART])
+    except ValidationError as exc:
+        raise validation_problem(exc.errors(include_url=False, include_input=False)) from None
+    return message, given.get(IMAGE_PART)
+
+
+def _json(reply: InferenceResponse, headers: dict[str, str] | None = None) -> Response:
+    return Response(reply.model_dump_json(), media_type="application/json", headers=headers)

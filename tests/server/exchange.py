@@ -1,0 +1,109 @@
+"""What the tests of the server send and check: pictures, requests, an app in this process."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from server.app import create_app
+from server.engine.fake import FakeEngine
+from server.settings import ServerSettings
+
+ORIGINAL = {"width": 4000, "height": 3000}
+QUESTION = "What number is on the red sign?"
+
+
+def encode(
+    width: int, height: int, format_name: str = "PNG", mode: str = "RGB", color: str = "red", **options: Any
+) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (width, height), color).save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+GLOBAL_IMAGE = encode(336, 252)
+
+
+def message(**changes: Any) -> dict[str, Any]:
+    return {"question": QUESTION, "image": ORIGINAL} | changes
+
+
+def parts_of(request: dict[str, Any] | str | bytes, image: bytes | None = GLOBAL_IMAGE) -> dict[str, Any]:
+    """Multipart parts for httpx's `files`."""
+    text = json.dumps(request) if isinstance(request, dict) else request
+    parts: dict[str, Any] = {"request": ("request.json", text, "application/json")}
+    if image is not None:
+        parts["image"] = ("image", image, "image/png")
+    return parts
+
+
+async def ask(
+    client: httpx.AsyncClient, image: bytes | None = GLOBAL_IMAGE, **changes: Any
+) -> httpx.Response:
+    return await client.post("/v1/inferences", files=parts_of(message(**changes), image))
+
+
+def patch_for(reply: dict[str, Any], color: str = "blue") -> bytes:
+    """A crop of the size that the reply asks for, within its offer."""
+    pixels, offer = reply["roi"]["pixels"], reply["patch"]
+    width, height = pixels["right"] - pixels["left"], pixels["bottom"] - pixels["top"]
+    scale = min(1.0, offer["max_width"] / width, offer["max_height"] / height)
+    return encode(max(1, round(width * scale)), max(1, round(height * scale)), color=color)
+
+
+async def put_patch(
+    client: httpx.AsyncClient, url: str, patch: bytes, content_type: str = "image/png"
+) -> httpx.Response:
+    return await client.put(url, content=patch, headers={"Content-Type": content_type})
+
+
+def assert_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The response is a problem document of this code, whole and consistent."""
+    problem = response.json()
+    assert (response.status_code, problem.get("code")) == (status, code), response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["status"] == status
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert problem.keys() == {"type", "title", "status", "detail", "code", "request_id", "retryable"}
+    return dict(problem)
+
+
+async def assert_still_serves(client: httpx.AsyncClient) -> None:
+    """The next good request is answered."""
+    reply = await ask(client)
+    assert reply.status_code == 200, reply.text
+
+
+@asynccontextmanager
+async def running_client(
+    engine: FakeEngine, *, headers: dict[str, str] | None = None, **settings: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an app whose lifespan runs; failures of the app are raised in the test."""
+    app = create_app(ServerSettings(**settings), engine)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://test", headers=headers
+        ) as client,
+    ):
+        client.app = app  # type: ignore[attr-defined]  # for tests that look inside
+        yield client
+
+
+class Clock:
+    """A clock that moves when told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def advance(self, seconds: float) -> None:
+        self.now_s += seconds

@@ -190,10 +190,13 @@ def _open_file(source: str | PathLike[str] | bytes | bytearray | memoryview | IO
     """Our own file: a path stays open for the picture's life, a caller's file object is read once."""
     if isinstance(source, (str, PathLike)):
         return Path(source).open("rb")
-    data = source if isinstance(source, (bytes, bytearray, memoryview)) else source.read()
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError("the file object gives text; open it in binary mode")
-    return io.BytesIO(data)
+    if not isinstance(source, (bytes, bytearray, memoryview)):
+        if not hasattr(source, "read"):
+            raise TypeError(f"a {type(source).__name__} is no path, bytes, binary file or PIL image")
+        source = source.read()
+        if not isinstance(source, bytes):
+            raise TypeError("the file object gives text; open it in binary mode")
+    return io.BytesIO(source)
 
 
 def _open_picture(file: IO[bytes]) -> Image.Image:

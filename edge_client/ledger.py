@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from edge_client.errors import UplinkBudgetError
 from edge_client.receipt import Receipt, StageReceipt
-from edge_client.steps import Outcome, Send, Stage
+from edge_client.steps import Arrived, Outcome, Send, Stage
 
 # Around a body: request line and headers (some 400 bytes with a key), and a TLS handshake (some 800) in case
 # the connection is new. TLS adds 22 bytes to every 16 KiB.
@@ -23,6 +23,7 @@ class Ledger:
         self._clock = clock
         self._max_uplink_bytes = max_uplink_bytes
         self._stages: dict[Stage, StageReceipt] = {}
+        self._spent_bytes = 0
 
     @contextmanager
     def stage(self, name: Stage) -> Iterator[None]:
@@ -44,13 +45,16 @@ class Ledger:
             requests=spent.requests + 1,
             retries=spent.retries + is_retry,
         )
+        arrived_bytes = len(request.body) if isinstance(outcome, Arrived) else 0
+        self._spent_bytes += max(
+            outcome.uplink_bytes, arrived_bytes
+        )  # holds for transports that do not count
 
     def body_bytes_left(self) -> int | None:
         """The largest body that the budget still carries; None without a budget."""
         if self._max_uplink_bytes is None:
             return None
-        sent = sum(stage.uplink_bytes for stage in self._stages.values())
-        left = self._max_uplink_bytes - sent - _AROUND_BODY_BYTES
+        left = self._max_uplink_bytes - self._spent_bytes - _AROUND_BODY_BYTES
         return left - left // _TLS_SHARE if left > 0 else left
 
     def can_send(self, request: Send) -> bool:

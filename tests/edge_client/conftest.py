@@ -1,17 +1,42 @@
-"""What several edge tests share: pictures to ask about and a relay that counts and cuts."""
+"""What several edge tests share: pictures, a scripted server, a relay that counts and cuts."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import random
 import socket
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
+
+from edge_client.settings import EdgeSettings
+from shared.errors import ERRORS, ErrorCode, problem_type
+from shared.protocol import MEDIA_TYPES, PROTOCOL_VERSION
+from shared.wire import (
+    Box,
+    Confidence,
+    DefaultGate,
+    ImageBudget,
+    InferenceRequest,
+    InferenceResponse,
+    Limits,
+    ModelResponse,
+    PatchOffer,
+    PixelBox,
+    Problem,
+    Roi,
+    TimingMs,
+    Usage,
+)
 
 
 class Pictures:
@@ -47,6 +72,134 @@ class Pictures:
 @pytest.fixture(scope="session")
 def pictures() -> type[Pictures]:
     return Pictures
+
+
+def problem(code: ErrorCode, **headers: str) -> httpx.Response:
+    """The server's answer for `code`; keyword names become headers (`retry_after="3"`)."""
+    row = ERRORS[code]
+    document = Problem(
+        type=problem_type(code),
+        title=row.title,
+        status=row.status,
+        detail="scripted",
+        code=code,
+        request_id="req_1",
+        retryable=row.retryable,
+    )
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.Response(row.status, content=document.model_dump_json(), headers=named)
+
+
+class ScriptedServer:
+    """Speaks the contract from memory: unsure at stage one, sure at stage two, and as broken as a test asks.
+
+    `faults[route]` ("model", "first", "patch") are answered or raised before the route works again.
+    Use as an `httpx.MockTransport` handler.
+    """
+
+    def __init__(self) -> None:
+        self.faults: dict[str, list[httpx.Response | Exception]] = defaultdict(list)
+        self.requests: dict[str, list[httpx.Request]] = defaultdict(list)
+        self.pixels = PixelBox(left=100, top=50, right=300, bottom=250)
+        self.side = 224
+        self.patch_url = "/v1/inferences/inf_1/patch"
+        self.patch_side = 448
+        self.formats = MEDIA_TYPES
+        self.held: set[str] = set()
+        self.is_sure = False
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        route = {"GET": "model", "POST": "first", "PUT": "patch"}[request.method]
+        request.read()
+        self.requests[route].append(request)
+        if self.faults[route]:
+            fault = self.faults[route].pop(0)
+            if isinstance(fault, Exception):
+                raise fault
+            return fault
+        return getattr(self, f"_{route}")(request)
+
+    @staticmethod
+    def parts(request: httpx.Request) -> dict[str, bytes]:
+        """The multipart parts of a POST, by name; read by the standard library, not by our encoder's twin."""
+        head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
+        message = message_from_bytes(head + request.content)
+        return {
+            part.get_param("name", header="content-disposition"): part.get_payload(decode=True)
+            for part in message.get_payload()
+        }
+
+    def _model(self, _: httpx.Request) -> httpx.Response:
+        def budget(side: int) -> ImageBudget:
+            return ImageBudget(max_width=side, max_height=side, max_bytes=2**22, formats=self.formats)
+
+        limits = dict.fromkeys(Limits.model_fields, 1) | {
+            "max_image_bytes": 2**22,
+            "max_aspect_ratio": 200.0,
+            "min_side_pixels": 2,
+        }
+        model = ModelResponse(
+            protocol_version=PROTOCOL_VERSION,
+            name="scripted",
+            family="scripted",
+            image=budget(self.side),
+            patch=budget(self.patch_side),
+            gate=DefaultGate(metric="min_entropy", aggregate="max", threshold=0.5),
+            limits=Limits(**limits),
+        )
+        return httpx.Response(200, content=model.model_dump_json())
+
+    def _first(self, request: httpx.Request) -> httpx.Response:
+        parts = self.parts(request)
+        asked = InferenceRequest.model_validate_json(parts["request"])
+        if asked.image_id is not None and asked.image_id not in self.held:
+            return problem(ErrorCode.IMAGE_EXPIRED)
+        image_id = asked.image_id or f"img_{len(parts['image'])}"
+        self.held.add(image_id)
+        if self.is_sure or asked.mode == "answer_only":
+            return self._reply("draft", 0.1, 1, None, None, image_id)
+        offer = PatchOffer(
+            url=self.patch_url,
+            max_width=self.patch_side,
+            max_height=self.patch_side,
+            max_bytes=2**22,
+            formats=self.formats,
+            expires_at=datetime.now(UTC) + timedelta(seconds=120),
+        )
+        return self._reply(
+            "draft", 1.5, 1, Roi(box=Box(x0=0, y0=0, x1=1, y1=1), pixels=self.pixels), offer, image_id
+        )
+
+    def _patch(self, request: httpx.Request) -> httpx.Response:
+        return self._reply("final", 0.1, 2, None, None, "img")
+
+    def _reply(
+        self, answer: str, value: float, stage: Any, roi: Any, patch: Any, image_id: str
+    ) -> httpx.Response:
+        response = InferenceResponse(
+            id="inf_1",
+            status="needs_patch" if patch else "answered",
+            stage=stage,
+            answer=answer,
+            confidence=Confidence(
+                metric="min_entropy",
+                aggregate="max",
+                value=value,
+                threshold=0.5,
+                min_entropy=value,
+                shannon=value,
+                margin=0.3,
+            ),
+            roi=roi,
+            patch=patch,
+            image_id=image_id,
+            usage=Usage(received_bytes=1, prompt_tokens=1, cached_tokens=0, completion_tokens=1),
+            timing_ms=TimingMs(),
+            model="scripted",
+        )
+        document = json.loads(response.model_dump_json())
+        document["from_a_newer_server"] = True
+        return httpx.Response(200, json=document)
 
 
 class Relay:
@@ -132,3 +285,27 @@ def relay_to() -> Iterator[Callable[[int], Relay]]:
     yield start
     for relay in relays:
         relay.close()
+
+
+@pytest.fixture
+def server() -> ScriptedServer:
+    return ScriptedServer()
+
+
+@pytest.fixture
+def fault() -> Callable[..., httpx.Response]:
+    """Make the problem document of an error code."""
+    return problem
+
+
+@pytest.fixture
+def settings() -> EdgeSettings:
+    """Defaults, except that retries come at once."""
+    return EdgeSettings(url="http://edge.test", retry_wait_s=0.001, max_retry_wait_s=0.002)
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests do not depend on the environment they run in."""
+    for name in ("SECONDGLANCE_URL", "SECONDGLANCE_API_KEY"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,439 @@
+"""Both clients against a scripted server. Every test runs with the blocking and with the async driver."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from edge_client import (
+    AsyncEdgeClient,
+    BadImageError,
+    BusyError,
+    EdgeClient,
+    EdgeSettings,
+    NotAllowedError,
+    ProtocolError,
+    Reply,
+    ServerUnavailableError,
+    TimedOutError,
+    UplinkBudgetError,
+    UsageError,
+)
+from edge_client.images import Original
+from edge_client.steps import Pause
+from shared.errors import ErrorCode
+from shared.protocol import PROTOCOL_VERSION
+from shared.wire import InferenceRequest
+
+Ask = Callable[..., Reply]
+
+
+class Asker:
+    """One client of either kind; `ask` blocks for both."""
+
+    def __init__(self, kind: str, server: Any, settings: EdgeSettings) -> None:
+        self.pauses: list[Pause] = []
+        options: dict[str, Any] = {
+            "settings": settings,
+            "transport": httpx.MockTransport(server),
+            "observe": self.observe,
+        }
+        self._client = EdgeClient(**options) if kind == "blocking" else AsyncEdgeClient(**options)
+
+    def observe(self, step: Any) -> None:
+        if isinstance(step, Pause):
+            self.pauses.append(step)
+
+    def __call__(self, source: Any, question: str = "What is on the sign?", **terms: Any) -> Reply:
+        if isinstance(self._client, EdgeClient):
+            return self._client.ask(source, question, **terms)
+        return asyncio.run(self._client.ask(source, question, **terms))
+
+
+@pytest.fixture(params=["blocking", "async"])
+def ask(request: pytest.FixtureRequest, server, settings) -> Asker:
+    return Asker(request.param, server, settings)
+
+
+@pytest.fixture(scope="module")
+def photo(pictures) -> bytes:
+    return pictures.photo((640, 480))
+
+
+def test_an_unsure_server_gets_the_region_from_the_original(ask, server, photo) -> None:
+    reply = ask(photo)
+    assert (reply.answer, reply.stage, reply.degraded) == ("final", 2, None)
+    assert (reply.draft_answer, reply.draft_confidence.value) == ("draft", 1.5)
+    assert reply.roi.pixels == server.pixels
+    [first], [put] = server.requests["first"], server.requests["patch"]
+    asked = InferenceRequest.model_validate_json(server.parts(first)["request"])
+    assert (asked.question, asked.image.width, asked.image.height) == ("What is on the sign?", 640, 480)
+    assert Image.open(io.BytesIO(server.parts(first)["image"])).size == (224, 168)
+    assert put.url.path == "/v1/inferences/inf_1/patch"
+    assert put.headers["content-type"] == "image/jpeg"
+    sent = Image.open(io.BytesIO(put.content))
+    with Original(photo) as original:
+        crop = original.crop((100, 50, 300, 250))
+    assert sent.size == crop.size == (200, 200)
+
+
+def test_a_patch_in_a_lossless_format_is_the_crop_to_the_pixel(ask, server, photo) -> None:
+    server.formats = ("image/png",)
+    ask(photo)
+    with Original(photo) as original:
+        crop = original.crop((100, 50, 300, 250))
+    sent = Image.open(io.BytesIO(server.requests["patch"][0].content))
+    assert sent.format == "PNG"
+    assert sent.tobytes() == crop.tobytes()
+
+
+def test_a_sure_server_is_sent_nothing_more(ask, server, photo) -> None:
+    server.is_sure = True
+    reply = ask(photo)
+    assert (reply.answer, reply.stage, reply.roi) == ("draft", 1, None)
+    assert reply.receipt.stage2 is None
+    assert server.requests["patch"] == []
+
+
+def test_terms_reach_the_server(ask, server, photo) -> None:
+    ask(photo, mode="answer_only", threshold=0.25, max_new_tokens=5, include=["tokens"])
+    document = json.loads(server.parts(server.requests["first"][0])["request"])
+    assert document == {
+        "question": "What is on the sign?",
+        "image": {"width": 640, "height": 480},
+        "mode": "answer_only",
+        "gate": {"threshold": 0.25},
+        "max_new_tokens": 5,
+        "include": ["tokens"],
+    }
+
+
+def test_nothing_of_the_originals_metadata_is_sent(ask, server, pictures) -> None:
+    """Camera, place and thumbnail stay at the edge: no EXIF, ICC, XMP or comment in either upload."""
+    exif = Image.Exif()
+    exif[0x010F] = "SecretCamera"
+    exif[0x0112] = 3
+    data = pictures.encode(
+        pictures.noise((640, 480)), "JPEG", exif=exif, comment=b"SecretComment", xmp=b"<x>SecretXmp</x>"
+    )
+    assert data.count(b"Secret") == 3
+    ask(data)
+    uploads = [server.parts(server.requests["first"][0])["image"], server.requests["patch"][0].content]
+    for upload in uploads:
+        assert b"Secret" not in upload
+        assert Image.open(io.BytesIO(upload)).info.keys() <= {
+            "jfif",
+            "jfif_version",
+            "jfif_unit",
+            "jfif_density",
+            "progressive",
+            "progression",
+        }
+
+
+def test_the_server_is_asked_once_what_it_takes(ask, server, photo, pictures) -> None:
+    ask(photo)
+    ask(pictures.photo((100, 100), seed=5))
+    assert len(server.requests["model"]) == 1
+
+
+def test_a_second_question_about_the_same_picture_uploads_no_picture(
+    ask, server, photo, tmp_path: Path
+) -> None:
+    path = tmp_path / "same.jpg"
+    path.write_bytes(photo)
+    ask(photo)
+    reply = ask(path, "And what colour is it?")
+    assert reply.answer == "final"
+    parts = server.parts(server.requests["first"][1])
+    assert "image" not in parts
+    assert json.loads(parts["request"])["image_id"].startswith("img_")
+
+
+def test_a_server_that_forgot_the_picture_is_sent_it_again_unasked(ask, server, photo) -> None:
+    ask(photo)
+    server.held.clear()
+    reply = ask(photo)
+    assert (reply.answer, reply.degraded) == ("final", None)
+    with_id, with_image = server.requests["first"][1:]
+    assert "image" not in server.parts(with_id)
+    assert "image" in server.parts(with_image)
+    assert with_id.headers["idempotency-key"] != with_image.headers["idempotency-key"]
+    assert reply.receipt.stage1.requests == 2
+    assert reply.receipt.stage1.retries == 0
+
+
+def test_a_decoded_picture_is_uploaded_each_time(ask, server, pictures) -> None:
+    """It has no encoded bytes to know it by."""
+    image = pictures.noise((640, 480))
+    ask(image)
+    ask(image)
+    assert all("image" in server.parts(request) for request in server.requests["first"])
+
+
+@pytest.mark.parametrize(
+    "breakage",
+    [
+        httpx.ConnectError("nobody"),
+        httpx.ConnectTimeout("slow"),
+        httpx.ReadError("cut"),
+        httpx.RemoteProtocolError("cut"),
+        httpx.WriteError("cut"),
+        ErrorCode.BODY_TIMEOUT,
+        ErrorCode.RATE_LIMITED,
+        ErrorCode.INTERNAL_ERROR,
+        ErrorCode.BUSY,
+        ErrorCode.DEADLINE_EXCEEDED,
+        ErrorCode.IDEMPOTENCY_IN_PROGRESS,
+        502,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("route", ["model", "first", "patch"])
+def test_a_passing_fault_is_retried_and_counted(ask, server, fault, photo, route: str, breakage: Any) -> None:
+    server.faults[route] = [as_fault(breakage, fault), as_fault(breakage, fault)]
+    reply = ask(photo)
+    assert (reply.answer, reply.degraded) == ("final", None)
+    assert (reply.receipt.retries, reply.receipt.requests) == (2, 5)
+    assert len(ask.pauses) == 2
+    assert len({request.headers.get("idempotency-key") for request in server.requests["first"]}) == 1
+
+
+def as_fault(breakage: Any, fault: Any) -> httpx.Response | Exception:
+    if isinstance(breakage, Exception):
+        return breakage
+    return httpx.Response(breakage, content=b"<html>") if isinstance(breakage, int) else fault(breakage)
+
+
+BROKEN_FOR_GOOD = [
+    (httpx.ConnectError("nobody"), 3, ServerUnavailableError, 69),
+    (httpx.ReadError("cut"), 3, ServerUnavailableError, 69),
+    (httpx.ReadTimeout("slow"), 1, TimedOutError, 124),
+    (ErrorCode.INTERNAL_ERROR, 3, ServerUnavailableError, 69),
+    (ErrorCode.BUSY, 3, BusyError, 75),
+    (ErrorCode.RATE_LIMITED, 3, BusyError, 75),
+    (ErrorCode.DEADLINE_EXCEEDED, 3, TimedOutError, 124),
+    (ErrorCode.UNAUTHENTICATED, 1, NotAllowedError, 77),
+    (ErrorCode.FORBIDDEN, 1, NotAllowedError, 77),
+    (ErrorCode.IMAGE_TOO_LARGE, 1, BadImageError, 65),
+    (ErrorCode.UNREADABLE_IMAGE, 1, BadImageError, 65),
+    (ErrorCode.INVALID_REQUEST, 1, UsageError, 2),
+    (404, 1, ProtocolError, 69),
+    (200, 1, ProtocolError, 69),
+]
+
+
+@pytest.mark.parametrize(("breakage", "attempts", "error", "exit_code"), BROKEN_FOR_GOOD, ids=str)
+@pytest.mark.parametrize("route", ["model", "first"])
+def test_a_lasting_fault_before_the_draft_is_raised(
+    ask,
+    server,
+    fault,
+    photo,
+    route: str,
+    breakage: Any,
+    attempts: int,
+    error: type[Exception],
+    exit_code: int,
+) -> None:
+    server.faults[route] = [as_fault(breakage, fault) for _ in range(attempts)]
+    with pytest.raises(error) as raised:
+        ask(photo)
+    assert raised.value.exit_code == exit_code
+    assert len(server.requests[route]) == attempts
+
+
+@pytest.mark.parametrize(("breakage", "attempts", "error", "exit_code"), BROKEN_FOR_GOOD, ids=str)
+def test_a_lasting_fault_after_the_draft_degrades_or_raises_if_strict(
+    ask, server, fault, photo, breakage: Any, attempts: int, error: type[Exception], exit_code: int
+) -> None:
+    server.faults["patch"] = [as_fault(breakage, fault) for _ in range(attempts)]
+    reply = ask(photo)
+    assert (reply.answer, reply.stage) == ("draft", 1)
+    assert reply.degraded
+    assert reply.roi is not None
+    assert reply.receipt.stage2.requests == attempts
+    server.faults["patch"] = [as_fault(breakage, fault) for _ in range(attempts)]
+    with pytest.raises(error):
+        ask(photo, strict=True)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        ErrorCode.INFERENCE_EXPIRED,
+        ErrorCode.PATCH_CONFLICT,
+        ErrorCode.UNKNOWN_INFERENCE,
+        ErrorCode.PATCH_SIZE_MISMATCH,
+    ],
+)
+def test_a_refused_patch_degrades_at_once(ask, server, fault, photo, code: ErrorCode) -> None:
+    server.faults["patch"] = [fault(code)]
+    reply = ask(photo)
+    assert reply.answer == "draft"
+    assert "scripted" in reply.degraded
+    assert len(server.requests["patch"]) == 1
+
+
+def test_a_region_outside_the_picture_degrades(ask, server, pictures) -> None:
+    reply = ask(pictures.photo((310, 240)))
+    assert reply.answer == "draft"
+    assert "box" in reply.degraded
+
+
+def test_retry_after_is_honoured_up_to_its_limit(ask, server, fault, photo) -> None:
+    server.faults["first"] = [fault(ErrorCode.BUSY, retry_after="0")]
+    assert ask(photo).answer == "final"
+    server.faults["first"] = [fault(ErrorCode.BUSY, retry_after="121")]
+    with pytest.raises(BusyError):
+        ask(photo)
+    assert len(ask.pauses) == 1
+
+
+def test_a_wait_beyond_the_callers_patience_is_not_begun(ask, server, fault, photo) -> None:
+    server.faults["first"] = [fault(ErrorCode.BUSY, retry_after="60")]
+    with pytest.raises(BusyError):
+        ask(photo, timeout_s=5)
+    assert ask.pauses == []
+    server.faults["patch"] = [fault(ErrorCode.BUSY, retry_after="60")]
+    assert ask(photo, timeout_s=5).degraded
+
+
+def test_a_deadline_that_has_passed_is_a_timeout_before_and_a_draft_after_the_first_answer(
+    ask, server, photo
+) -> None:
+    with pytest.raises(TimedOutError, match=r"1e-09 s"):
+        ask(photo, timeout_s=1e-9)
+    assert server.requests == {}
+
+
+def test_a_small_uplink_budget_lowers_quality_then_gives_up_the_patch(ask, server, photo) -> None:
+    server.pixels = type(server.pixels)(left=0, top=0, right=440, bottom=440)
+    plenty = ask(photo)
+    first, patch = (len(server.requests[route][0].content) for route in ("first", "patch"))
+    assert plenty.degraded is None
+    server.held.clear()
+    tight = ask(photo, max_uplink_bytes=first + 4096 + patch // 2)
+    assert tight.degraded is None
+    assert len(server.requests["patch"][1].content) <= patch // 2 + 2048
+    server.held.clear()
+    tighter = ask(photo, max_uplink_bytes=first + 4096)
+    assert tighter.answer == "draft"
+    assert "max_uplink_bytes" in tighter.degraded
+    assert len(server.requests["patch"]) == 2
+    with pytest.raises(UplinkBudgetError):
+        ask(photo, max_uplink_bytes=1000)
+
+
+def test_retries_stop_at_the_uplink_budget(ask, server, fault, photo) -> None:
+    """A failed upload has cost its bytes, so the budget that carried it once need not carry it twice."""
+    ask(photo)
+    first = len(server.requests["first"][0].content)
+    server.held.clear()
+    server.faults["first"] = [fault(ErrorCode.IMAGE_EXPIRED), fault(ErrorCode.BUSY)]
+    with pytest.raises(BusyError):
+        ask(photo, max_uplink_bytes=first + 4096)
+    assert len(server.requests["first"]) == 3
+
+
+@pytest.mark.parametrize("question", ["", "a\0b", "x" * 4097, "é" * 2049])
+def test_a_question_that_the_contract_forbids_is_refused_before_anything_is_uploaded(
+    ask, server, photo, question: str
+) -> None:
+    with pytest.raises(UsageError, match="question"):
+        ask(photo, question)
+    assert server.requests["first"] == []
+
+
+@pytest.mark.parametrize("source", [b"no picture", "/nowhere/at/all.jpg", 42, None])
+def test_a_source_that_is_no_picture_is_refused_without_a_request(ask, server, source: Any) -> None:
+    with pytest.raises(BadImageError):
+        ask(source)
+    assert server.requests == {}
+
+
+def test_a_newer_protocol_is_refused_with_advice(ask, server, photo) -> None:
+    document = json.loads(server._model(None).content) | {"protocol_version": PROTOCOL_VERSION + 1}
+    server.faults["model"] = [httpx.Response(200, json=document)]
+    with pytest.raises(ProtocolError, match="update"):
+        ask(photo)
+
+
+def test_a_patch_address_on_another_server_is_not_followed(ask, server, photo) -> None:
+    server.patch_url = "http://elsewhere.test/v1/inferences/inf_1/patch"
+    reply = ask(photo)
+    assert "address" in reply.degraded
+    assert server.requests["patch"] == []
+
+
+def test_an_endless_reply_is_cut_off(ask, server, photo) -> None:
+    server.faults["first"] = [httpx.Response(200, content=b" " * (9 * 1024 * 1024))]
+    with pytest.raises(ProtocolError, match="exceeds"):
+        ask(photo)
+
+
+def test_a_refused_picture_makes_the_client_ask_again_what_the_server_takes(
+    ask, server, fault, photo
+) -> None:
+    """The server was restarted with a model that takes smaller pictures."""
+    ask(photo)
+    server.held.clear()
+    server.faults["first"] = [fault(ErrorCode.IMAGE_EXPIRED), fault(ErrorCode.IMAGE_TOO_LARGE)]
+    with pytest.raises(BadImageError):
+        ask(photo)
+    server.side = 112
+    assert ask(photo).answer == "final"
+    assert Image.open(io.BytesIO(server.parts(server.requests["first"][-1])["image"])).size == (112, 84)
+
+
+def test_the_key_travels_as_a_bearer_token_and_in_no_repr(server, photo, settings) -> None:
+    with EdgeClient(settings=settings, api_key="s3cret", transport=httpx.MockTransport(server)) as client:
+        client.ask(photo, "What?")
+    assert {request.headers["authorization"] for request in server.requests["first"]} == {"Bearer s3cret"}
+    assert "s3cret" not in repr(EdgeSettings(api_key="s3cret"))
+
+
+def test_a_base_url_with_a_path_is_kept(server, photo, settings) -> None:
+    """Behind a reverse proxy the API may live below a prefix; the patch address is relative to it too."""
+    with EdgeClient(
+        "http://edge.test/glance", settings=settings, transport=httpx.MockTransport(server)
+    ) as client:
+        assert client.ask(photo, "What?").answer == "final"
+    assert server.requests["first"][0].url.path == "/glance/v1/inferences"
+    assert server.requests["patch"][0].url.path == "/glance/v1/inferences/inf_1/patch"
+
+
+@pytest.mark.parametrize("url", ["", "no url", "ftp://host", "http://"])
+def test_a_url_that_is_none_is_a_usage_error(url: str) -> None:
+    with pytest.raises(UsageError, match="URL"):
+        EdgeClient(url or " ")
+
+
+def test_the_model_can_be_asked_for(server, settings) -> None:
+    with EdgeClient(settings=settings, transport=httpx.MockTransport(server)) as client:
+        assert client.model().name == "scripted"
+        assert client.model() is client.model()
+
+
+async def test_the_async_client_closes_and_knows_the_model(server, settings) -> None:
+    async with AsyncEdgeClient(settings=settings, transport=httpx.MockTransport(server)) as client:
+        assert (await client.model()).name == "scripted"
+
+
+def test_a_reply_is_plain_json(ask, photo) -> None:
+    document = json.loads(json.dumps(ask(photo).to_dict()))
+    assert document["answer"] == "final"
+    assert document["stage"] == 2
+    assert document["draft_answer"] == "draft"
+    assert document["roi"]["pixels"] == {"left": 100, "top": 50, "right": 300, "bottom": 250}
+    assert document["receipt"]["original_bytes"] == len(photo)
+    assert document["receipt"]["stage2"]["requests"] == 1
+    assert document["degraded"] is None

@@ -1,0 +1,63 @@
+"""The edge is light: what it loads, and that it never meets the server's code."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "edge_client"
+HEAVY = {"torch", "transformers", "fastapi", "starlette", "numpy", "server"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules in a fresh process after `code`."""
+    script = (
+        f"{code}\nimport json, sys\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
+    return set(json.loads(ran.stdout))
+
+
+def test_importing_the_edge_and_each_of_its_modules_loads_nothing_heavy() -> None:
+    modules = [f"edge_client.{path.stem}" for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
+    code = "import edge_client\n" + "\n".join(f"import {module}" for module in modules)
+    code += "\nfor name in edge_client.__all__: getattr(edge_client, name)"
+    assert loaded_by(code) & HEAVY == set()
+
+
+def test_the_check_above_can_fail() -> None:
+    assert loaded_by("import server.engine.protocol") & HEAVY == {"numpy", "server"}
+
+
+def test_the_command_lines_help_waits_for_no_http_library() -> None:
+    assert loaded_by("import edge_client.cli") & {"httpx", "pydantic", "PIL", "rich"} == set()
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_the_edge_imports_shared_and_itself_of_our_packages() -> None:
+    ours = {"server", "shared", "edge_client", "scenes", "training", "benchmarks"}
+    used = set().union(*(imports_of(path) for path in PACKAGE.glob("*.py")))
+    assert used & ours == {"shared", "edge_client"}
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    import edge_client
+
+    with pytest.raises(AttributeError, match="Nothing"):
+        edge_client.Nothing  # noqa: B018  # the access is the test

@@ -1,0 +1,61 @@
+"""Settings come from the environment, once, and complain by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_client.errors import UsageError
+from edge_client.settings import load_settings
+
+
+def test_the_documented_names_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECONDGLANCE_URL", "http://elsewhere:9")
+    monkeypatch.setenv("SECONDGLANCE_API_KEY", "s3cret")
+    monkeypatch.setenv("SECONDGLANCE_EDGE_IMAGE_QUALITY", "70")
+    settings = load_settings()
+    assert settings.url == "http://elsewhere:9"
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == "s3cret"
+    assert settings.image_recipe.quality == 70
+    assert "s3cret" not in repr(settings)
+
+
+def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECONDGLANCE_URL", "http://elsewhere:9")
+    assert load_settings(url="http://here:1").url == "http://here:1"
+    assert load_settings(url=None).url == "http://elsewhere:9"
+
+
+def test_the_defaults_are_the_contracts() -> None:
+    settings = load_settings()
+    assert (settings.connect_timeout_s, settings.read_timeout_s) == (5.0, 60.0)
+    policy = settings.retry_policy
+    assert (policy.retries, policy.first_wait_s, policy.max_wait_s, policy.max_retry_after_s) == (
+        2,
+        0.5,
+        8,
+        120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SECONDGLANCE_EDGE_IMAGE_QUALITY", "101"),
+        ("SECONDGLANCE_EDGE_RETRIES", "-1"),
+        ("SECONDGLANCE_EDGE_FORMAT", "tiff"),
+        ("SECONDGLANCE_EDGE_READ_TIMEOUT_S", "never"),
+    ],
+)
+def test_a_wrong_value_names_key_and_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError) as raised:
+        load_settings()
+    assert name in str(raised.value)
+    assert value in str(raised.value)
+
+
+def test_a_wrong_key_is_not_shown() -> None:
+    with pytest.raises(UsageError) as raised:
+        load_settings(api_key=["s3cret"])
+    assert "s3cret" not in str(raised.value)

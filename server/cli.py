@@ -16,6 +16,7 @@ import typer
 import uvicorn
 
 from server.app import create_app
+from server.engine.protocol import Engine
 from server.logs import configure_logging
 from server.parts import ServerParts
 from server.settings import ServerSettings, SettingsError, load_settings
@@ -60,17 +61,16 @@ def serve(
         typer.echo(str(exc), err=True)
         raise typer.Exit(2) from exc
     configure_logging(settings.log_level)
-    has_model = _serve(settings)
-    raise typer.Exit(0 if has_model else 1)
+    raise typer.Exit(0 if run_until_stopped(settings) else 1)
 
 
-def _serve(settings: ServerSettings) -> bool:
-    """Run until stopped; False if it stopped because there is no model."""
+def run_until_stopped(settings: ServerSettings, engine: Engine | None = None) -> bool:
+    """Serve until a signal comes; False if it stopped because the model could not be loaded."""
 
     def stop() -> None:
         server.should_exit = True
 
-    app = create_app(settings, on_load_failure=stop)
+    app = create_app(settings, engine, on_load_failure=stop)
     parts: ServerParts = app.state.parts
     config = uvicorn.Config(
         app,
@@ -83,7 +83,7 @@ def _serve(settings: ServerSettings) -> bool:
     )
     server = _DrainingServer(config, parts)
     server.run()
-    return parts.two_stages is not None
+    return not parts.readiness.has_failed
 
 
 @cli.command()
@@ -108,3 +108,7 @@ def health(
 
 def main() -> None:
     cli()
+
+
+if __name__ == "__main__":
+    main()

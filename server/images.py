@@ -2,9 +2,10 @@
 
 Content decides, not the label: JPEG, PNG and WebP by their first bytes, and only that one decoder is tried.
 Pixels, sides and aspect are read from the header and refused before anything is decoded. Bytes after the
-end of the image (motion photos, polyglots) are ignored: they are never interpreted, and nothing sent here
-is ever served back. Transparency is laid on white. Not covered: colour profiles and orientation; the edge
-applies both, and an orientation that is not applied is refused.
+end of the image (motion photos, polyglots) are ignored, and so is a missing end as long as every pixel is
+there: they are never interpreted, and nothing sent here is ever served back. Transparency is laid on white.
+Not covered: colour profiles and orientation; the edge applies both, and an orientation that is not applied
+is refused.
 """
 
 from __future__ import annotations

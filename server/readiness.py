@@ -31,11 +31,16 @@ class Readiness:
             self.state = "ready"
 
     def drain(self) -> None:
-        self.state = "draining"
+        if self.state != "failed":
+            self.state = "draining"
 
     def fail(self) -> None:
         self.state = "failed"
         self.on_failure()
+
+    @property
+    def has_failed(self) -> bool:
+        return self.state == "failed"
 
     def check(self) -> None:
         """Raises ProblemError NOT_READY with the reason."""

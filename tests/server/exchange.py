@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import uvicorn
 from PIL import Image
 
 from server.app import create_app
@@ -44,9 +46,9 @@ def parts_of(request: dict[str, Any] | str | bytes, image: bytes | None = GLOBAL
 
 
 async def ask(
-    client: httpx.AsyncClient, image: bytes | None = GLOBAL_IMAGE, **changes: Any
+    client: httpx.AsyncClient, *, upload: bytes | None = GLOBAL_IMAGE, **changes: Any
 ) -> httpx.Response:
-    return await client.post("/v1/inferences", files=parts_of(message(**changes), image))
+    return await client.post("/v1/inferences", files=parts_of(message(**changes), upload))
 
 
 def patch_for(reply: dict[str, Any], color: str = "blue") -> bytes:
@@ -107,3 +109,25 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.now_s += seconds
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread or task is about to bring about."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def live_server(engine: FakeEngine, **settings: Any) -> AsyncIterator[str]:
+    """The base URL of a real uvicorn on a free loopback port, in this process."""
+    app = create_app(ServerSettings(**settings), engine)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+    serving = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        await serving

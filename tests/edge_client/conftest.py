@@ -1,4 +1,4 @@
-"""What several edge tests share: pictures, a scripted server, a relay that counts and cuts."""
+"""What several edge tests share: pictures, a scripted server, the real one, a relay that counts and cuts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from PIL import Image
 
 from edge_client.settings import EdgeSettings
+from server.app import create_app
+from server.engine.fake import FakeEngine
+from server.settings import ServerSettings
 from shared.errors import ERRORS, ErrorCode, problem_type
 from shared.protocol import MEDIA_TYPES, PROTOCOL_VERSION
 from shared.wire import (
@@ -271,6 +275,40 @@ class Relay:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)  # wakes the pump that reads from it
             end.close()  # unread bytes make this a reset, which a writer notices
+
+
+class Live:
+    """A server in a thread; requests made before it is up wait in the listener's backlog."""
+
+    def __init__(self, settings: ServerSettings, engine: FakeEngine) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        config = uvicorn.Config(create_app(settings, engine), log_config=None)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+        self._listener.close()
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Callable[..., Live]]:
+    """Serve the real app with an engine on loopback; keyword arguments are server settings."""
+    running: list[Live] = []
+
+    def start(engine: FakeEngine, **settings: Any) -> Live:
+        running.append(Live(ServerSettings(**settings), engine))
+        return running[-1]
+
+    yield start
+    for live in running:
+        live.close()
 
 
 @pytest.fixture

@@ -1,0 +1,226 @@
+"""The edge against the real app on a real socket: bytes, pixels, and a connection cut at every point."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from edge_client import (
+    AsyncEdgeClient,
+    EdgeClient,
+    EdgeSettings,
+    NotAllowedError,
+    Reply,
+    ServerUnavailableError,
+    UplinkBudgetError,
+)
+from edge_client.client import Observer
+from edge_client.steps import Pause, Step
+from server.app import create_app
+from server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
+from server.engine.protocol import AnswerResult, EngineError, PixelBudget
+from server.settings import ServerSettings
+
+QUICK = {"retry_wait_s": 0.001, "max_retry_wait_s": 0.002}
+
+
+class WatchedEngine(FakeEngine):
+    """Keeps the patches it was shown, and fails as often as `failures_left` says."""
+
+    def __init__(self) -> None:
+        super().__init__(info=replace(FAKE_INFO, patch=PixelBudget(2048, 2048)))
+        self.patches: list[np.ndarray] = []
+        self.failures_left = 0
+
+    def answer(self, requests: Any) -> list[AnswerResult | EngineError]:
+        if self.failures_left:
+            self.failures_left -= 1
+            return [EngineError("scripted failure") for _ in requests]
+        self.patches += [request.patch.rgb for request in requests if request.patch is not None]
+        return super().answer(requests)
+
+
+@pytest.fixture(scope="module")
+def engine() -> WatchedEngine:
+    return WatchedEngine()
+
+
+@pytest.fixture(scope="module")
+def live(serve: Any, engine: WatchedEngine) -> Any:
+    return serve(engine)
+
+
+@pytest.fixture(scope="module")
+def photo(pictures) -> bytes:
+    return pictures.photo((2000, 1500), quality=95)
+
+
+def ask_blocking(url: str, source: Any, *, observe: Observer | None = None, **terms: Any) -> Reply:
+    with EdgeClient(settings=EdgeSettings(url=url, **QUICK), observe=observe) as client:
+        return client.ask(source, "What number?", **terms)
+
+
+def ask_async(url: str, source: Any, *, observe: Observer | None = None, **terms: Any) -> Reply:
+    async def main() -> Reply:
+        async with AsyncEdgeClient(settings=EdgeSettings(url=url, **QUICK), observe=observe) as client:
+            return await client.ask(source, "What number?", **terms)
+
+    return asyncio.run(main())
+
+
+@pytest.fixture(params=[ask_blocking, ask_async], ids=["blocking", "async"])
+def ask(request: pytest.FixtureRequest) -> Callable[..., Reply]:
+    return request.param
+
+
+def test_both_stages_and_a_retry_are_receipted_to_the_byte(ask, live, engine, relay_to, photo) -> None:
+    """The relay counts on its own; the engine's failure makes the first POST a 503 that is tried again."""
+    relay = relay_to(live.port)
+    engine.failures_left = 1
+    reply = ask(relay.url, photo)
+    assert (reply.answer, reply.stage, reply.degraded) == ("42", 2, None)
+    receipt = reply.receipt
+    assert (receipt.uplink_bytes, receipt.downlink_bytes) == (relay.bytes["up"], relay.bytes["down"])
+    assert relay.connections == 1
+    assert (receipt.requests, receipt.retries) == (4, 1)
+    assert [stage.requests for stage in receipt.stages] == [1, 2, 1]
+    assert receipt.original_bytes == len(photo)
+    assert receipt.uplink_bytes < len(photo) / 4
+
+
+def test_one_client_keeps_its_connection_and_receipts_each_question(live, relay_to, photo) -> None:
+    relay = relay_to(live.port)
+    with EdgeClient(settings=EdgeSettings(url=relay.url)) as client:
+        receipts = [client.ask(photo, question).receipt for question in ("What?", "And what else?")]
+    assert sum(receipt.uplink_bytes for receipt in receipts) == relay.bytes["up"]
+    assert sum(receipt.downlink_bytes for receipt in receipts) == relay.bytes["down"]
+    assert relay.connections == 1
+    assert receipts[1].setup.requests == 0
+    assert receipts[1].stage1.uplink_bytes < 1000  # the server still holds the picture
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_patch_that_arrives_equals_the_crop_of_the_upright_original(
+    live, engine, pictures, orientation: int
+) -> None:
+    """End to end, in a lossless format: header parsing, box, orientation, encoding, decoding."""
+    data = pictures.photo((1500, 1001), orientation=orientation)
+    settings = EdgeSettings(url=live.url, format="png")
+    with EdgeClient(settings=settings) as client:
+        reply = client.ask(data, f"What is at orientation {orientation}?")
+    assert reply.roi is not None
+    box = reply.roi.pixels
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    crop = upright.crop((box.left, box.top, box.right, box.bottom))
+    assert np.array_equal(engine.patches[-1], np.asarray(crop))
+
+
+def points(reply: Reply, direction: str) -> list[tuple[int, str]]:
+    """Bytes after which to cut, spread over each stage, and what the edge must make of it."""
+    start, found = 0, []
+    for stage, outcome in zip(reply.receipt.stages, ("error", "error", "draft"), strict=True):
+        length = stage.uplink_bytes if direction == "up" else stage.downlink_bytes
+        found += [(start + round(length * share), outcome) for share in (0.02, 0.2, 0.4, 0.6, 0.8, 0.95)]
+        start += length
+    return found
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_cut_anywhere_gives_the_draft_or_the_documented_error(
+    ask, live, relay_to, photo, direction: str
+) -> None:
+    """The relay cuts for good once so many bytes have passed; later connections die at their first byte."""
+
+    def cutting_relay(limit: int) -> str:
+        relay = relay_to(live.port)
+        setattr(relay, f"cut_{direction}", limit)
+        return relay.url
+
+    clean = ask(live.url, photo)
+    for limit, outcome in points(clean, direction):
+        if outcome == "draft":
+            reply = ask(cutting_relay(limit), photo)
+            assert (reply.answer, reply.stage) == ("a sign", 1), limit
+            assert reply.degraded
+            assert reply.receipt.stage2.retries == 2
+        with pytest.raises(ServerUnavailableError) as raised:
+            ask(cutting_relay(limit), photo, strict=outcome == "draft")
+        assert raised.value.exit_code == 69
+
+
+def test_a_connection_cut_once_is_made_again_unnoticed(ask, live, relay_to, photo) -> None:
+    """In the middle of the patch; the PUT is idempotent, so trying again cannot answer twice."""
+    relay = relay_to(live.port)
+    clean = ask(live.url, photo)
+    relay.cut_up = sum(stage.uplink_bytes for stage in clean.receipt.stages[:2]) + 1000
+
+    def mend(step: Step) -> None:
+        if isinstance(step, Pause):
+            relay.cut_up = None
+
+    reply = ask(relay.url, photo, observe=mend)
+    assert (reply.answer, reply.degraded, reply.receipt.retries) == ("42", None, 1)
+
+
+@pytest.mark.parametrize("budget", range(3_000, 120_000, 9_000))
+def test_the_uplink_never_exceeds_its_budget(live, relay_to, photo, budget: int) -> None:
+    relay = relay_to(live.port)
+    with contextlib.suppress(UplinkBudgetError):
+        reply = ask_blocking(relay.url, photo, max_uplink_bytes=budget)
+        assert reply.receipt.uplink_bytes == relay.bytes["up"]
+        assert (reply.stage == 2) == (reply.degraded is None)
+    assert relay.bytes["up"] <= budget
+
+
+def test_a_server_with_a_key_lets_in_who_has_it(serve, photo) -> None:
+    url = serve(FakeEngine(), api_key="right").url
+    for key in (None, "wrong"):
+        with EdgeClient(url, api_key=key) as client, pytest.raises(NotAllowedError):
+            client.ask(photo, "What?")
+    with EdgeClient(url, api_key="right") as client:
+        assert client.ask(photo, "What?").answer == "42"
+
+
+def test_threads_share_a_client_and_keep_their_receipts_apart(live, pictures) -> None:
+    photos = [pictures.photo((700 + 100 * n, 800), seed=n) for n in range(6)]
+    replies: dict[int, Reply] = {}
+    with EdgeClient(settings=EdgeSettings(url=live.url)) as client:
+        client.model()
+
+        def ask_about(n: int) -> None:
+            replies[n] = client.ask(photos[n], "What?", mode="answer_only")
+
+        threads = [threading.Thread(target=ask_about, args=(n,)) for n in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    with EdgeClient(settings=EdgeSettings(url=live.url)) as client:
+        alone = [client.ask(photo, "What?", mode="answer_only") for photo in photos]
+    for n in range(6):
+        assert replies[n].receipt.original_bytes == len(photos[n])
+        assert replies[n].receipt.stage1.uplink_bytes == alone[n].receipt.stage1.uplink_bytes
+
+
+async def test_in_process_and_over_the_wire_give_the_same_answer(live, photo) -> None:
+    """The same app without a socket: equal replies, and a receipt that counts nothing."""
+    app = create_app(ServerSettings(), FakeEngine(FakeScript()))
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with AsyncEdgeClient(live.url, transport=transport) as client:
+            inside = await client.ask(photo, "What number?")
+    async with AsyncEdgeClient(live.url) as client:
+        outside = await client.ask(photo, "What number?")
+    assert (inside.answer, inside.roi, inside.confidence) == (outside.answer, outside.roi, outside.confidence)
+    assert inside.receipt.uplink_bytes == 0
+    assert inside.receipt.requests == outside.receipt.requests == 3

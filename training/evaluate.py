@@ -1,14 +1,15 @@
 """`make eval-model`: the embedded model on held-out scenes, in process, through the product's own parts.
 
-For each scene (held-out fonts and backgrounds) the original is rendered and saved as a JPEG; the edge's code makes the global
-view and every crop; the server's engine, gate and localisation do the rest. Printed: tables by text height in the global
-image and, as last line, one JSON document.
+For each scene (held-out fonts and backgrounds) the original is rendered and saved as a JPEG; the edge's code
+makes the global view and every crop; the server's engine, gate and localisation do the rest. Printed: tables
+by text height in the global image and, as last line, one JSON document.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import io
 import json
 import math
 import multiprocessing
@@ -92,8 +93,6 @@ class Edge:
         return self._sent(self._original.patch(pixels, self._budget()), self._settings.patch_recipe, key)
 
     def _sent(self, image: Image.Image, recipe: Any, key: str) -> Picture:
-        import io
-
         encoded = encode(image, recipe, accepted=("image/jpeg",), max_bytes=1 << 22)
         assert encoded is not None
         return Picture(key=key, rgb=np.asarray(Image.open(io.BytesIO(encoded.data)).convert("RGB")))
@@ -114,7 +113,7 @@ def _answer(engine: Engine, request: AnswerRequest) -> AnswerResult:
 
 
 def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes) -> list[Row]:
-    """All questions of one scene at stage one; for reading questions also with the model's crop and with the true one."""
+    """Every question of one scene at stage one; reading ones also with the model's crop and the true one."""
     edge = Edge(jpeg, engine, settings)
     size = ImageSize(width=scene.width, height=scene.height)
     picture = edge.global_picture(f"{scene.seed}")
@@ -125,8 +124,18 @@ def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes)
     for question in scene.questions:
         result = _answer(engine, AnswerRequest(picture, question.text))
         confidence = judge(result.tokens, engine.info.gate)
-        height = scene.text_height_in_view(scene.signs[question.sign]) if question.sign is not None else math.nan
-        row = Row(question.kind, height, question.answer, result.text, confidence.min_entropy, confidence.shannon, confidence.margin)
+        height = (
+            scene.text_height_in_view(scene.signs[question.sign]) if question.sign is not None else math.nan
+        )
+        row = Row(
+            question.kind,
+            height,
+            question.answer,
+            result.text,
+            confidence.min_entropy,
+            confidence.shannon,
+            confidence.margin,
+        )
         rows.append(row)
         if question.kind != "read" or question.sign is None:
             continue
@@ -135,11 +144,16 @@ def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes)
         box = locate(attention, size, how)
         sign = scene.signs[question.sign]
         row.box_share = share_inside(sign.box, box)
-        second = _answer(engine, AnswerRequest(picture, question.text, edge.patch(box, f"{scene.seed}:{question.sign}")))
+        second = _answer(
+            engine, AnswerRequest(picture, question.text, edge.patch(box, f"{scene.seed}:{question.sign}"))
+        )
         row.with_crop, row.crop_min_entropy = second.text, judge(second.tokens, engine.info.gate).min_entropy
         left, top, right, bottom = product_window(rng, scene, sign, jitter_cells=TRUE_CROP_JITTER_CELLS)
         true_box = PixelBox(left=int(left), top=int(top), right=int(right), bottom=int(bottom))
-        row.with_true_crop = _answer(engine, AnswerRequest(picture, question.text, edge.patch(true_box, f"{scene.seed}:{question.sign}:true"))).text
+        row.with_true_crop = _answer(
+            engine,
+            AnswerRequest(picture, question.text, edge.patch(true_box, f"{scene.seed}:{question.sign}:true")),
+        ).text
     return rows
 
 
@@ -163,7 +177,9 @@ def summarize(rows: list[Row], threshold: float, scenes: int) -> dict[str, float
     reads = [row for row in rows if row.kind == "read"]
     coarse = [row for row in rows if row.kind in ("count", "presence")]
     wrong = [row for row in reads if not row.is_right]
-    pair = _mean([(row.with_crop if row.min_entropy > threshold else row.first) == row.answer for row in reads])
+    pair = _mean(
+        [(row.with_crop if row.min_entropy > threshold else row.first) == row.answer for row in reads]
+    )
     true_crop = _mean([row.with_true_crop == row.answer for row in reads])
     first = _mean([row.is_right for row in reads])
     figures = {
@@ -190,7 +206,16 @@ def summarize(rows: list[Row], threshold: float, scenes: int) -> dict[str, float
 
 def print_tables(rows: list[Row], threshold: float) -> None:
     table = Table(title="Reading, by height of the capitals in the global image (px)")
-    for column in ("height", "questions", "stage 1", "min-entropy", "asks again", "box holds sign", "pair", "true crop"):
+    for column in (
+        "height",
+        "questions",
+        "stage 1",
+        "min-entropy",
+        "asks again",
+        "box holds sign",
+        "pair",
+        "true crop",
+    ):
         table.add_column(column, justify="right")
     for low, high in BANDS:
         part = [row for row in rows if row.kind == "read" and low <= row.height < high]
@@ -199,7 +224,9 @@ def print_tables(rows: list[Row], threshold: float) -> None:
             _mean([row.min_entropy for row in part]),
             _mean([row.min_entropy > threshold for row in part]),
             _mean([row.box_share >= 0.9 for row in part if not row.is_right]),
-            _mean([(row.with_crop if row.min_entropy > threshold else row.first) == row.answer for row in part]),
+            _mean(
+                [(row.with_crop if row.min_entropy > threshold else row.first) == row.answer for row in part]
+            ),
             _mean([row.with_true_crop == row.answer for row in part]),
         )
         table.add_row(f"{low}-{high}", str(len(part)), *(f"{share:.3f}" for share in shares))
@@ -208,7 +235,12 @@ def print_tables(rows: list[Row], threshold: float) -> None:
         other.add_column(column, justify="right")
     for kind in ("count", "presence", "color"):
         part = [row for row in rows if row.kind == kind]
-        other.add_row(kind, str(len(part)), f"{_mean([r.is_right for r in part]):.3f}", f"{_mean([r.min_entropy for r in part]):.3f}")
+        other.add_row(
+            kind,
+            str(len(part)),
+            f"{_mean([r.is_right for r in part]):.3f}",
+            f"{_mean([r.min_entropy for r in part]):.3f}",
+        )
     console = Console(width=110)
     console.print(table, other)
 
@@ -219,7 +251,9 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rows", type=pathlib.Path, help="also write every question's result there, as JSON lines")
+    parser.add_argument(
+        "--rows", type=pathlib.Path, help="also write every question's result there, as JSON lines"
+    )
     arguments = parser.parse_args()
     engine, settings = load_engine(arguments.model), EdgeSettings()
     rows: list[Row] = []
@@ -231,7 +265,9 @@ def main() -> None:
             eta = (time.monotonic() - started) / done * (arguments.scenes - done)
             print(f"{done}/{arguments.scenes} scenes, {eta / 60:.1f} min to go", flush=True)
     if arguments.rows:
-        arguments.rows.write_text("".join(json.dumps({n: getattr(row, n) for n in Row.__slots__}) + "\n" for row in rows))
+        arguments.rows.write_text(
+            "".join(json.dumps({n: getattr(row, n) for n in Row.__slots__}) + "\n" for row in rows)
+        )
     threshold = engine.info.gate.threshold
     print_tables(rows, threshold)
     print(json.dumps(summarize(rows, threshold, arguments.scenes)))

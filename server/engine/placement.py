@@ -1,0 +1,80 @@
+"""Where and how a model runs: device, precision and attention kernel, each choice with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils.import_utils import is_flash_attn_2_available
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_CPU_CACHE_BYTES = 512 * 1024 * 1024
+_ACCELERATOR_CACHE_SHARE = (
+    0.5  # of the memory that is free once the model is there; the rest is for activations
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """`attention`: transformers' name of the text model's kernel. `reasons`: one sentence for each
+    automatic choice."""
+
+    device: torch.device
+    dtype: torch.dtype
+    attention: str
+    reasons: tuple[str, ...]
+
+
+def place(device: str, dtype: str, attn: str) -> Placement:
+    """Settles "auto" choices. Raises ValueError for names that do not exist and devices that are not
+    there."""
+    chosen_device, device_reason = _device(device)
+    chosen_dtype, dtype_reason = _dtype(dtype, chosen_device)
+    chosen_attention, attention_reason = _attention(attn, chosen_device)
+    reasons = (device_reason, dtype_reason, attention_reason)
+    return Placement(chosen_device, chosen_dtype, chosen_attention, reasons)
+
+
+def default_cache_bytes(device: torch.device) -> tuple[int, str]:
+    """The prefixes' budget where none was set; call it with the model in place."""
+    if device.type == "cuda":
+        free, _total = torch.cuda.mem_get_info(device)
+        budget = int(free * _ACCELERATOR_CACHE_SHARE)
+        return budget, f"prefix cache {budget >> 20} MiB: half of the device's free memory"
+    return _CPU_CACHE_BYTES, f"prefix cache {_CPU_CACHE_BYTES >> 20} MiB: the default on a CPU"
+
+
+def _device(name: str) -> tuple[torch.device, str]:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), f"device cuda: {torch.cuda.get_device_name()} is there"
+        return torch.device("cpu"), "device cpu: no CUDA device found"
+    try:
+        device = torch.device(name)
+    except RuntimeError as exc:
+        raise ValueError(f"device={name!r}: {exc}") from exc
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name!r}: no CUDA device found")
+    return device, f"device {name}: as set"
+
+
+def _dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
+    if name == "auto":
+        if device.type == "cuda" and torch.cuda.is_bf16_supported():
+            return torch.bfloat16, "dtype bfloat16: the device computes in it"
+        return torch.float32, f"dtype float32: no fast bfloat16 on {device.type}"
+    if name not in _DTYPES:
+        raise ValueError(f"dtype={name!r}: one of auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name], f"dtype {name}: as set"
+
+
+def _attention(name: str, device: torch.device) -> tuple[str, str]:
+    if name == "auto":
+        return "sdpa", "attention sdpa: it picks the device's fused kernel"
+    if name == "sdpa":
+        return name, "attention sdpa: as set"
+    if name == "flash":
+        if device.type != "cuda" or not is_flash_attn_2_available():
+            raise ValueError("attn='flash': needs a CUDA device and the flash-attn package")
+        return "flash_attention_2", "attention flash_attention_2: as set"
+    raise ValueError(f"attn={name!r}: one of auto, sdpa, flash")

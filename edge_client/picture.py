@@ -6,7 +6,7 @@ letters; others appear as boxes. Long questions and answers are shortened.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -30,7 +30,9 @@ _BACKDROP = (36, 38, 43)
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class Line:
+    """One line of the caption; sizes in pixels."""
+
     text: str
     size: int
     colour: tuple[int, int, int]
@@ -46,8 +48,8 @@ def draw_picture(
         size = original.size
         inset = _inset(original, reply.roi) if reply.roi else None
     width = max(scene.width, _MIN_WIDTH)
-    lines = _caption(question, reply)
     text_width = width - 2 * _MARGIN - (inset.width + _MARGIN if inset else 0)
+    lines = [part for line in caption_lines(question, reply) for part in wrapped(line, text_width)]
     caption_height = (
         max(sum(line.gap + line.size for line in lines), inset.height if inset else 0) + 2 * _MARGIN
     )
@@ -65,7 +67,7 @@ def draw_picture(
         draw.rectangle(
             (*corner, corner[0] + inset.width - 1, corner[1] + inset.height - 1), outline=_ACCENT, width=3
         )
-    _write(draw, lines, (_MARGIN, scene.height + _MARGIN), text_width)
+    _write(draw, lines, (_MARGIN, scene.height + _MARGIN))
     return sheet
 
 
@@ -92,18 +94,19 @@ def _outline(draw: ImageDraw.ImageDraw, roi: Roi, original: Size, scene: Size, l
         draw.rounded_rectangle(outer, radius=6, outline=colour, width=line_width)
 
 
-def _caption(question: str, reply: Reply) -> list[_Line]:
-    lines = [_Line(question, 22, _INK, 0)]
+def caption_lines(question: str, reply: Reply) -> list[Line]:
+    """The question, each glance with its doubt, what it cost; not yet fitted to a width."""
+    lines = [Line(question, 22, _INK, 0)]
     if reply.stage == 2:
-        lines.append(_Line(f"First glance: {reply.draft_answer}", 20, _FAINT, 16))
-        lines.append(_Line(_doubt(reply.draft_confidence), 15, _FAINT, 4))
-        lines.append(_Line(f"Second glance: {reply.answer}", 24, _ACCENT, 12))
+        lines.append(Line(f"First glance: {reply.draft_answer}", 20, _FAINT, 16))
+        lines.append(Line(_doubt(reply.draft_confidence), 15, _FAINT, 5))
+        lines.append(Line(f"Second glance: {reply.answer}", 24, _ACCENT, 12))
     else:
-        lines.append(_Line(f"First glance: {reply.answer}", 24, _INK, 16))
-    lines.append(_Line(_doubt(reply.confidence), 15, _FAINT, 4))
+        lines.append(Line(f"First glance: {reply.answer}", 24, _INK, 16))
+    lines.append(Line(_doubt(reply.confidence), 15, _FAINT, 5))
     if reply.degraded:
-        lines.append(_Line(f"No second glance: {reply.degraded}", 15, _ACCENT, 8))
-    lines.append(_Line(_cost(reply), 15, _FAINT, 16))
+        lines.append(Line(f"No second glance: {reply.degraded}", 15, _ACCENT, 8))
+    lines.append(Line(_cost(reply), 15, _FAINT, 16))
     return lines
 
 
@@ -137,18 +140,28 @@ def readable_bytes(count: int) -> str:
     return f"{count / 1_000_000:.2f} MB"
 
 
-def _write(draw: ImageDraw.ImageDraw, lines: list[_Line], corner: Size, width: int) -> None:
+def _write(draw: ImageDraw.ImageDraw, lines: list[Line], corner: Size) -> None:
     x, y = corner
     for line in lines:
         y += line.gap
-        font = ImageFont.load_default(line.size)
-        draw.text((x, y), _shortened(line.text, font, width), font=font, fill=line.colour)
+        draw.text((x, y), line.text, font=ImageFont.load_default(line.size), fill=line.colour)
         y += line.size
 
 
+def wrapped(line: Line, width: int) -> list[Line]:
+    """The same text on at most two lines of `width` pixels, with an ellipsis where something had to go."""
+    font = ImageFont.load_default(line.size)
+    words, first = line.text.split(), ""
+    while words and font.getlength(f"{first} {words[0]}") <= width:
+        first = f"{first} {words.pop(0)}".strip()
+    if not first:
+        return [replace(line, text=_shortened(" ".join(words), font, width))]
+    if not words:
+        return [replace(line, text=first)]
+    return [replace(line, text=first), replace(line, text=_shortened(" ".join(words), font, width), gap=4)]
+
+
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """One line of at most `width` pixels, with an ellipsis where something had to go."""
-    text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

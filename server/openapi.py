@@ -103,20 +103,24 @@ _INFERENCE: Final = (
 _KNOWN_ID: Final = (ErrorCode.UNKNOWN_INFERENCE, ErrorCode.INFERENCE_EXPIRED, ErrorCode.INVALID_REQUEST)
 
 
-def _header(name: str, description: str, pattern: str) -> dict[str, Any]:
-    schema = {"type": "string", "pattern": pattern}
-    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
+def _header(name: str, description: str, **schema: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": {"type": "string", **schema},
+    }
 
 
 _REQUEST_ID: Final = _header(
     REQUEST_ID_HEADER,
-    "Comes back in the reply and stands in the logs; one is made up otherwise.",
-    "^[A-Za-z0-9._:-]{1,128}$",
+    "Comes back in the reply and stands in the logs if it is 1 to 128 of A-Z a-z 0-9 . _ : -; else one is made up.",
 )
 _IDEMPOTENCY_KEY: Final = _header(
     IDEMPOTENCY_KEY_HEADER,
     "The same request sent twice under one key is done once.",
-    "^[!-~]{1,128}$",
+    pattern="^[!-~]{1,128}$",
 )
 
 

@@ -1,7 +1,8 @@
-"""Procedural backgrounds and clutter, described once in fractions of the photo and painted into any view of it.
+"""Procedural backgrounds and clutter, described in fractions of the photo and painted into any view of it.
 
-Training and held-out scenes use disjoint kinds (`KINDS`): a model that leans on a kind's look fails the held-out set.
-Clutter is muted in colour and never a panel with a rim, so that what is a sign is never a matter of taste.
+Training and held-out scenes use disjoint kinds (`KINDS`): a model that leans on a kind's look fails the
+held-out set. Clutter is muted in colour and never a panel with a rim, so that what is a sign is never a
+matter of taste.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Background:
-    """`fields`: uint8 [n, n, 3] colour fields, coarse to fine, averaged; `light`: uint8 [n, n] illumination, 128 = 1."""
+    """`fields`: uint8 [n, n, 3] colours, coarse to fine, averaged; `light`: uint8 [n, n], 128 is neutral."""
 
     fields: tuple[Image.Image, ...]
     weights: tuple[float, ...]
@@ -51,7 +52,9 @@ def _field(rng: np.random.Generator, cells: int, spread: float) -> NDArray[np.fl
     return grey + rng.normal(0, spread * 0.25, (cells, cells, 3)) + rng.normal(0, 8, (1, 1, 3))
 
 
-def _blob(rng: np.random.Generator, center: NDArray[np.float64], radius: float) -> tuple[tuple[float, float], ...]:
+def _blob(
+    rng: np.random.Generator, center: NDArray[np.float64], radius: float
+) -> tuple[tuple[float, float], ...]:
     corners = int(rng.integers(3, 8))
     angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
     radii = radius * rng.uniform(0.4, 1, corners)
@@ -61,15 +64,24 @@ def _blob(rng: np.random.Generator, center: NDArray[np.float64], radius: float) 
 def _clutter(rng: np.random.Generator, count: int) -> list[Shape]:
     shapes = []
     for _ in range(count):
-        center, radius, roll = rng.uniform(0, 1, 2), float(np.exp(rng.uniform(np.log(0.01), np.log(0.2)))), rng.random()
+        center, radius, roll = (
+            rng.uniform(0, 1, 2),
+            float(np.exp(rng.uniform(np.log(0.01), np.log(0.2)))),
+            rng.random(),
+        )
         if roll < 0.3:
-            box = ((center[0] - radius, center[1] - radius * rng.uniform(0.4, 1)), (center[0] + radius, center[1] + radius * 0.7))
+            box = (
+                (center[0] - radius, center[1] - radius * rng.uniform(0.4, 1)),
+                (center[0] + radius, center[1] + radius * 0.7),
+            )
             shapes.append(Shape("ellipse", box, muted(rng)))
         elif roll < 0.7:
             shapes.append(Shape("polygon", _blob(rng, center, radius), muted(rng)))
         else:
             end = center + rng.normal(0, 0.4, 2)
-            shapes.append(Shape("line", (tuple(center), tuple(end)), muted(rng), float(rng.uniform(0.0015, 0.012))))
+            shapes.append(
+                Shape("line", (tuple(center), tuple(end)), muted(rng), float(rng.uniform(0.0015, 0.012)))
+            )
     return shapes
 
 
@@ -83,7 +95,13 @@ def _tiles(rng: np.random.Generator, rows: int, cols: int, gap: float, offset: f
             left, top = (col + shift + gap) / cols, (row + gap) / rows
             right, bottom = (col + 1 + shift - gap) / cols, (row + 1 - gap) / rows
             red, green, blue = np.clip(tone + rng.normal(0, 10), 5, 250).astype(int).tolist()
-            shapes.append(Shape("polygon", ((left, top), (right, top), (right, bottom), (left, bottom)), (red, green, blue)))
+            shapes.append(
+                Shape(
+                    "polygon",
+                    ((left, top), (right, top), (right, bottom), (left, bottom)),
+                    (red, green, blue),
+                )
+            )
     return shapes
 
 
@@ -91,12 +109,19 @@ def _structure(rng: np.random.Generator, kind: str) -> list[Shape]:
     if kind == "bricks":
         return _tiles(rng, int(rng.integers(8, 20)), int(rng.integers(5, 12)), 0.04, 0.5)
     if kind == "blocks":
-        return _tiles(rng, int(rng.integers(2, 5)), int(rng.integers(2, 6)), float(rng.uniform(0.01, 0.1)), 0.0)
+        return _tiles(
+            rng, int(rng.integers(2, 5)), int(rng.integers(2, 6)), float(rng.uniform(0.01, 0.1)), 0.0
+        )
     if kind == "facade":
-        return _tiles(rng, int(rng.integers(5, 11)), int(rng.integers(6, 14)), float(rng.uniform(0.15, 0.3)), 0.0)
+        return _tiles(
+            rng, int(rng.integers(5, 11)), int(rng.integers(6, 14)), float(rng.uniform(0.15, 0.3)), 0.0
+        )
     if kind == "meadow":
         feet = rng.uniform(0, 1, (120, 2))
-        return [Shape("line", (tuple(f), (f[0] + rng.normal(0, 0.02), f[1] - 0.06)), muted(rng), 0.003) for f in feet]
+        return [
+            Shape("line", (tuple(f), (f[0] + rng.normal(0, 0.02), f[1] - 0.06)), muted(rng), 0.003)
+            for f in feet
+        ]
     if kind == "bokeh":
         spots = rng.uniform(0, 1, (40, 3))
         return [Shape("ellipse", ((x, y), (x + 0.1 * r, y + 0.1 * r)), muted(rng)) for x, y, r in spots]
@@ -120,14 +145,18 @@ def make_background(rng: np.random.Generator, split: Literal["train", "test"]) -
     return Background(tuple(fields), (0.45, 0.3, 0.25), light, tuple(shapes))
 
 
-def _window(image: Image.Image, size: tuple[int, int], part: tuple[float, float, float, float]) -> Image.Image:
+def _window(
+    image: Image.Image, size: tuple[int, int], part: tuple[float, float, float, float]
+) -> Image.Image:
     """The part (fractions) of a coarse field, smoothly enlarged to a view."""
     box = (part[0] * image.width, part[1] * image.height, part[2] * image.width, part[3] * image.height)
     return image.resize(size, Image.Resampling.BICUBIC, box=box)
 
 
-def paint_background(background: Background, size: tuple[int, int], part: tuple[float, float, float, float]) -> Image.Image:
-    """The part (x0, y0, x1, y1 in fractions of the photo) of the background as an RGB view of `size` pixels."""
+def paint_background(
+    background: Background, size: tuple[int, int], part: tuple[float, float, float, float]
+) -> Image.Image:
+    """The part (x0, y0, x1, y1 in fractions of the photo) of the background as an RGB view of `size`."""
     view = _window(background.fields[0], size, part)
     for index, field in enumerate(background.fields[1:], start=1):
         share = background.weights[index] / sum(background.weights[: index + 1])
@@ -146,5 +175,7 @@ def paint_background(background: Background, size: tuple[int, int], part: tuple[
     return view
 
 
-def light_view(background: Background, size: tuple[int, int], part: tuple[float, float, float, float]) -> Image.Image:
+def light_view(
+    background: Background, size: tuple[int, int], part: tuple[float, float, float, float]
+) -> Image.Image:
     return _window(background.light, size, part)

@@ -4,7 +4,8 @@
     photo = render(scene)              # the original, 1000-4000 px a side
     scene.questions[0]                 # text, answer, the sign's index; scene.signs[i].box in original pixels
 
-No torch here: numpy and Pillow only. The same (seed, split) gives the same scene on every machine with the same fonts.
+No torch here: numpy and Pillow only. The same (seed, split) gives the same scene on every machine with the
+same fonts.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """Sizes in pixels of the original. `noise`: sigma of the sensor's noise; `blur`: radius of the lens's blur."""
+    """Sizes in pixels of the original. `noise`: sigma of the sensor's; `blur`: radius of the lens's."""
 
     seed: int
     split: Split
@@ -63,7 +64,9 @@ def place(sign: Sign, x: float, y: float) -> Sign:
     return replace(sign, corners=corners)
 
 
-def free_spot(rng: np.random.Generator, sign: Sign, size: tuple[int, int], taken: list[Box], gap: float) -> Sign | None:
+def free_spot(
+    rng: np.random.Generator, sign: Sign, size: tuple[int, int], taken: list[Box], gap: float
+) -> Sign | None:
     """The sign moved to where it touches no box in `taken`; None if forty throws find no such place."""
     left, top, right, bottom = sign.box
     if right - left + 2 * gap >= size[0] or bottom - top + 2 * gap >= size[1]:
@@ -102,8 +105,13 @@ def _place_signs(rng: np.random.Generator, size: tuple[int, int], split: Split) 
     return tuple(signs)
 
 
-def make_scene(seed: int, *, split: Split, size: tuple[int, int] | None = None, canonical: bool = False) -> Scene:
-    """A scene of 2-5 signs. `size` fixes width and height in pixels; `canonical` uses each question's first wording."""
+def make_scene(
+    seed: int, *, split: Split, size: tuple[int, int] | None = None, canonical: bool = False
+) -> Scene:
+    """A scene of 2-5 signs.
+
+    `size` fixes width and height in pixels; `canonical` uses each question's first wording.
+    """
     rng = _rng(seed, split)
     if size is None:
         longer, aspect = int(rng.integers(1000, 4001)), float(np.exp(rng.uniform(-np.log(2), np.log(2))))
@@ -140,7 +148,8 @@ def add_noise(view: Image.Image, sigma: float, shift: int) -> Image.Image:
 def render(scene: Scene, box: Box | None = None, size: tuple[int, int] | None = None) -> Image.Image:
     """The part `box` (original pixels) of the scene as `size` pixels; by default the whole original.
 
-    Nothing is painted finer than the original's own pixels: a larger `size` is an enlargement, as it is with a photo.
+    Nothing is painted finer than the original's own pixels: a larger `size` is an enlargement, as it is with
+    a photo.
     """
     box = box or (0.0, 0.0, float(scene.width), float(scene.height))
     span = box[2] - box[0], box[3] - box[1]
@@ -152,7 +161,9 @@ def render(scene: Scene, box: Box | None = None, size: tuple[int, int] | None = 
     for sign in scene.signs:
         paint_sign(view, sign, (box[0], box[1]), scale)
     light = light_view(scene.background, paint_size, part)
-    view = ImageChops.multiply(view, Image.merge("RGB", (light,) * 3)).point([min(v * 2, 255) for v in range(256)] * 3)
+    view = ImageChops.multiply(view, Image.merge("RGB", (light,) * 3)).point(
+        [min(v * 2, 255) for v in range(256)] * 3
+    )
     if scene.blur * scale > 0.3:
         view = view.filter(ImageFilter.GaussianBlur(scene.blur * scale))
     view = add_noise(view, scene.noise * scale, scene.seed % 251)

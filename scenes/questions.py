@@ -59,8 +59,10 @@ def _word(wording: str, *, color: str = "", text: str = "") -> str:
     return wording.format(color=color, text=text, a="an" if color == "orange" else "a")
 
 
-def make_questions(rng: np.random.Generator, signs: tuple[Sign, ...], *, canonical: bool = False) -> tuple[Question, ...]:
-    """Reading and colour for every sign, one count, presence of one colour that is there and one that isn't."""
+def make_questions(
+    rng: np.random.Generator, signs: tuple[Sign, ...], *, canonical: bool = False
+) -> tuple[Question, ...]:
+    """Reading and colour for every sign, one count, presence of a colour that is there and one that isn't."""
 
     def wording(kind: Kind) -> str:
         return WORDINGS[kind][0] if canonical else str(rng.choice(WORDINGS[kind]))
@@ -71,6 +73,9 @@ def make_questions(rng: np.random.Generator, signs: tuple[Sign, ...], *, canonic
         questions.append(Question("color", _word(wording("color"), text=sign.text), sign.color, index))
     questions.append(Question("count", wording("count"), str(len(signs)), None))
     shown = [sign.color for sign in signs]
-    for color, answer in ((str(rng.choice(shown)), "yes"), (str(rng.choice([c for c in COLORS if c not in shown])), "no")):
+    for color, answer in (
+        (str(rng.choice(shown)), "yes"),
+        (str(rng.choice([c for c in COLORS if c not in shown])), "no"),
+    ):
         questions.append(Question("presence", _word(wording("presence"), color=color), answer, None))
     return tuple(questions)

@@ -1,7 +1,7 @@
 """A coloured sign with 1-4 characters: what it is, and how it is painted into a view.
 
-A sign is described in pixels of the original photo and painted at whatever scale a view needs, so that a training view
-costs what its own pixels cost. Layout (where signs go) is `scenes.layout`'s job.
+A sign is described in pixels of the original photo and painted at whatever scale a view needs, so that a
+training view costs what its own pixels cost. Where signs go is `scenes.generator`'s job.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from scenes.fonts import CAP_HEIGHTS_PX, face
 
 COLORS = ("red", "green", "blue", "yellow", "orange", "purple", "white", "black")
-# Digits and capitals without I, O and Q, as licence plates do: nobody tells those from 1 and 0 without context.
+# Without I, O and Q, as licence plates do: nobody tells those from 1 and 0 without context.
 CHARACTERS = "0123456789ABCDEFGHJKLMNPRSTUVWXYZ"
 
 _HUE_DEGREES = {"red": (352, 366), "orange": (22, 34), "yellow": (48, 58), "green": (105, 150)}
@@ -58,7 +58,14 @@ class Sign:
 def _hsv(hue_degrees: float, saturation: float, value: float) -> Rgb:
     sector, fraction = divmod(hue_degrees % 360 / 60, 1)
     low, falling, rising = 1 - saturation, 1 - saturation * fraction, 1 - saturation * (1 - fraction)
-    table = [(1, rising, low), (falling, 1, low), (low, 1, rising), (low, falling, 1), (rising, low, 1), (1, low, falling)]
+    table = [
+        (1, rising, low),
+        (falling, 1, low),
+        (low, 1, rising),
+        (low, falling, 1),
+        (rising, low, 1),
+        (1, low, falling),
+    ]
     red, green, blue = (round(255 * value * channel) for channel in table[int(sector)])
     return red, green, blue
 
@@ -87,9 +94,15 @@ def text_width_per_height(text: str, font: pathlib.Path) -> float:
 
 
 def make_sign(
-    rng: np.random.Generator, *, text: str, color: str, font: pathlib.Path, text_height: float, least_height: float
+    rng: np.random.Generator,
+    *,
+    text: str,
+    color: str,
+    font: pathlib.Path,
+    text_height: float,
+    least_height: float,
 ) -> Sign:
-    """A tilted sign around (0, 0): roll up to 10 degrees, a little perspective, margins that leave the text readable."""
+    """A sign around (0, 0): roll up to 10 degrees, a little perspective, margins that keep text readable."""
     height = max(text_height * rng.uniform(1.5, 2.1), least_height)
     text_width = text_height * text_width_per_height(text, font)
     width = max(text_width + text_height * rng.uniform(0.5, 1.2), least_height, 0.8 * height)
@@ -130,7 +143,9 @@ def _flat_panel(sign: Sign, scale: float) -> tuple[Image.Image, Image.Image]:
     font = face(sign.font, cap)
     left, _, right, _ = font.getbbox(sign.text)
     _, cap_top, _, cap_bottom = font.getbbox("H")
-    draw.text(((width - right - left) / 2, (height - cap_top - cap_bottom) / 2), sign.text, sign.ink_rgb, font)
+    draw.text(
+        ((width - right - left) / 2, (height - cap_top - cap_bottom) / 2), sign.text, sign.ink_rgb, font
+    )
     size = max(round(sign.width * scale), 2), max(round(sign.height * scale), 2)
     if size[0] < width:
         panel, mask = panel.resize(size, Image.Resampling.BOX), mask.resize(size, Image.Resampling.BOX)
@@ -138,7 +153,7 @@ def _flat_panel(sign: Sign, scale: float) -> tuple[Image.Image, Image.Image]:
 
 
 def paint_sign(view: Image.Image, sign: Sign, origin: Point, scale: float) -> None:
-    """Paints the sign into a view that shows the original from `origin` at `scale` view pixels per original pixel."""
+    """Paints into a view that shows the original from `origin` at `scale` view pixels per original pixel."""
     target = (np.array(sign.corners) - origin) * scale
     left, top = np.floor(target.min(axis=0)).astype(int) - 1
     right, bottom = np.ceil(target.max(axis=0)).astype(int) + 1
@@ -148,7 +163,9 @@ def paint_sign(view: Image.Image, sign: Sign, origin: Point, scale: float) -> No
     source = np.array([(0, 0), (panel.width, 0), panel.size, (0, panel.height)], dtype=np.float64)
     coefficients = perspective(source, target - (left, top))
     size = (int(right - left), int(bottom - top))
-    face_view = panel.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC, fillcolor=sign.rim_rgb)
+    face_view = panel.transform(
+        size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC, fillcolor=sign.rim_rgb
+    )
     mask_view = mask.transform(size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC)
     view.paste(face_view, (int(left), int(top)), mask_view)
 
@@ -160,7 +177,8 @@ def character_centers(sign: Sign) -> list[Point]:
     left, _, right, _ = font.getbbox(sign.text)
     start = (sign.width - (right + left) * zoom) / 2
     middles = [
-        start + zoom * (font.getlength(sign.text[:i]) + font.getlength(sign.text[: i + 1])) / 2 for i in range(len(sign.text))
+        start + zoom * (font.getlength(sign.text[:i]) + font.getlength(sign.text[: i + 1])) / 2
+        for i in range(len(sign.text))
     ]
     front = np.array([(0, 0), (sign.width, 0), (sign.width, sign.height), (0, sign.height)], dtype=np.float64)
     a, b, c, d, e, f, g, h = perspective(np.array(sign.corners), front)

@@ -1,6 +1,6 @@
 """`make train`: every stage in order; each one resumes from its checkpoint, so a stopped run loses minutes.
 
-    python -m training [--root out/training] [--stage render|tower|decoder|joint|export ...]
+python -m training [--root out/training] [--stage render|tower|decoder|joint|export ...]
 """
 
 from __future__ import annotations
@@ -27,13 +27,18 @@ WEIGHTS = pathlib.Path(__file__).parent.parent / "server" / "embedded" / "weight
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("out/training"))
-    parser.add_argument("--stage", action="append", choices=STAGES, help="only this stage (may be given again)")
+    parser.add_argument(
+        "--stage", action="append", choices=STAGES, help="only this stage (may be given again)"
+    )
     parser.add_argument("--target", type=pathlib.Path, default=WEIGHTS)
     arguments = parser.parse_args()
     root: pathlib.Path = arguments.root
     root.mkdir(parents=True, exist_ok=True)
     versions = {m.__name__: m.__version__ for m in (torch, transformers, numpy, PIL)}
-    print(json.dumps({"python": platform.python_version(), "machine": platform.machine(), **versions}), flush=True)
+    print(
+        json.dumps({"python": platform.python_version(), "machine": platform.machine(), **versions}),
+        flush=True,
+    )
     for stage in arguments.stage or STAGES:
         started = time.monotonic()
         if stage == "render":

@@ -1,9 +1,10 @@
 """Stage 2: the decoder learns the language of the task on symbolic pictures, without any vision.
 
-A symbolic cell is the sum of a colour vector, a centre vector and, for each of four slots, the mean of the character vectors
-under a posterior: sharp for legible text, flat for illegible. The true text is drawn first and the posterior follows from
-noisy evidence (Bayes), so the decoder learns honest uncertainty. First questions end with the colour ("written red"), which
-makes binding emerge at once; full wordings follow, then the full grid, then pairs of pictures.
+A symbolic cell is the sum of a colour vector, a centre vector and, for each of four slots, the mean of the
+character vectors under a posterior: sharp for legible text, flat for illegible. The true text is drawn first
+and the posterior follows from noisy evidence (Bayes), so the decoder learns honest uncertainty. First
+questions end with the colour ("written red"), which makes binding emerge at once; full wordings follow, then
+the full grid, then pairs of pictures.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Symbols(nn.Module):
         self.slots = nn.Parameter(torch.randn(SLOTS, CODES, width) * 0.4)
 
     def forward(self, color: Tensor, anchor: Tensor, posterior: Tensor) -> Tensor:
-        """Probabilities: color [B, N, 9], anchor [B, N], posterior [B, N, 4, codes] -> cells [B, N, width]."""
+        """Probabilities color [B, N, 9], anchor [B, N], posterior [B, N, 4, codes] -> cells [B, N, width]."""
         cells = color @ self.color + anchor.unsqueeze(-1) * self.anchor
         on_sign = 1 - color[..., :1]
         return cells + on_sign * torch.einsum("bnsc,scw->bnw", posterior, self.slots)
@@ -67,7 +68,7 @@ class Symbols(nn.Module):
 
 @dataclass(slots=True, eq=False)
 class Grid:
-    """One symbolic picture: `sign` [rows * cols] index of the sign or -1; `centers` the signs' centre cells."""
+    """A symbolic picture: `sign` [rows * cols] index of the sign or -1; `centers` the signs' centre cells."""
 
     sign: np.ndarray
     centers: list[int]
@@ -106,13 +107,16 @@ def draw_crop(rng: np.random.Generator, side: int, target: int | None, others: l
     if target is not None:
         width, height = int(rng.integers(3, 12)), int(rng.integers(2, 8))
         row, col = (int(np.clip(rng.normal(side / 2, 1.2), 2, side - 3)) for _ in range(2))
-        grid[max(row - height // 2, 0) : row - height // 2 + height, max(col - width // 2, 0) : col - width // 2 + width] = target
+        grid[
+            max(row - height // 2, 0) : row - height // 2 + height,
+            max(col - width // 2, 0) : col - width // 2 + width,
+        ] = target
         centers.append(row * side + col)
     return Grid(grid.reshape(-1), centers)
 
 
 def evidence(rng: np.random.Generator, codes: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """Posterior [signs, 4, codes] of the true codes [signs, 4] after seeing them through noise; strength [signs]."""
+    """Posterior [signs, 4, codes] of the codes [signs, 4] seen through noise of that strength [signs]."""
     strength = strength[:, None, None]
     seen = strength * np.eye(CODES)[codes] + rng.normal(size=(*codes.shape, CODES))
     logits = strength * seen
@@ -130,11 +134,16 @@ class Batch:
     rows: list[list[tuple[str, str]]]
 
 
-def _questions(rng: np.random.Generator, texts: list[str], colors: list[str], target: int, *, count: int, short: float) -> list[tuple[str, str]]:
+def _questions(
+    rng: np.random.Generator, texts: list[str], colors: list[str], target: int, *, count: int, short: float
+) -> list[tuple[str, str]]:
     pairs = []
     for number in range(count):
         index = target if number < 2 else int(rng.integers(len(texts)))
-        color, kind = colors[index], str(rng.choice(("read", "count", "presence", "color"), p=(0.5, 0.15, 0.2, 0.15)))
+        color, kind = (
+            colors[index],
+            str(rng.choice(("read", "count", "presence", "color"), p=(0.5, 0.15, 0.2, 0.15))),
+        )
         if number < 2:
             kind = "read"
         answer = texts[index]
@@ -150,12 +159,16 @@ def _questions(rng: np.random.Generator, texts: list[str], colors: list[str], ta
             prompt = f"\n{'written' if kind == 'read' else 'there'} {color}"
         else:
             wording = str(rng.choice(WORDINGS[kind]))  # type: ignore[index]
-            prompt = prompt_after_images(wording.format(color=color, text=texts[index], a="an" if color == "orange" else "a"))
+            prompt = prompt_after_images(
+                wording.format(color=color, text=texts[index], a="an" if color == "orange" else "a")
+            )
         pairs.append((prompt, answer))
     return pairs
 
 
-def draw_batch(rng: np.random.Generator, size: int, *, side: int, pairs: bool, short: float, count: int = 5) -> Batch:
+def draw_batch(
+    rng: np.random.Generator, size: int, *, side: int, pairs: bool, short: float, count: int = 5
+) -> Batch:
     cells = side * side
     views = 2 if pairs else 1
     color = np.zeros((size, views * cells, len(COLORS) + 1), np.float32)
@@ -164,19 +177,33 @@ def draw_batch(rng: np.random.Generator, size: int, *, side: int, pairs: bool, s
     rows = []
     for row in range(size):
         widest = 2 if side < 10 else 5
-        extents = [(int(rng.integers(1, widest + 1)), int(rng.integers(1, max(widest // 2, 1) + 1))) for _ in range(int(rng.integers(2, 6)))]
+        extents = [
+            (int(rng.integers(1, widest + 1)), int(rng.integers(1, max(widest // 2, 1) + 1)))
+            for _ in range(int(rng.integers(2, 6)))
+        ]
         grid = draw_grid(rng, side, extents)
         present = sorted({int(i) for i in grid.sign if i >= 0})
         names = [str(c) for c in rng.permutation(COLORS)[: len(extents)]]
         texts = [random_text(rng) for _ in extents]
-        codes = np.array([[CHARACTERS.index(c) + 1 for c in text] + [0] * (SLOTS - len(text)) for text in texts])
+        codes = np.array(
+            [[CHARACTERS.index(c) + 1 for c in text] + [0] * (SLOTS - len(text)) for text in texts]
+        )
         strength = np.where(rng.random(len(texts)) < 0.5, 7.0, rng.uniform(0, 4, len(texts)))
         target = int(rng.choice(present))
         grids = [(grid, evidence(rng, codes, strength))]
         if pairs:
             missed = rng.random() < 0.12
             crop = draw_crop(rng, side, None if missed else target, [i for i in present if i != target])
-            grids.append((crop, evidence(rng, codes, np.where(rng.random(len(texts)) < 0.85, 7.0, rng.uniform(1.5, 5, len(texts))))))
+            grids.append(
+                (
+                    crop,
+                    evidence(
+                        rng,
+                        codes,
+                        np.where(rng.random(len(texts)) < 0.85, 7.0, rng.uniform(1.5, 5, len(texts))),
+                    ),
+                )
+            )
         for view, (picture, belief) in enumerate(grids):
             for cell, sign in enumerate(picture.sign):
                 place = view * cells + cell
@@ -200,8 +227,10 @@ def frame(model: LlamaForCausalLM, packer: Packer, cells: Tensor, views: int) ->
     return torch.cat([start, first, newline, second], dim=1)
 
 
-def answer_logits(model: LlamaForCausalLM, packer: Packer, cells: Tensor, rows: list[list[tuple[str, str]]], views: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits [M, V] where an answer token is predicted, the tokens [M], and which of them are first in their answer."""
+def answer_logits(
+    model: LlamaForCausalLM, packer: Packer, cells: Tensor, rows: list[list[tuple[str, str]]], views: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [M, V] where an answer token is predicted, the tokens [M], and which begin an answer [M]."""
     packed = packer.pack(rows)
     prefix = frame(model, packer, cells, views)
     text = model.get_input_embeddings()(packed.ids.to(cells.device))
@@ -209,17 +238,28 @@ def answer_logits(model: LlamaForCausalLM, packer: Packer, cells: Tensor, rows: 
     inputs = torch.cat([prefix, text.to(prefix.dtype)], dim=1)
     mask = torch.zeros(1, dtype=inputs.dtype).expand(len(inputs), 1, inputs.shape[1], inputs.shape[1])
     mask = mask.masked_fill(~attention_mask(length, packed), torch.finfo(torch.float32).min).to(cells.device)
-    hidden = model.model(inputs_embeds=inputs, attention_mask=mask, position_ids=position_ids(length, packed).to(cells.device), use_cache=False)
+    hidden = model.model(
+        inputs_embeds=inputs,
+        attention_mask=mask,
+        position_ids=position_ids(length, packed).to(cells.device),
+        use_cache=False,
+    )
     wanted = packed.next_ids != -100
     states = hidden.last_hidden_state[:, length:][wanted.to(cells.device)]
-    return model.lm_head(states), packed.next_ids[wanted].to(cells.device), packed.first[wanted].to(cells.device)
+    return (
+        model.lm_head(states),
+        packed.next_ids[wanted].to(cells.device),
+        packed.first[wanted].to(cells.device),
+    )
 
 
 def whole_answers(logits: Tensor, truth: Tensor, first: Tensor) -> Tensor:
-    """For each answer whether every token (the end included) was predicted, in packing order; bool [answers]."""
+    """Whether every token (the end included) was predicted, bool [answers] in packing order."""
     right = (logits.argmax(-1) == truth).long()
     number = first.long().cumsum(0) - 1
-    wrong = torch.zeros(int(first.sum()), dtype=torch.long, device=right.device).index_add_(0, number, 1 - right)
+    wrong = torch.zeros(int(first.sum()), dtype=torch.long, device=right.device).index_add_(
+        0, number, 1 - right
+    )
     return wrong == 0
 
 
@@ -240,7 +280,15 @@ def phase_at(share: float) -> tuple[int, bool, float]:
     return PHASES[-1][1:]
 
 
-def train(root: pathlib.Path, *, steps: int, batch: int = 16, peak: float = 2e-3, matrix_lr: float = 0.02, seed: int = 2) -> None:
+def train(
+    root: pathlib.Path,
+    *,
+    steps: int,
+    batch: int = 16,
+    peak: float = 2e-3,
+    matrix_lr: float = 0.02,
+    seed: int = 2,
+) -> None:
     device, autocast, reason = pick_device()
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
@@ -267,7 +315,11 @@ def train(root: pathlib.Path, *, steps: int, batch: int = 16, peak: float = 2e-3
         loss.backward()
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimizer.step()
-        kinds = ["read" if a not in ("yes", "no", *COLORS) else ("presence" if a in ("yes", "no") else "color") for row in data.rows for _, a in row]
+        kinds = [
+            "read" if a not in ("yes", "no", *COLORS) else ("presence" if a in ("yes", "no") else "color")
+            for row in data.rows
+            for _, a in row
+        ]
         for kind, good in zip(kinds, whole_answers(logits, truth, starts).tolist(), strict=True):
             right.setdefault(kind, []).append(good)
         if (step + 1) % 50 == 0:

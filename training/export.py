@@ -1,4 +1,4 @@
-"""Puts the trained parts together as a stock `LlavaForConditionalGeneration` directory that `from_pretrained` loads."""
+"""Makes the trained parts a `LlavaForConditionalGeneration` directory for plain `from_pretrained`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ MOST_BYTES = 16_000_000
 
 
 def export(checkpoints: pathlib.Path, target: pathlib.Path) -> int:
-    """Writes config, weights (float16), processor and tokenizer to `target`; returns the directory's size in bytes."""
+    """Writes config, weights (float16), processor and tokenizer to `target`; returns its size in bytes.
+
+    Raises ValueError if that is more than MOST_BYTES.
+    """
     tokenizer = build_tokenizer()
     config = LlavaConfig(
         vision_config=TowerConfig(),
@@ -37,9 +40,13 @@ def export(checkpoints: pathlib.Path, target: pathlib.Path) -> int:
     model.model.vision_tower.load_state_dict(joint.get("tower", tower))
     model.model.multi_modal_projector.load_state_dict(joint["projector"])
     text = joint["model"]
-    model.model.language_model.load_state_dict({k.removeprefix("model."): v for k, v in text.items() if k.startswith("model.")})
+    model.model.language_model.load_state_dict(
+        {k.removeprefix("model."): v for k, v in text.items() if k.startswith("model.")}
+    )
     model.lm_head.load_state_dict({"weight": text["lm_head.weight"]})
-    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0, do_sample=False)
+    model.generation_config = GenerationConfig(
+        bos_token_id=1, eos_token_id=2, pad_token_id=0, do_sample=False
+    )
     target.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(target)
     image_processor = LlavaImageProcessorPil(

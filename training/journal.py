@@ -1,4 +1,4 @@
-"""What every training stage shares: the JSON log of evaluations, a progress line with ETA, checkpoints that resume."""
+"""What training stages share: a JSON log of evaluations, progress lines with ETA, checkpoints that resume."""
 
 from __future__ import annotations
 
@@ -32,7 +32,13 @@ class Journal:
         self._started = time.monotonic()
 
     def write(self, event: str, step: int, **values: LogValue) -> None:
-        row = {"stage": self._stage, "event": event, "step": step, "seconds": round(time.monotonic() - self._started, 1), **values}
+        row = {
+            "stage": self._stage,
+            "event": event,
+            "step": step,
+            "seconds": round(time.monotonic() - self._started, 1),
+            **values,
+        }
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
@@ -42,10 +48,14 @@ class Journal:
         elapsed = time.monotonic() - self._started
         eta = elapsed / max(done, 1) * (self._steps - step)
         shown = " ".join(f"{name} {value:.3f}" for name, value in values.items())
-        print(f"{self._stage} {step}/{self._steps} eta {eta / 60:.1f} min {shown}", file=sys.stderr, flush=True)
+        print(
+            f"{self._stage} {step}/{self._steps} eta {eta / 60:.1f} min {shown}", file=sys.stderr, flush=True
+        )
 
 
-def save_checkpoint(path: pathlib.Path, step: int, modules: dict[str, nn.Module], optimizer: Optimizers) -> None:
+def save_checkpoint(
+    path: pathlib.Path, step: int, modules: dict[str, nn.Module], optimizer: Optimizers
+) -> None:
     """Written whole or not at all, so that a killed run resumes from the last one."""
     part = path.with_suffix(".part")
     state = {"step": step, "optimizer": optimizer.state_dict()}
@@ -53,7 +63,9 @@ def save_checkpoint(path: pathlib.Path, step: int, modules: dict[str, nn.Module]
     part.replace(path)
 
 
-def load_checkpoint(path: pathlib.Path, modules: dict[str, nn.Module], optimizer: Optimizers | None = None) -> int:
+def load_checkpoint(
+    path: pathlib.Path, modules: dict[str, nn.Module], optimizer: Optimizers | None = None
+) -> int:
     """The step reached; 0 if there is no checkpoint."""
     if not path.exists():
         return 0

@@ -1,7 +1,7 @@
 """Muon: momentum whose update is made orthogonal, for the matrices and convolution kernels of a network.
 
-Jordan et al. 2024 (kellerjordan.github.io/posts/muon). torch.optim.Muon takes plain matrices only; the tower is mostly
-convolutions, whose kernels are flattened to [out, in * k * k] here.
+Jordan et al. 2024 (kellerjordan.github.io/posts/muon). torch.optim.Muon takes plain matrices only; the tower
+is mostly convolutions, whose kernels are flattened to [out, in * k * k] here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """About the nearest orthogonal matrix, by a quintic Newton-Schulz iteration (coefficients from the source)."""
+    """About the nearest orthogonal matrix, by a quintic Newton-Schulz iteration (coefficients: source)."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
@@ -27,9 +27,11 @@ def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """`lr` is the spectral norm of a step (before the factor for tall matrices); weight decay is decoupled."""
+    """`lr` is the spectral norm of a step, before the factor for tall matrices; weight decay is decoupled."""
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -50,12 +52,17 @@ class Muon(torch.optim.Optimizer):
 
 
 class Optimizers:
-    """Muon for a network's matrices and kernels, AdamW for its vectors, embeddings and first layer, and for `rest`."""
+    """Muon for a network's matrices and kernels; AdamW for vectors, embeddings, first layer and `rest`."""
 
     def __init__(self, network: nn.Module, *, rest: list[Tensor], matrix_lr: float, lr: float) -> None:
         matrices, others = [], list(rest)
         for name, parameter in network.named_parameters():
-            is_matrix = parameter.ndim > 1 and parameter.shape[1] > 3 and "embed" not in name and "positions" not in name
+            is_matrix = (
+                parameter.ndim > 1
+                and parameter.shape[1] > 3
+                and "embed" not in name
+                and "positions" not in name
+            )
             (matrices if is_matrix else others).append(parameter)
         self._parts: tuple[torch.optim.Optimizer, ...] = (
             Muon(matrices, lr=matrix_lr, weight_decay=0.1),

@@ -1,6 +1,7 @@
 """Several questions about one picture in one sequence: each sees the picture and itself, none sees another.
 
-The picture's tokens come first; every question starts at the position right after them, as it does when it is asked alone.
+The picture's tokens come first; every question starts at the position right after them, as it does when it is
+asked alone.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from transformers import PreTrainedTokenizerFast
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """`ids` [B, T]: questions and answers. `question` [B, T]: which question, -1 padding. `offset` [B, T]: place in its question.
+    """All [B, T]. `ids`: questions and answers; `question`: which one, -1 padding; `offset`: place in it.
 
-    `next_ids` [B, T]: the answer token to predict there, -100 elsewhere; `first` [B, T]: True where an answer's first token is
-    predicted.
+    `next_ids`: the answer token to predict there, -100 elsewhere; `first`: True where an answer's first token
+    is predicted.
     """
 
     ids: Tensor

@@ -1,7 +1,8 @@
-"""What the joint stage is trained on: a scene's global view, two crops as the product cuts them, and its questions.
+"""What the joint stage is trained on: a scene's global view, two crops as the product cuts them, questions.
 
-Shards are .npz files: the tower's fields with a leading [scenes, 3] (global, first crop, second crop) and, as JSON, for each
-scene its questions, the sign each crop was cut for, and how much of every sign each crop shows.
+Shards are .npz files: the tower's fields with a leading [scenes, 3] (global, first crop, second crop) and, as
+JSON, for each scene its questions, the sign each crop was cut for, and how much of every sign each crop
+shows.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ def write_shard(path: pathlib.Path, seeds: range) -> None:
             images[index, place] = np.asarray(image)
         rows.append([labels for _image, labels in views])
         records.append(record)
-    fields = {name: np.stack([[getattr(v, name) for v in row] for row in rows]) for name in ("color", "anchor", "slots", "characters")}
+    fields = {
+        name: np.stack([[getattr(v, name) for v in row] for row in rows])
+        for name in ("color", "anchor", "slots", "characters")
+    }
     part = path.with_suffix(".part.npz")
     np.savez(part, images=images, records=np.array(json.dumps(records)), **fields)
     part.rename(path)

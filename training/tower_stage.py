@@ -1,7 +1,8 @@
 """Stage 1: the vision tower learns to read and to tell colours, by dense labels on rendered views.
 
-Four heads that are thrown away afterwards: for each cell the sign's colour, whether it holds a sign's centre and the whole
-sign's text (four slots); on the stem's fine map the single characters, which is what makes reading emerge early.
+Four heads that are thrown away afterwards: for each cell the sign's colour, whether it holds a sign's centre
+and the whole sign's text (four slots); on the stem's fine map the single characters, which is what makes
+reading emerge early.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Heads(nn.Module):
 
     def forward(self, cells: Tensor, fine: Tensor) -> dict[str, Tensor]:
         batch, count, _ = cells.shape
-        grid = self.characters(fine).view(batch, 2, CODES, 28, 28).permute(0, 3, 4, 1, 2)  # [B, 28, 28, 2, codes]
+        # [B, 28, 28, 2, codes]
+        grid = self.characters(fine).view(batch, 2, CODES, 28, 28).permute(0, 3, 4, 1, 2)
         return {
             "color": self.color(cells),
             "anchor": self.anchor(cells)[..., 0],
@@ -46,14 +48,18 @@ class Heads(nn.Module):
 
 
 def dense_loss(out: dict[str, Tensor], labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-    """Sum of the four losses; characters and background cells are averaged apart, since most cells are background."""
+    """Sum of the four losses; characters and empty cells are averaged apart, since most cells are empty."""
     color = labels["color"].flatten(1).long()
     anchor = labels["anchor"].flatten(1).float()
     slots = labels["slots"].flatten(1, 2).long()
     on_sign = color > 0
     color_loss = functional.cross_entropy(out["color"].transpose(1, 2).float(), color)
-    anchor_loss = functional.binary_cross_entropy_with_logits(out["anchor"].float(), anchor, pos_weight=torch.tensor(4.0))
-    slot_loss = functional.cross_entropy(out["slots"][on_sign].transpose(1, 2).float(), slots[on_sign], reduction="none")
+    anchor_loss = functional.binary_cross_entropy_with_logits(
+        out["anchor"].float(), anchor, pos_weight=torch.tensor(4.0)
+    )
+    slot_loss = functional.cross_entropy(
+        out["slots"][on_sign].transpose(1, 2).float(), slots[on_sign], reduction="none"
+    )
     weight = (1 + anchor[on_sign]).unsqueeze(1)
     slot_loss = (slot_loss * weight).sum() / (weight.sum() * SLOTS)
     characters = labels["characters"].long()
@@ -92,11 +98,18 @@ def load_shards(folder: pathlib.Path, known: dict[str, dict[str, Tensor]]) -> No
             continue
         with np.load(path) as shard:
             fields = {field: torch.from_numpy(shard[field]) for field in FIELDS}
-        known[path.name] = {f: v.flatten(0, 1) if fields["images"].ndim == 5 else v for f, v in fields.items()}
+        known[path.name] = {
+            f: v.flatten(0, 1) if fields["images"].ndim == 5 else v for f, v in fields.items()
+        }
 
 
-def draw_views(tower: dict[str, dict[str, Tensor]], pairs: dict[str, dict[str, Tensor]], count: int, random: torch.Generator) -> dict[str, Tensor]:
-    """A batch from four shards: collages and the like, and, once there are some, a third from scenes and their crops."""
+def draw_views(
+    tower: dict[str, dict[str, Tensor]],
+    pairs: dict[str, dict[str, Tensor]],
+    count: int,
+    random: torch.Generator,
+) -> dict[str, Tensor]:
+    """A batch from four shards: the tower's own and, once there are any, a third from scenes and crops."""
     chosen = []
     for _ in range(4):
         source = pairs if pairs and float(torch.rand(1, generator=random)) < 0.35 else tower
@@ -125,10 +138,24 @@ def evaluate(tower: Tower, heads: Heads, shard: dict[str, Tensor]) -> dict[str, 
         )
     tower.train()
     signs, read, characters, color, anchors = counts.tolist()
-    return {"signs": signs, "read": read / signs, "characters": characters / signs, "color": color / signs, "all_anchors": anchors / signs}
+    return {
+        "signs": signs,
+        "read": read / signs,
+        "characters": characters / signs,
+        "color": color / signs,
+        "all_anchors": anchors / signs,
+    }
 
 
-def train(root: pathlib.Path, *, steps: int, batch: int = 32, peak: float = 2e-3, matrix_lr: float = 0.02, seed: int = 1) -> None:
+def train(
+    root: pathlib.Path,
+    *,
+    steps: int,
+    batch: int = 32,
+    peak: float = 2e-3,
+    matrix_lr: float = 0.02,
+    seed: int = 1,
+) -> None:
     device, autocast, reason = pick_device()
     torch.manual_seed(seed)
     tower = Tower(TowerConfig()).to(memory_format=torch.channels_last)
@@ -163,7 +190,12 @@ def train(root: pathlib.Path, *, steps: int, batch: int = 32, peak: float = 2e-3
             journal.progress(step + 1, loss=loss.item(), **parts)
         if (step + 1) % 250 == 0 or step + 1 == steps:
             save_checkpoint(checkpoint, step + 1, {"tower": tower, "heads": heads}, optimizer)
-            journal.write("evaluation", step + 1, loss=loss.item(), **{n: evaluate(tower, heads, s) for n, s in held_out.items()})
+            journal.write(
+                "evaluation",
+                step + 1,
+                loss=loss.item(),
+                **{n: evaluate(tower, heads, s) for n, s in held_out.items()},
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What the tower is trained on: 224-px views with dense labels, rendered once into shards on disk.
 
-Three kinds of view: collages (twenty to fifty signs in one view: a scene alone holds too few characters), whole scenes as
-an edge sends them, and crops as the product cuts them. Labels are given for each of the tower's cells.
+Three kinds of view: collages (twenty to fifty signs in one view: a scene alone holds too few characters),
+whole scenes as an edge sends them, and crops as the product cuts them. Labels are given for each of the
+tower's cells.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ SLOTS = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labels:
-    """Per cell: `color` 0 none, 1.. ; `slots` 0 empty, 1.. (where color > 0); `anchor` 1 in the cell of a sign's centre.
+    """Per cell: `color` 0 none, 1.. ; `slots` 0 empty, 1.. (where color > 0); `anchor` 1 at a sign's centre.
 
-    `characters` [28, 56]: the character whose centre lies in that 8x4-px cell, 0 for none, IGNORE next to one.
+    `characters` [28, 56]: the character whose centre lies in that 8x4-px cell, 0 for none, IGNORE beside one.
     """
 
     color: NDArray[np.uint8]
@@ -56,11 +57,12 @@ def _inside(points: NDArray[np.float64], corners: NDArray[np.float64]) -> NDArra
 
 
 def make_labels(shown: list[signs.Sign], origin: tuple[float, float], scale: float) -> Labels:
-    """Labels of a view that shows the original from `origin` (original px at the view's top left) at `scale`."""
+    """Labels of a view that shows the original at `scale` from `origin` (original px at its top left)."""
     color, anchor = np.zeros((2, CELLS, CELLS), np.uint8)
     slots = np.zeros((CELLS, CELLS, SLOTS), np.uint8)
     characters = np.zeros((28, 56), np.uint8)
-    middles = (np.stack(np.meshgrid(np.arange(CELLS), np.arange(CELLS)), -1).reshape(-1, 2) + 0.5) * (SIDE / CELLS)
+    places = np.stack(np.meshgrid(np.arange(CELLS), np.arange(CELLS)), -1).reshape(-1, 2)
+    middles = (places + 0.5) * (SIDE / CELLS)
     for centers_only in (False, True):  # the cell of a centre belongs to that sign, whoever else covers it
         for sign in shown:
             corners = (np.array(sign.corners) - origin) * scale
@@ -105,7 +107,8 @@ def compress(rng: np.random.Generator, image: Image.Image) -> Image.Image:
 
 def collage(rng: np.random.Generator, split: Split = "train") -> tuple[Image.Image, Labels]:
     """As many signs as fit, of one regime of sizes."""
-    low, high, most = ((4, 12, 55), (6, 20, 40), (12, 40, 22), (28, 95, 8))[int(rng.choice(4, p=(0.3, 0.35, 0.25, 0.1)))]
+    regimes = ((4, 12, 55), (6, 20, 40), (12, 40, 22), (28, 95, 8))
+    low, high, most = regimes[int(rng.choice(4, p=(0.3, 0.35, 0.25, 0.1)))]
     fonts = font_files(split)
     placed: list[signs.Sign] = []
     for _ in range(most):
@@ -143,12 +146,14 @@ def global_view(rng: np.random.Generator, scene: generator.Scene) -> tuple[Image
 def crop_view(
     rng: np.random.Generator, scene: generator.Scene, box: tuple[float, float, float, float]
 ) -> tuple[Image.Image, Labels]:
-    """The part of the original that the edge would cut, at most 224 px a side, compressed, then letterboxed."""
+    """What the edge would cut from the original, at most 224 px a side, compressed, then letterboxed."""
     width, height = box[2] - box[0], box[3] - box[1]
     scale = SIDE / max(width, height)
     sent = min(scale, 1.0)
     size = max(round(width * sent), 1), max(round(height * sent), 1)
-    fine = generator.render(scene, box, (min(2 * size[0], round(width)) or 1, min(2 * size[1], round(height)) or 1))
+    fine = generator.render(
+        scene, box, (min(2 * size[0], round(width)) or 1, min(2 * size[1], round(height)) or 1)
+    )
     view = letterbox(compress(rng, fine.resize(size, Image.Resampling.LANCZOS)))
     left, top = (SIDE - width * scale) / 2, (SIDE - height * scale) / 2
     return view, make_labels(list(scene.signs), (box[0] - left / scale, box[1] - top / scale), scale)
@@ -157,7 +162,10 @@ def crop_view(
 def window(
     scene: generator.Scene, center: tuple[float, float], side: float
 ) -> tuple[float, float, float, float]:
-    """A square of `side` original pixels around `center`, moved (and if need be cut) to lie inside the photo; whole pixels."""
+    """A square of `side` original pixels around `center`, moved or cut to lie inside the photo.
+
+    The box is in whole pixels.
+    """
     width, height = min(side, scene.width), min(side, scene.height)
     left = min(max(center[0] - width / 2, 0), scene.width - width)
     top = min(max(center[1] - height / 2, 0), scene.height - height)
@@ -167,7 +175,7 @@ def window(
 def product_window(
     rng: np.random.Generator, scene: generator.Scene, sign: signs.Sign, *, jitter_cells: float = 0.5
 ) -> tuple[float, float, float, float]:
-    """A window as the product cuts it: from the sign's extent, at least two and a half cells, its centre a little off."""
+    """A window as the product cuts it: larger than the sign, at least 2.2 to 4 cells a side, a little off."""
     cell = max(scene.width, scene.height) / CELLS
     left, top, right, bottom = sign.box
     side = max(max(right - left, bottom - top) * rng.uniform(1.1, 1.8), cell * rng.uniform(2.2, 4.0))
@@ -202,7 +210,9 @@ def held_out_global(seed: int) -> tuple[Image.Image, Labels]:
     return global_view(np.random.default_rng([seed, 6]), generator.make_scene(600_000 + seed, split="test"))
 
 
-def write_shard(path: pathlib.Path, example: Callable[[int], tuple[Image.Image, Labels]], seeds: range) -> None:
+def write_shard(
+    path: pathlib.Path, example: Callable[[int], tuple[Image.Image, Labels]], seeds: range
+) -> None:
     """Renders one example for each seed into an .npz; written whole or not at all."""
     images = np.zeros((len(seeds), SIDE, SIDE, 3), np.uint8)
     rows = []

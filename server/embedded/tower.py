@@ -1,8 +1,9 @@
-"""The embedded model's vision tower: a convolutional stem and a few transformer blocks, registered with transformers.
+"""The embedded model's vision tower (convolutional stem, transformer blocks), registered with transformers.
 
-Stock ViTs with linear patches do not learn to read in the training budget of a laptop; a convolutional stem does. Importing
-this module registers `secondglance_tower` with the Auto classes, so that `LlavaForConditionalGeneration.from_pretrained`
-loads the model from a plain directory with `trust_remote_code=False`. Training lives in `training/`.
+Stock ViTs with linear patches do not learn to read in the training budget of a laptop; a convolutional stem
+does. Importing this module registers `secondglance_tower` with the Auto classes, so that
+`LlavaForConditionalGeneration.from_pretrained` loads the model from a plain directory with
+`trust_remote_code=False`. Training lives in `training/`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 
 
-class TowerConfig(PretrainedConfig):
-    """`hidden_size` features for each of (image_size / patch_size)^2 tokens; the stem's stride is patch_size = 16."""
+class TowerConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # transformers' hook is unannotated
+    """`hidden_size` features for each of (image_size / patch_size)^2 tokens; the stem's stride is 16."""
 
     model_type = "secondglance_tower"
 
@@ -77,17 +78,18 @@ class AttentionBlock(nn.Module):
         qkv = self.qkv(self.norm_attention(x)).view(batch, count, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         mixed = nn.functional.scaled_dot_product_attention(query, key, value)
-        x = x + self.out(mixed.transpose(1, 2).reshape(batch, count, width))
-        return x + self.mlp(self.norm_mlp(x))
+        attended: Tensor = x + self.out(mixed.transpose(1, 2).reshape(batch, count, width))
+        result: Tensor = attended + self.mlp(self.norm_mlp(attended))
+        return result
 
 
-class Tower(PreTrainedModel):
+class Tower(PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers' hook is unannotated
     """[B, 3, 224, 224] -> [B, 196, hidden_size], row by row from the top left."""
 
     config_class = TowerConfig
     base_model_prefix = "tower"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]  # transformers' own models give tuples
     _supports_sdpa = True
 
     def __init__(self, config: TowerConfig) -> None:
@@ -106,16 +108,17 @@ class Tower(PreTrainedModel):
         cells = (config.image_size // config.patch_size) ** 2
         self.positions = nn.Parameter(torch.zeros(1, cells, config.hidden_size))
         self.blocks = nn.ModuleList(
-            AttentionBlock(config.hidden_size, config.num_attention_heads) for _ in range(config.num_hidden_layers)
+            AttentionBlock(config.hidden_size, config.num_attention_heads)
+            for _ in range(config.num_hidden_layers)
         )
         self.norm = nn.LayerNorm(config.hidden_size)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]  # unannotated in transformers
 
     def _init_weights(self, module: nn.Module) -> None:
         """Keeps torch's own initialisation, which suits this mix of layers."""
 
     def features(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """The cells' features [B, N, C] and the stem's fine map [B, 128, 28, 28], which only training reads."""
+        """The cells' features [B, N, C] and the stem's fine map [B, 128, 28, 28], read by training only."""
         fine = self.fine(pixel_values)
         x = self.coarse(fine).flatten(2).transpose(1, 2) + self.positions
         for block in self.blocks:

@@ -11,6 +11,7 @@ progressive JPEGs, whose coefficients libjpeg holds itself until the last scan.
 
 from __future__ import annotations
 
+import io
 import mmap
 from typing import IO, Any
 
@@ -18,6 +19,8 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 _CANVAS_MODES = {"RGB": "RGBX", "CMYK": "CMYK", "L": "L"}
+_BLOCKS = 100
+_MIN_BLOCK_BYTES, _MAX_BLOCK_BYTES = 1024, 65_536
 _DONTNEED: int | None = getattr(mmap, "MADV_DONTNEED", None)
 
 
@@ -57,5 +60,9 @@ class BandJpeg(JpegImageFile):
 
 def open_jpeg(file: IO[bytes]) -> BandJpeg:
     """Read the header of the JPEG at the start of `file`."""
+    size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    return BandJpeg(file)
+    jpeg = BandJpeg(file)
+    # Memory is given back once a block: a well-compressed picture must not fit into a few of them.
+    jpeg.decodermaxblock = min(max(size // _BLOCKS, _MIN_BLOCK_BYTES), _MAX_BLOCK_BYTES)
+    return jpeg

@@ -233,6 +233,42 @@ def test_a_bomb_is_refused_before_it_is_decoded(pictures) -> None:
         Original(bomb)
 
 
+PEAK_GROWTH = """
+import sys
+from pathlib import Path
+from edge_client.images import Original
+
+def peak_kib():
+    return int(next(l for l in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in l).split()[1])
+
+with Original(sys.argv[2]) as small:
+    small.crop((0, 0, 8, 8))  # loads every module that a crop needs
+before = peak_kib()
+with Original(sys.argv[1]) as original:
+    for top in (0, 1900, 3900):
+        original.crop((5500, top, 5600, top + 100))
+print((peak_kib() - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("colour", ["grain", "flat"])
+def test_a_crop_costs_the_memory_of_its_rows(pictures, tmp_path: Path, colour: str) -> None:
+    """24 megapixels are 96 MB in Pillow; 100 rows of them are 2.4 MB. A flat picture is few bytes to read,
+    and reading is when memory is given back."""
+    image = Image.new("RGB", (6000, 4000), "teal")
+    if colour == "grain":
+        image = pictures.noise((1500, 1000)).resize((6000, 4000))
+    path = tmp_path / "large.jpg"
+    path.write_bytes(pictures.encode(image, "JPEG", quality=80))
+    small = tmp_path / "small.jpg"
+    small.write_bytes(pictures.photo((8, 8)))
+    command = [sys.executable, "-c", PEAK_GROWTH, str(path), str(small)]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) < 16_000_000
+
+
 HUNDRED_MEGAPIXELS = """
 import sys, warnings
 warnings.simplefilter("error")

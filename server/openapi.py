@@ -115,7 +115,7 @@ def _header(name: str, description: str, **schema: str) -> dict[str, Any]:
 
 _REQUEST_ID: Final = _header(
     REQUEST_ID_HEADER,
-    "Comes back in the reply and stands in the logs if it is 1 to 128 of A-Z a-z 0-9 . _ : -; else one is made up.",
+    "Comes back in the reply and stands in the logs; replaced unless it is 1 to 128 of A-Z a-z 0-9 . _ : -",
 )
 _IDEMPOTENCY_KEY: Final = _header(
     IDEMPOTENCY_KEY_HEADER,

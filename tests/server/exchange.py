@@ -16,9 +16,26 @@ from PIL import Image
 from server.app import create_app
 from server.engine.fake import FakeEngine
 from server.settings import ServerSettings
+from shared.wire import Confidence, InferenceResponse, TimingMs, Usage
 
 ORIGINAL = {"width": 4000, "height": 3000}
 QUESTION = "What number is on the red sign?"
+
+REPLY = InferenceResponse(
+    id="inf_1",
+    status="answered",
+    stage=1,
+    answer="42",
+    confidence=Confidence(
+        metric="margin", aggregate="max", value=0, threshold=0, min_entropy=0, shannon=0, margin=0
+    ),
+    roi=None,
+    patch=None,
+    image_id="img_1",
+    usage=Usage(received_bytes=0, prompt_tokens=0, cached_tokens=0, completion_tokens=0),
+    timing_ms=TimingMs(),
+    model="fake",
+)
 
 
 def encode(

@@ -1,0 +1,89 @@
+"""Sessions end by age and for room, keep the image for stage two, and belong to one tenant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from server.engine.protocol import GateDefaults
+from server.image_store import EncodedImage, ImageStore, image_id
+from server.problems import ProblemError
+from server.sessions import MemorySessionStore, PendingPatch, Session, new_inference_id
+from server.settings import ServerSettings
+from shared.errors import ErrorCode
+from shared.geometry import roi_of
+from shared.wire import ImageSize, PixelBox
+from tests.server.exchange import REPLY, Clock
+
+
+def waiting(name: str, n_bytes: int = 10) -> Session:
+    roi = roi_of(PixelBox(left=0, top=0, right=1, bottom=1), ImageSize(width=2, height=2))
+    image = EncodedImage("img_1", bytes(n_bytes))
+    return Session(name, "tenant", REPLY, PendingPatch(image, "?", GateDefaults(), 16, (), roi))
+
+
+def sessions(clock: Clock, **settings: Any) -> MemorySessionStore:
+    return MemorySessionStore(ServerSettings(**settings), clock)
+
+
+def code_of(held: MemorySessionStore, tenant: str, name: str) -> ErrorCode:
+    with pytest.raises(ProblemError) as caught:
+        held.get(tenant, name)
+    return caught.value.code
+
+
+def test_expired_unknown_and_foreign_sessions_are_told_apart(clock: Clock) -> None:
+    held = sessions(clock)
+    held.put(waiting("a"))
+    assert held.get("tenant", "a").pending is not None
+    assert code_of(held, "another", "a") == ErrorCode.UNKNOWN_INFERENCE
+    clock.advance(120)
+    assert code_of(held, "tenant", "a") == ErrorCode.INFERENCE_EXPIRED
+    assert code_of(held, "another", "a") == ErrorCode.UNKNOWN_INFERENCE
+    assert code_of(held, "tenant", "b") == ErrorCode.UNKNOWN_INFERENCE
+
+
+def test_a_deleted_session_is_unknown(clock: Clock) -> None:
+    held = sessions(clock)
+    held.put(waiting("a"))
+    held.remove("tenant", "a")
+    assert code_of(held, "tenant", "a") == ErrorCode.UNKNOWN_INFERENCE
+
+
+def test_images_that_wait_are_held_within_the_byte_budget(clock: Clock) -> None:
+    held = sessions(clock, max_session_bytes=25)
+    for name in "abc":
+        held.put(waiting(name))
+    assert held.n_bytes == 20
+    assert code_of(held, "tenant", "a") == ErrorCode.INFERENCE_EXPIRED
+
+
+def test_an_answered_session_holds_no_image(clock: Clock) -> None:
+    held = sessions(clock)
+    held.put(Session("a", "tenant", REPLY))
+    assert (len(held), held.n_bytes) == (1, 0)
+
+
+def test_ids_do_not_repeat() -> None:
+    assert len({new_inference_id() for _ in range(1000)}) == 1000
+
+
+def test_the_same_bytes_of_two_tenants_have_two_ids() -> None:
+    assert image_id("a", b"bytes") == image_id("a", b"bytes") != image_id("b", b"bytes")
+
+
+def test_an_image_is_found_by_its_tenant_only_and_until_it_expires(clock: Clock) -> None:
+    store = ImageStore(ServerSettings(), clock)
+    image = EncodedImage(image_id("a", b"bytes"), b"bytes")
+    store.put(image)
+    clock.advance(100)
+    assert store.get("a", image.id) is image
+    clock.advance(100)  # renewed by being asked for
+    assert store.get("a", image.id) is image
+    with pytest.raises(ProblemError) as caught:
+        store.get("b", image.id)
+    assert caught.value.code == ErrorCode.IMAGE_EXPIRED
+    clock.advance(120)
+    with pytest.raises(ProblemError):
+        store.get("a", image.id)

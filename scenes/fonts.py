@@ -18,14 +18,15 @@ Split = Literal["train", "test"]
 
 # Debian 12 packages; all are free software (OFL, Bitstream Vera, GUST, GPL + font exception, UFL).
 _PACKAGES = """
-fonts-adf-gillius fonts-adf-ikarius fonts-adf-libris fonts-adf-solothurn fonts-adf-switzera fonts-adf-tribun
-fonts-adf-universalis fonts-adf-verana fonts-agave fonts-anonymous-pro fonts-bebas-neue fonts-beteckna
-fonts-cabin fonts-cantarell fonts-comfortaa fonts-crosextra-carlito fonts-dejavu-core fonts-dejavu-extra
-fonts-dosis fonts-ebgaramond fonts-firacode fonts-freefont-ttf fonts-gemunu-libre fonts-hack fonts-inconsolata
-fonts-inter fonts-jetbrains-mono fonts-junction fonts-jura fonts-karla fonts-lato fonts-league-mono
-fonts-league-spartan fonts-liberation fonts-linuxlibertine fonts-mononoki fonts-mplus fonts-noto-core
-fonts-open-sans fonts-oxygen fonts-paratype fonts-play fonts-quicksand fonts-sil-andika fonts-sil-charis
-fonts-sil-doulos fonts-sil-gentiumplus fonts-urw-base35 fonts-vollkorn fonts-yanone-kaffeesatz
+fonts-adf-gillius fonts-adf-ikarius fonts-adf-libris fonts-adf-mekanus fonts-adf-solothurn fonts-adf-switzera
+fonts-adf-tribun fonts-adf-universalis fonts-adf-verana fonts-agave fonts-anonymous-pro fonts-bebas-neue
+fonts-beteckna fonts-cabin fonts-cantarell fonts-comfortaa fonts-crosextra-carlito fonts-dejavu-core
+fonts-dejavu-extra fonts-dosis fonts-ebgaramond fonts-firacode fonts-freefont-ttf fonts-gemunu-libre
+fonts-hack fonts-inconsolata fonts-inter fonts-jetbrains-mono fonts-junction fonts-jura fonts-karla fonts-lato
+fonts-league-mono fonts-league-spartan fonts-liberation fonts-linuxlibertine fonts-mononoki fonts-mplus
+fonts-noto-core fonts-open-sans fonts-oxygen fonts-paratype fonts-play fonts-quicksand fonts-sil-andika
+fonts-sil-charis fonts-sil-doulos fonts-sil-gentiumplus fonts-urw-base35 fonts-vollkorn
+fonts-yanone-kaffeesatz
 """
 TRAIN_PACKAGES = tuple(_PACKAGES.split())
 
@@ -96,7 +97,9 @@ def font_files(split: Split) -> tuple[pathlib.Path, ...]:
             for module, faces in TEST_FACES.items()
             for face in faces
         )
-    found = {path.stem: path for path in FONT_ROOT.rglob("*") if path.suffix in (".ttf", ".otf")}
+    # sorted: where a package installs a face twice, every machine takes the same file (opentype/ over truetype/)
+    files = sorted(FONT_ROOT.rglob("*"), reverse=True)
+    found = {path.stem: path for path in files if path.suffix in (".ttf", ".otf")}
     missing = [name for name in TRAIN_FACES if name not in found]
     if missing:
         packages = " ".join(TRAIN_PACKAGES)

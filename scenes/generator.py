@@ -1,7 +1,7 @@
 """Seeded, photo-like scenes with coloured signs, their ground truth, and views of them at any scale.
 
     scene = make_scene(7, split="test")
-    photo = render(scene)              # the original, 1000-4000 px a side
+    photo = render(scene)              # the original, its longer side 1000-4000 px
     scene.questions[0]                 # text, answer, the sign's index; scene.signs[i].box in original pixels
 
 No torch here: numpy and Pillow only. The same (seed, split) gives the same scene on every machine with the

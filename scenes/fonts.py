@@ -97,7 +97,7 @@ def font_files(split: Split) -> tuple[pathlib.Path, ...]:
             for module, faces in TEST_FACES.items()
             for face in faces
         )
-    # sorted: where a package installs a face twice, every machine takes the same file (opentype/ over truetype/)
+    # sorted, for packages that install a face twice: opentype/ wins over truetype/ on every machine
     files = sorted(FONT_ROOT.rglob("*"), reverse=True)
     found = {path.stem: path for path in files if path.suffix in (".ttf", ".otf")}
     missing = [name for name in TRAIN_FACES if name not in found]

@@ -146,17 +146,21 @@ class PrefixEngine:
                 fresh.add(key)
         return batch
 
-    @staticmethod
-    def _alike(one: _Job, other: _Job) -> bool:
+    def _alike(self, one: _Job, other: _Job) -> bool:
         """Rows of a batch share the cached length, the prefix's length and the stage; suffixes may differ."""
         if one.prompt.prefix == 0 or other.prompt.prefix == 0:
+            return False
+        if not self._adapter.can_pad and len(one.prompt.ids) != len(other.prompt.ids):
             return False
         same_stage = (one.request.patch is None) == (other.request.patch is None)
         return same_stage and one.past == other.past and one.prompt.prefix == other.prompt.prefix
 
     def _job(self, request: AnswerRequest) -> _Job:
         pictures = [request.picture] + ([request.patch] if request.patch else [])
-        layouts = [self._adapter.layout(p.rgb.shape[1], p.rgb.shape[0]) for p in pictures]
+        try:
+            layouts = [self._adapter.layout(p.rgb.shape[1], p.rgb.shape[0]) for p in pictures]
+        except ValueError as exc:  # a size that the family's processor refuses
+            raise EngineError(str(exc)) from exc
         return _Job(request, self._prompts.build(request.question, layouts), layouts)
 
     def _held(self, job: _Job) -> StoredPrefix | None:

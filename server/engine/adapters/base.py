@@ -29,6 +29,8 @@ class TransformersAdapter:
     # (attention layer, number of layers) that was measured best for a model of the family, and by whom
     read_layer: ClassVar[tuple[int, int]] = (14, 32)
     read_layer_origin: ClassVar[str] = "ViCrop's layer for LLaVA-1.5-7B (14 of 32)"
+    # Windowed layers count slots of the cache: padding between prefix and suffix would shorten their window.
+    can_pad: ClassVar[bool] = True
 
     localization: LocalizationDefaults
     image: PixelBudget
@@ -81,8 +83,13 @@ class TransformersAdapter:
         raise NotImplementedError
 
     def pixels(self, rgb: NDArray[np.uint8]) -> Pixels:
-        inputs = self.image_processor(Image.fromarray(rgb), return_tensors="pt")
+        inputs = self.image_processor(self.as_image(rgb), return_tensors="pt")
         return {"pixel_values": inputs["pixel_values"]}
+
+    @staticmethod
+    def as_image(rgb: NDArray[np.uint8]) -> Image.Image:
+        """Processors guess the channel axis of arrays, wrongly where a side is 3; of images they need not."""
+        return Image.fromarray(rgb)
 
     def encode(self, pictures: Sequence[Pixels]) -> list[VisualFeatures]:
         inputs = {name: self.upload(torch.cat([p[name] for p in pictures])) for name in pictures[0]}
@@ -107,14 +114,14 @@ class TransformersAdapter:
         return embedded
 
     def forward(self, chunk: Chunk, cache: Any) -> Tensor:
-        outputs = self.text_model(
-            inputs_embeds=chunk.embeddings,
-            attention_mask=chunk.visible,
-            position_ids=chunk.positions[0] if len(chunk.positions) == 1 else chunk.positions,
-            past_key_values=cache,
-            use_cache=True,
-            **self.extra_inputs(chunk, cache),
-        )
+        inputs = {
+            "inputs_embeds": chunk.embeddings,
+            "attention_mask": chunk.visible,
+            "position_ids": chunk.positions[0] if len(chunk.positions) == 1 else chunk.positions,
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        outputs = self.text_model(**inputs | self.extra_inputs(chunk, cache))
         logits: Tensor = self.head(outputs.last_hidden_state[:, -1])
         return logits
 
@@ -132,9 +139,12 @@ class TransformersAdapter:
         return frozenset(ids)
 
 
-def padded_content(width: int, height: int) -> tuple[float, float, float, float]:
-    """Where a picture lies in the square that it is padded to, centred as transformers' `pad_to_square`
-    does."""
+def padded_content(width: int, height: int, *, covered: float = 1.0) -> tuple[float, float, float, float]:
+    """Where a picture lies in the square that it is padded to, centred as transformers' `pad_to_square` does.
+
+    `covered`: the share of the square's side that whole patches cover, if they do not fill it.
+    """
     side = max(width, height)
     left, top = (side - width) // 2, (side - height) // 2
-    return left / side, top / side, (left + width) / side, (top + height) / side
+    x0, y0, x1, y1 = (edge / side / covered for edge in (left, top, left + width, top + height))
+    return x0, y0, x1, y1

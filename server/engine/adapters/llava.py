@@ -33,7 +33,8 @@ class LlavaAdapter(TransformersAdapter):
         )
 
     def layout(self, width: int, height: int) -> ImageLayout:
-        cells = self.side // int(self.config.vision_config.patch_size)
+        patch = int(self.config.vision_config.patch_size)
+        cells = self.side // patch
         # CLIP's features start with a class token, which the strategy "default" takes off again
         class_token = int(self.config.vision_config.model_type == "clip_vision_model")
         class_token -= int(self.config.vision_feature_select_strategy == "default")
@@ -43,5 +44,5 @@ class LlavaAdapter(TransformersAdapter):
             rows=cells,
             cols=cells,
             grid_start=class_token,
-            content=padded_content(width, height),
+            content=padded_content(width, height, covered=cells * patch / self.side),
         )

@@ -74,6 +74,11 @@ class Adapter(Protocol):
     patch: PixelBudget
 
     @property
+    def can_pad(self) -> bool:
+        """Whether rows of a batch may be padded between prefix and suffix."""
+        ...
+
+    @property
     def placeholder(self) -> str:
         """What the chat template writes for an image."""
         ...

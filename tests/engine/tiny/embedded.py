@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
-from typing import Any
 
-from PIL import Image
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from server.embedded.tower import TowerConfig
-from tests.engine.tiny.parts import RGB, TEXT, Tiny, save_and_reload
+from tests.engine.tiny.parts import TEXT, Tiny, chat, save_and_reload
 from training.tokenizer import build_tokenizer
 
 SIDE, PATCH = 64, 16
@@ -50,14 +47,5 @@ def build(directory: pathlib.Path) -> Tiny:
         vision_feature_select_strategy="full",
         chat_template=tokenizer.chat_template,
     )
-
-    def stock_inputs(question: str, pictures: Sequence[RGB]) -> dict[str, Any]:
-        content = [{"type": "image"}] * len(pictures) + [{"type": "text", "text": question}]
-        prompt = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
-        )
-        images = [Image.fromarray(rgb) for rgb in pictures]
-        return dict(processor(text=prompt, images=images, return_tensors="pt", add_special_tokens=False))
-
     controls = ("<image>", "</s>", "<s>", "USER:", "ASSISTANT:")
-    return Tiny("embedded", directory, model, stock_inputs, controls, encoder_is_local=False)
+    return Tiny("embedded", directory, model, chat(processor), controls, encoder_is_local=False)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
-from typing import Any
 
-from PIL import Image
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -17,7 +14,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from tests.engine.tiny.parts import RGB, SIGLIP, TEXT, Tiny, byte_tokenizer, save_and_reload
+from tests.engine.tiny.parts import SIGLIP, TEXT, Tiny, byte_tokenizer, chat, save_and_reload
 
 TEMPLATE = (
     "{% for message in messages %}"
@@ -56,13 +53,4 @@ def build(directory: pathlib.Path) -> Tiny:
         num_additional_image_tokens=1,
         chat_template=TEMPLATE,
     )
-
-    def stock_inputs(question: str, pictures: Sequence[RGB]) -> dict[str, Any]:
-        content = [{"type": "image"}] * len(pictures) + [{"type": "text", "text": question}]
-        prompt = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
-        )
-        images = [Image.fromarray(rgb) for rgb in pictures]
-        return dict(processor(text=prompt, images=images, return_tensors="pt"))
-
-    return Tiny("llava", directory, model, stock_inputs, ("<image>", "</s>", "<s>", "<pad>"))
+    return Tiny("llava", directory, model, chat(processor), ("<image>", "</s>", "<s>", "<pad>"))

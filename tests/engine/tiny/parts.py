@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -31,6 +32,13 @@ SIGLIP = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
+
+
+MIXING = (
+    "out_proj",
+    "attn.proj.",
+    "attention.projection_layer",
+)  # where attention's result joins the residual
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ def byte_tokenizer(
 def save_and_reload(model: Any, directory: pathlib.Path) -> Any:
     """The model from its files, with eager attention: the stock side of every comparison."""
     spread_out(model)
+    keep_local(model)
     model.save_pretrained(directory)
     return type(model).from_pretrained(directory, attn_implementation="eager").eval()
 
@@ -85,8 +94,55 @@ def spread_out(model: Any) -> None:
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
 
 
+def keep_local(model: Any) -> None:
+    """Untrained attention carries a change all over the picture; a trained encoder's leaves most of it in
+    place."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            is_encoder = "vision" in name or "visual" in name
+            if is_encoder and any(part in name for part in MIXING):
+                parameter *= 0.1
+
+
 def picture(height: int, width: int, seed: int = 0) -> RGB:
     """Smooth noise: neighbouring cells differ, and resizing does not average everything to grey."""
     rng = np.random.default_rng([seed, height, width])
     coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
     return np.kron(coarse, np.ones((8, 8, 1), dtype=np.uint8))[:height, :width]
+
+
+def pictures_only(processor_class: Any) -> Any:
+    """The stock processor, made without a video processor: those need torchvision."""
+
+    class PicturesOnly(processor_class):  # type: ignore[misc]
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument_name == "video_processor":
+                return type(None)
+            return super().check_argument_for_proper_class(argument_name, argument)
+
+    return PicturesOnly
+
+
+def chat(processor: Any, **images_options: Any) -> Callable[[str, Sequence[RGB]], dict[str, Any]]:
+    """The stock way from a question and pictures to a model's inputs."""
+
+    def stock_inputs(question: str, pictures: Sequence[RGB]) -> dict[str, Any]:
+        content = [{"type": "image"}] * len(pictures) + [{"type": "text", "text": question}]
+        prompt = processor.tokenizer.apply_chat_template(  # SmolVLM's own wants a video processor
+            [{"role": "user", "content": content}],
+            chat_template=processor.chat_template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        start = processor.tokenizer.bos_token
+        return dict(
+            processor(
+                text=prompt,
+                images=[Image.fromarray(rgb) for rgb in pictures],
+                add_special_tokens=not (start and prompt.startswith(start)),
+                return_tensors="pt",
+                **images_options,
+            )
+        )
+
+    return stock_inputs

@@ -5,6 +5,7 @@ Both clients may be shared: by threads, by tasks. Bytes are counted at the socke
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -54,7 +55,8 @@ class EdgeClient:
         self._known = Known(max_images=self._settings.remembered_images)
         self._observe = observe
         options = _http_options(self._settings, url, api_key)
-        self._http = httpx.Client(transport=transport or CountingTransport(), **options)
+        transport = transport or CountingTransport(ssl_context=_ssl_context(options["base_url"]))
+        self._http = httpx.Client(transport=transport, **options)
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +149,8 @@ class AsyncEdgeClient:
         self._known = Known(max_images=self._settings.remembered_images)
         self._observe = observe
         options = _http_options(self._settings, url, api_key)
-        self._http = httpx.AsyncClient(transport=transport or AsyncCountingTransport(), **options)
+        transport = transport or AsyncCountingTransport(ssl_context=_ssl_context(options["base_url"]))
+        self._http = httpx.AsyncClient(transport=transport, **options)
 
     async def __aenter__(self) -> Self:
         return self
@@ -237,6 +240,11 @@ def _checked(url: str) -> httpx.URL:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise UsageError(f"not an http or https URL: {url!r}")
     return parsed
+
+
+def _ssl_context(url: httpx.URL) -> ssl.SSLContext | None:
+    """httpx's own, which trusts SSL_CERT_FILE and SSL_CERT_DIR; http is spared the time to read them."""
+    return httpx.create_ssl_context() if url.scheme == "https" else None
 
 
 def _arguments(send: Send) -> dict[str, Any]:

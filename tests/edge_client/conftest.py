@@ -280,11 +280,13 @@ class Relay:
 class Live:
     """A server in a thread; requests made before it is up wait in the listener's backlog."""
 
-    def __init__(self, settings: ServerSettings, engine: FakeEngine) -> None:
+    def __init__(self, settings: ServerSettings, engine: FakeEngine, tls: tuple[str, str] | None) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(create_app(settings, engine), log_config=None)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        certificate, key = tls or (None, None)
+        app = create_app(settings, engine)
+        config = uvicorn.Config(app, log_config=None, ssl_certfile=certificate, ssl_keyfile=key)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True
@@ -299,11 +301,11 @@ class Live:
 
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Callable[..., Live]]:
-    """Serve the real app with an engine on loopback; keyword arguments are server settings."""
+    """Serve the real app with an engine on loopback; `tls` names certificate and key files."""
     running: list[Live] = []
 
-    def start(engine: FakeEngine, **settings: Any) -> Live:
-        running.append(Live(ServerSettings(**settings), engine))
+    def start(engine: FakeEngine, *, tls: tuple[str, str] | None = None, **settings: Any) -> Live:
+        running.append(Live(ServerSettings(**settings), engine, tls))
         return running[-1]
 
     yield start

@@ -401,6 +401,14 @@ def test_the_key_travels_as_a_bearer_token_and_in_no_repr(server, photo, setting
     assert "s3cret" not in repr(EdgeSettings(api_key="s3cret"))
 
 
+def test_the_contracts_timeouts_reach_the_transport(ask, server, photo) -> None:
+    ask(photo)
+    timeouts = [
+        request.extensions["timeout"] for requests in server.requests.values() for request in requests
+    ]
+    assert all((timeout["connect"], timeout["read"]) == (5.0, 60.0) for timeout in timeouts)
+
+
 def test_a_base_url_with_a_path_is_kept(server, photo, settings) -> None:
     """Behind a reverse proxy the API may live below a prefix; the patch address is relative to it too."""
     with EdgeClient(

@@ -8,11 +8,13 @@ import io
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import trustme
 from PIL import Image, ImageOps
 
 from edge_client import (
@@ -130,7 +132,7 @@ def points(reply: Reply, direction: str) -> list[tuple[int, str]]:
     start, found = 0, []
     for stage, outcome in zip(reply.receipt.stages, ("error", "error", "draft"), strict=True):
         length = stage.uplink_bytes if direction == "up" else stage.downlink_bytes
-        found += [(start + round(length * share), outcome) for share in (0.02, 0.2, 0.4, 0.6, 0.8, 0.95)]
+        found += [(start + round(length * share), outcome) for share in (0.02, 0.35, 0.7, 0.95)]
         start += length
     return found
 
@@ -189,6 +191,29 @@ def test_a_server_with_a_key_lets_in_who_has_it(serve, photo) -> None:
             client.ask(photo, "What?")
     with EdgeClient(url, api_key="right") as client:
         assert client.ask(photo, "What?").answer == "42"
+
+
+def test_https_works_with_a_private_authority_and_is_counted(
+    ask, serve, relay_to, photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SSL_CERT_FILE is the usual way to trust one's own; without it nothing of the picture leaves."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    files = [tmp_path / name for name in ("server.pem", "server.key", "ca.pem")]
+    certificate.cert_chain_pems[0].write_to_path(files[0])
+    certificate.private_key_pem.write_to_path(files[1])
+    authority.cert_pem.write_to_path(files[2])
+    live = serve(FakeEngine(), tls=(str(files[0]), str(files[1])))
+    relay = relay_to(live.port)
+    with pytest.raises(ServerUnavailableError, match=r"(?i)certificate"):
+        ask(relay.url.replace("http", "https"), photo)
+    assert relay.bytes["up"] < 4000
+    monkeypatch.setenv("SSL_CERT_FILE", str(files[2]))
+    trusted = relay_to(live.port)
+    reply = ask(trusted.url.replace("http", "https"), photo)
+    assert reply.answer == "42"
+    assert reply.receipt.downlink_bytes <= trusted.bytes["down"] <= reply.receipt.downlink_bytes + 100
+    assert reply.receipt.uplink_bytes == trusted.bytes["up"]
 
 
 def test_threads_share_a_client_and_keep_their_receipts_apart(live, pictures) -> None:

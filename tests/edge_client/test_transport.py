@@ -10,11 +10,18 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpcore
 import httpx
 import pytest
 import trustme
 
-from edge_client.transport import AsyncCountingTransport, CountingTransport, measuring
+from edge_client.transport import (
+    AsyncCountingStream,
+    AsyncCountingTransport,
+    CountingStream,
+    CountingTransport,
+    measuring,
+)
 
 BODY = bytes(range(256)) * 400  # 102,400 bytes: several slices, several TLS records
 
@@ -156,9 +163,31 @@ def test_a_deadline_in_the_past_connects_nowhere(silent_port: int) -> None:
         assert exchange.uplink_bytes == 0
 
 
+class Recorder(httpcore.NetworkStream, httpcore.AsyncNetworkStream):
+    """Takes every write and remembers its size and its timeout."""
+
+    def __init__(self) -> None:
+        self.writes: list[tuple[int, float | None]] = []
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self.writes.append((len(buffer), timeout))
+
+
+class AsyncRecorder(Recorder):
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self.writes.append((len(buffer), timeout))
+
+
+async def test_a_slow_upload_may_last_as_long_as_bytes_move() -> None:
+    """A timeout is granted anew for each slice; for a whole body it would end a slow link's upload."""
+    blocking, awaited = Recorder(), AsyncRecorder()
+    CountingStream(blocking).write(b"x" * 40_000, timeout=60)
+    await AsyncCountingStream(awaited).write(b"x" * 40_000, timeout=60)
+    assert blocking.writes == awaited.writes == [(16_384, 60), (16_384, 60), (7_232, 60)]
+
+
+@pytest.mark.parametrize("scheme", ["https"], indirect=True)
 def test_an_untrusted_certificate_is_a_connect_error(authority, port, scheme) -> None:
-    if scheme == "http":
-        pytest.skip("needs TLS")
     transport = CountingTransport(ssl_context=ssl.create_default_context())
     with (
         httpx.Client(transport=transport) as client,
@@ -167,9 +196,8 @@ def test_an_untrusted_certificate_is_a_connect_error(authority, port, scheme) ->
         client.post(f"https://127.0.0.1:{port}", content=b"")
 
 
+@pytest.mark.parametrize("scheme", ["https"], indirect=True)
 async def test_an_untrusted_certificate_is_an_async_connect_error(port, scheme) -> None:
-    if scheme == "http":
-        pytest.skip("needs TLS")
     transport = AsyncCountingTransport(ssl_context=ssl.create_default_context())
     async with httpx.AsyncClient(transport=transport) as client:
         with pytest.raises(httpx.ConnectError, match=r"(?i)certificate"):

@@ -5,20 +5,12 @@ Exit codes of `serve`: 0 after SIGTERM or SIGINT, 1 if the model cannot be loade
 
 from __future__ import annotations
 
-import logging
-import signal
 import urllib.error
 import urllib.request
-from types import FrameType
 from typing import Annotated
 
 import typer
-import uvicorn
 
-from server.app import create_app
-from server.engine.protocol import Engine
-from server.logs import configure_logging
-from server.parts import ServerParts
 from server.settings import ServerSettings, SettingsError, load_settings
 
 cli = typer.Typer(
@@ -27,22 +19,6 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-_log = logging.getLogger("server.cli")
-
-
-class _DrainingServer(uvicorn.Server):
-    """Turns `/readyz` off at the first signal; exits 0 after a graceful stop, not by the signal."""
-
-    def __init__(self, config: uvicorn.Config, parts: ServerParts) -> None:
-        super().__init__(config)
-        self._parts = parts
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._parts.readiness.drain()
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
-        self.should_exit = True
 
 
 @cli.command()
@@ -55,35 +31,13 @@ def serve(
     attn: Annotated[str | None, typer.Option(help="Attention implementation, or auto.")] = None,
 ) -> None:
     """Serve until SIGTERM; every other setting comes from SECONDGLANCE_SERVER_* variables."""
-    try:
-        settings = load_settings(host=host, port=port, model=model, device=device, dtype=dtype, attn=attn)
-    except SettingsError as exc:
-        typer.echo(str(exc), err=True)
-        raise typer.Exit(2) from exc
+    settings = _settings(host=host, port=port, model=model, device=device, dtype=dtype, attn=attn)
+    # Imported here: a health check runs every few seconds and needs no web framework.
+    from server.logs import configure_logging
+    from server.serving import run_until_stopped
+
     configure_logging(settings.log_level)
     raise typer.Exit(0 if run_until_stopped(settings) else 1)
-
-
-def run_until_stopped(settings: ServerSettings, engine: Engine | None = None) -> bool:
-    """Serve until a signal comes; False if it stopped because the model could not be loaded."""
-
-    def stop() -> None:
-        server.should_exit = True
-
-    app = create_app(settings, engine, on_load_failure=stop)
-    parts: ServerParts = app.state.parts
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
-    )
-    server = _DrainingServer(config, parts)
-    server.run()
-    return not parts.readiness.has_failed
 
 
 @cli.command()
@@ -95,7 +49,7 @@ def health(
 ) -> None:
     """Exit 0 if the server is ready for requests, 1 if not."""
     if url is None:
-        settings = load_settings()
+        settings = _settings()
         host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
         url = f"http://{host}:{settings.port}"
     try:
@@ -104,6 +58,14 @@ def health(
     except (urllib.error.URLError, OSError, ValueError) as exc:
         typer.echo(f"not ready: {exc}", err=True)
         raise typer.Exit(1) from exc
+
+
+def _settings(**overrides: str | int | None) -> ServerSettings:
+    try:
+        return load_settings(**overrides)
+    except SettingsError as exc:
+        typer.echo(str(exc), err=True)
+        raise typer.Exit(2) from exc
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ def test_vicrop_takes_a_larger_size_for_a_larger_object() -> None:
 
 
 def test_vicrop_stands_by_the_rule_worked_out_by_hand() -> None:
-    """2x2 cells: best sum 10, neighbours 7, 3, 7, 3, so (10 - 5) / 4 cells. 3x3: 10 and neighbours of 10, so 0."""
+    """2x2 cells: best sum 10, neighbours 7, 3, 7, 3: (10 - 5) / 4 a cell. 3x3: 10 less neighbours of 10."""
     weights = np.zeros((5, 5))
     weights[1:3, 1:3] = [[5, 2], [2, 1]]
     window = vicrop_window(weights, cell_width=100, cell_height=100, base_side=200)

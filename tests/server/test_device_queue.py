@@ -1,0 +1,234 @@
+"""One thread owns the engine; half-done work goes first; batches are of like work; forsaken work never runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from server.device_queue import Answered, DeviceQueue, QueueClosed, QueueFull
+from server.engine.fake import FakeEngine, FakeScript
+from server.engine.protocol import AnswerRequest, Engine, EngineError, Picture
+from tests.server.exchange import until
+
+PICTURE = Picture("p", np.zeros((2, 2, 3), np.uint8))
+
+
+def first(question: str) -> AnswerRequest:
+    return AnswerRequest(PICTURE, question)
+
+
+def second(question: str) -> AnswerRequest:
+    return AnswerRequest(PICTURE, question, patch=PICTURE)
+
+
+class Device:
+    """A started queue over a fake engine that waits for `release` at each call while it is held."""
+
+    def __init__(self, queue: DeviceQueue, engine: FakeEngine) -> None:
+        self.queue = queue
+        self.engine = engine
+        self.release = threading.Event()
+
+    async def hold(self) -> asyncio.Task[Answered]:
+        """Occupy the device with a request of its own."""
+        self.engine.before_call = self.release.wait
+        task = self.ask(first("holding"))
+        await until(lambda: len(self.engine.calls) == 1)
+        return task
+
+    def let_go(self) -> None:
+        self.engine.before_call = None
+        self.release.set()
+
+    def ask(self, request: AnswerRequest) -> asyncio.Task[Answered]:
+        return asyncio.create_task(self.queue.answer(request))
+
+    async def wait_for_depth(self, depth: int) -> None:
+        await until(lambda: self.queue.depth == depth)
+
+    @property
+    def served(self) -> list[tuple[str, ...]]:
+        """Questions of each batch so far; ("neutral",) for a neutral map; without the holding one."""
+        return [call.questions or (call.kind,) for call in self.engine.calls[1:]]
+
+
+@contextlib.asynccontextmanager
+async def running(max_queue: int = 64, max_batch: int = 1, max_wait_ms: float = 0.0) -> AsyncIterator[Device]:
+    engine = FakeEngine()
+    queue = DeviceQueue(max_queue=max_queue, max_batch=max_batch, max_wait_ms=max_wait_ms)
+    await asyncio.wrap_future(queue.start(lambda: engine))
+    device = Device(queue, engine)
+    try:
+        yield device
+    finally:
+        device.let_go()
+        await asyncio.to_thread(queue.close)
+        assert engine.is_closed
+
+
+async def test_the_engine_is_loaded_called_and_closed_on_one_thread() -> None:
+    threads: list[str] = []
+
+    class Watched(FakeEngine):
+        def close(self) -> None:
+            threads.append(threading.current_thread().name)
+            super().close()
+
+    engine = Watched()
+    engine.before_call = lambda: threads.append(threading.current_thread().name)
+
+    def load() -> Engine:
+        threads.append(threading.current_thread().name)
+        return engine
+
+    queue = DeviceQueue(max_queue=1)
+    assert await asyncio.wrap_future(queue.start(load)) is engine
+    await queue.answer(first("?"))
+    await asyncio.to_thread(queue.close)
+    assert threads == ["device"] * 3
+
+
+async def test_half_done_work_goes_first() -> None:
+    async with running() as device:
+        tasks = [await device.hold()]
+        for request in (first("1a"), first("1b"), second("2a"), second("2b")):
+            tasks.append(device.ask(request))
+            await device.wait_for_depth(len(tasks) - 1)
+        neutral = asyncio.create_task(device.queue.neutral_attention(PICTURE))
+        await asyncio.sleep(0)
+        device.let_go()
+        await asyncio.gather(*tasks, neutral)
+        assert device.served == [("neutral",), ("2a",), ("2b",), ("1a",), ("1b",)]
+
+
+async def test_batches_are_of_one_stage_and_bounded() -> None:
+    async with running(max_batch=2) as device:
+        tasks = [await device.hold()]
+        for request in (first("1a"), second("2a"), first("1b"), first("1c")):
+            tasks.append(device.ask(request))
+            await device.wait_for_depth(len(tasks) - 1)
+        device.let_go()
+        await asyncio.gather(*tasks)
+        assert device.served == [("2a",), ("1a", "1b"), ("1c",)]
+
+
+async def test_an_idle_device_does_not_wait_for_company() -> None:
+    """With a wait of ten minutes, a lone request and the one after it are answered at once."""
+    async with running(max_batch=8, max_wait_ms=600_000) as device:
+        async with asyncio.timeout(5):
+            await device.queue.answer(first("a"))
+            await device.queue.answer(first("b"))
+        assert [call.questions for call in device.engine.calls] == [("a",), ("b",)]
+
+
+async def test_a_device_under_load_waits_for_a_full_batch() -> None:
+    async with running(max_batch=2, max_wait_ms=600_000) as device:
+        tasks = [await device.hold()]
+        for name in "abc":
+            tasks.append(device.ask(first(name)))
+            await device.wait_for_depth(len(tasks) - 1)
+        device.let_go()
+        await asyncio.gather(*tasks[:3])
+        tasks.append(device.ask(first("d")))
+        await asyncio.gather(*tasks)
+        assert device.served == [("a", "b"), ("c", "d")]
+
+
+async def test_a_full_queue_refuses_and_recovers() -> None:
+    async with running(max_queue=1) as device:
+        holding = await device.hold()
+        waiting = device.ask(first("waiting"))
+        await device.wait_for_depth(1)
+        with pytest.raises(QueueFull) as caught:
+            await device.queue.answer(first("refused"))
+        assert caught.value.retry_after_s >= 1
+        device.let_go()
+        await asyncio.gather(holding, waiting)
+        await device.queue.answer(first("after"))
+        assert device.served == [("waiting",), ("after",)]
+
+
+async def test_work_whose_client_left_never_runs_and_makes_room() -> None:
+    async with running(max_queue=1) as device:
+        holding = await device.hold()
+        left = device.ask(first("left"))
+        await device.wait_for_depth(1)
+        left.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await left
+        await asyncio.sleep(0)
+        stays = device.ask(first("stays"))
+        await asyncio.sleep(0)
+        device.let_go()
+        await asyncio.gather(holding, stays)
+        assert device.served == [("stays",)]
+
+
+async def test_one_failure_of_a_batch_does_not_touch_the_others() -> None:
+    async with running(max_batch=3) as device:
+        holding = await device.hold()
+        device.engine.script = FakeScript(fails=lambda request: request.question == "bad")
+        tasks = [device.ask(first(name)) for name in ("good", "bad", "fine")]
+        await device.wait_for_depth(3)
+        device.let_go()
+        results = await asyncio.gather(holding, *tasks, return_exceptions=True)
+        assert [isinstance(result, Answered) for result in results] == [True, True, False, True]
+        assert isinstance(results[2], EngineError)
+
+
+async def test_an_engine_that_raises_is_survived() -> None:
+    async with running() as device:
+
+        def fail() -> None:
+            raise RuntimeError("out of memory")
+
+        device.engine.before_call = fail
+        with pytest.raises(EngineError, match="out of memory"):
+            await device.queue.answer(first("a"))
+        with pytest.raises(EngineError):
+            await device.queue.neutral_attention(PICTURE)
+        device.engine.before_call = None
+        assert (await device.queue.answer(first("b"))).result.text == "a sign"
+
+
+async def test_the_time_in_the_queue_is_told() -> None:
+    async with running() as device:
+        holding = await device.hold()
+        waiting = device.ask(first("waiting"))
+        await device.wait_for_depth(1)
+        device.let_go()
+        _, answered = await asyncio.gather(holding, waiting)
+        assert answered.queue_ms > 0
+
+
+async def test_closing_tells_those_who_wait() -> None:
+    async with running() as device:
+        holding = await device.hold()
+        waiting = device.ask(first("waiting"))
+        await device.wait_for_depth(1)
+        closing = asyncio.create_task(asyncio.to_thread(device.queue.close))
+        await until(lambda: not device.queue._is_open)
+        device.let_go()
+        await holding
+        with pytest.raises(QueueClosed):
+            await waiting
+        await closing
+        with pytest.raises(QueueClosed):
+            await device.queue.answer(first("late"))
+
+
+async def test_a_model_that_cannot_be_loaded_is_told() -> None:
+    queue = DeviceQueue(max_queue=1)
+
+    def load() -> Engine:
+        raise ValueError("no such model")
+
+    with pytest.raises(ValueError, match="no such model"):
+        await asyncio.wrap_future(queue.start(load))
+    with pytest.raises(QueueClosed):
+        await queue.answer(first("a"))

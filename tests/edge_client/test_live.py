@@ -127,6 +127,17 @@ def test_the_patch_that_arrives_equals_the_crop_of_the_upright_original(
     assert np.array_equal(engine.patches[-1], np.asarray(crop))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 4000), (4000, 1), (333, 517), (3, 4000)], ids=str)
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_the_server_takes_what_is_made_of_odd_originals(
+    ask, live, pictures, size: tuple[int, int], mode: str
+) -> None:
+    """Sides of one pixel and any aspect are thickened until the server's limits allow them."""
+    reply = ask(live.url, pictures.photo(size), mode=mode)
+    assert reply.degraded is None
+    assert reply.answer in ("a sign", "42")
+
+
 def points(reply: Reply, direction: str) -> list[tuple[int, str]]:
     """Bytes after which to cut, spread over each stage, and what the edge must make of it."""
     start, found = 0, []

@@ -1,4 +1,4 @@
-"""One thread owns the engine; half-done work goes first; batches are of like work; forsaken work never runs."""
+"""One thread owns the engine; half-done work goes first; batches are of like work; forsaken work is dropped."""
 
 from __future__ import annotations
 

@@ -61,6 +61,7 @@ def create_app(
         description=DESCRIPTION,
         lifespan=_lifespan(parts, engine),
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.parts = parts
     app.include_router(router)

@@ -78,9 +78,10 @@ _NEEDS_PATCH: Final[dict[str, Any]] = {
         "expires_at": "2026-01-01T12:02:00Z",
     },
 }
-_QUESTION: Final[dict[str, Any]] = {
-    "question": "What number is on the red sign?",
-    "image": {"width": 4000, "height": 3000},
+
+_LINKS: Final[dict[str, Any]] = {
+    operation: {"operationId": operation, "parameters": {"inference_id": "$response.body#/id"}}
+    for operation in ("put_patch", "get_inference", "delete_inference")
 }
 
 # On every route of the API: key, server state and failures that no request can rule out.
@@ -138,7 +139,11 @@ def _responses(*codes: ErrorCode, examples: dict[str, Any] | None = None) -> dic
             response["headers"] = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}}}
     if examples is not None:
         named = {name: {"value": value} for name, value in examples.items()}
-        by_status[200] = {"model": InferenceResponse, "content": {"application/json": {"examples": named}}}
+        by_status[200] = {
+            "model": InferenceResponse,
+            "content": {"application/json": {"examples": named}},
+            "links": _LINKS,
+        }
     return by_status
 
 
@@ -202,7 +207,6 @@ POST_DOCS: Final[dict[str, Any]] = {
                         REQUEST_PART: {"contentType": "application/json"},
                         IMAGE_PART: {"contentType": ", ".join(MEDIA_TYPES)},
                     },
-                    "example": {REQUEST_PART: _QUESTION, IMAGE_PART: "(bytes of a JPEG, PNG or WebP file)"},
                 }
             },
         },

@@ -67,6 +67,14 @@ class GateSettings(_Wire):
 class InferenceRequest(_Wire):
     """Stage one: a question about an image whose original has `image` pixels."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"question": "What number is on the red sign?", "image": {"width": 4000, "height": 3000}}
+            ]
+        }
+    )
+
     question: Question = Field(description="1 to 4096 bytes of UTF-8, no NUL.")
     image: ImageSize = Field(description="Size of the oriented original, not of the uploaded global image.")
     image_id: str | None = Field(

@@ -1,4 +1,4 @@
-"""One thread owns the engine; half-done work goes first; batches are of like work; forsaken work is dropped."""
+"""One thread owns the engine; half-done work is first; like work goes together, forsaken work never runs."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ the full grid, then pairs of pictures.
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 from dataclasses import dataclass
 
@@ -263,27 +262,25 @@ def whole_answers(logits: Tensor, truth: Tensor, first: Tensor) -> Tensor:
     return wrong == 0
 
 
-PHASES = (  # (share of the steps, grid side, pairs, share of short questions)
-    (0.25, 4, False, 0.9),
-    (0.35, 6, False, 0.3),
-    (0.20, 6, True, 0.1),
-    (0.10, 14, False, 0.0),
-    (0.10, 14, True, 0.0),
+PHASES = (  # (up to this step, grid side, pairs, share of short questions)
+    (700, 4, False, 0.9),
+    (1680, 6, False, 0.3),
+    (2240, 6, True, 0.1),
+    (2250, 14, False, 0.0),
 )
+STEPS = PHASES[-1][0]
+SCHEDULE_STEPS = 2800  # the learning rate's cosine would end there; the joint stage takes over before
 
 
-def phase_at(share: float) -> tuple[int, bool, float]:
-    for length, side, pairs, short in PHASES:
-        if share < length:
-            return side, pairs, short
-        share -= length
-    return PHASES[-1][1:]
+def phase_at(step: int) -> tuple[int, bool, float]:
+    """Grid side, pairs, share of short questions."""
+    return next(rest for end, *rest in PHASES if step < end)  # type: ignore[return-value]
 
 
 def train(
     root: pathlib.Path,
     *,
-    steps: int,
+    steps: int = STEPS,
     batch: int = 16,
     peak: float = 2e-3,
     matrix_lr: float = 0.02,
@@ -303,9 +300,9 @@ def train(
     rng = np.random.default_rng([seed, first_step])
     right: dict[str, list[float]] = {}
     for step in range(first_step, steps):
-        side, pairs, short = phase_at(step / steps)
+        side, pairs, short = phase_at(step)
         data = draw_batch(rng, batch, side=side, pairs=pairs, short=short)
-        optimizer.scale(cosine(step, steps, peak=1.0))
+        optimizer.scale(cosine(step, SCHEDULE_STEPS, peak=1.0))
         cells = symbols(data.color.to(device), data.anchor.to(device), data.posterior.to(device))
         cells = cells + 0.1 * torch.randn_like(cells)
         with torch.autocast(device.type, autocast):
@@ -322,17 +319,10 @@ def train(
         ]
         for kind, good in zip(kinds, whole_answers(logits, truth, starts).tolist(), strict=True):
             right.setdefault(kind, []).append(good)
-        if (step + 1) % 50 == 0:
+        if (step + 1) % 50 == 0 or step + 1 == steps:
             scores = {kind: float(np.mean(values)) for kind, values in sorted(right.items())}
             right.clear()
             journal.progress(step + 1, loss=loss.item(), side=side, **scores)
             if (step + 1) % 250 == 0 or step + 1 == steps:
                 save_checkpoint(checkpoint, step + 1, {"model": model, "symbols": symbols}, optimizer)
                 journal.write("evaluation", step + 1, loss=loss.item(), **scores)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=2800)
-    arguments = parser.parse_args()
-    train(pathlib.Path("out/training"), steps=arguments.steps)

@@ -8,7 +8,6 @@ alone, and pairs (global view, then crop).
 
 from __future__ import annotations
 
-import argparse
 import json
 import pathlib
 from typing import Any
@@ -220,10 +219,3 @@ def train(
         if (step + 1) % 200 == 0 or step + 1 == steps:
             save_checkpoint(checkpoint, step + 1, {"model": model, "projector": projector}, optimizer)
             journal.write("evaluation", step + 1, loss=loss.item(), held_out_scenes=look())
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=1600)
-    arguments = parser.parse_args()
-    train(pathlib.Path("out/training"), steps=arguments.steps)

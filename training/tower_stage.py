@@ -7,7 +7,6 @@ reading emerge early.
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 
 import numpy as np
@@ -150,7 +149,7 @@ def evaluate(tower: Tower, heads: Heads, shard: dict[str, Tensor]) -> dict[str, 
 def train(
     root: pathlib.Path,
     *,
-    steps: int,
+    steps: int = 2500,
     batch: int = 32,
     peak: float = 2e-3,
     matrix_lr: float = 0.02,
@@ -196,10 +195,3 @@ def train(
                 loss=loss.item(),
                 **{n: evaluate(tower, heads, s) for n, s in held_out.items()},
             )
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=3500)
-    arguments = parser.parse_args()
-    train(pathlib.Path("out/training"), steps=arguments.steps)

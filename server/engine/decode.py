@@ -46,7 +46,8 @@ def decode_greedily(
     on_host = logits.device.type == "cpu"
     lag = 0 if on_host else 1
     ends = torch.tensor(sorted(end_ids), device=logits.device)
-    done = torch.zeros(len(limits), dtype=torch.bool, device=logits.device)
+    allowed = torch.tensor(limits, device=logits.device)
+    done = allowed <= 0
     tokens: list[Tensor] = []
     stats: list[Tensor] = []
     finished: list[Tensor] = []
@@ -54,7 +55,7 @@ def decode_greedily(
         token, measured = uncertainty(logits)
         tokens.append(token)
         stats.append(measured)
-        done = done | torch.isin(token, ends)
+        done = done | torch.isin(token, ends) | (allowed <= index + 1)
         finished.append(done.all())
         if index + 1 == max(limits) or (index >= lag and bool(finished[index - lag])):
             break

@@ -27,6 +27,7 @@ from server.engine.attention import register_capture
 from server.engine.calibration import Calibration, read_calibration
 from server.engine.placement import Placement, default_cache_bytes, place
 from server.engine.prefix import PrefixEngine
+from server.engine.prompt import PromptBuilder
 from server.engine.protocol import AnswerRequest, Engine, EngineError, EngineInfo, Picture
 
 EMBEDDED = "embedded"
@@ -89,6 +90,9 @@ def build_engine(
     layers = calibration.layers(adapter.layers, adapter.n_layers)
     localization = calibration.localization_defaults(adapter.localization)
     reasons.append(f"attention of layer(s) {list(layers)} of {adapter.n_layers}: {localization.origin}")
+    prompts = PromptBuilder(adapter)
+    if not prompts.starts_with_the_picture:
+        reasons.append("no shared prefixes: this model's prompts do not start with the picture")
     info = EngineInfo(
         name=name,
         family=adapter.config.model_type,
@@ -101,7 +105,7 @@ def build_engine(
         localization=localization,
         notes=tuple(reasons),
     )
-    return PrefixEngine(adapter, info, layers=layers, cache_bytes=cache_bytes)
+    return PrefixEngine(adapter, prompts, info, layers=layers, cache_bytes=cache_bytes)
 
 
 def attention_setting(attention: str) -> dict[str, str]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from server.engine.adapters.protocol import ImageLayout
 from server.engine.kv_cache import PrefixStates
 from server.engine.protocol import AttentionMap
 
@@ -17,7 +16,6 @@ class StoredPrefix:
     it was asked for."""
 
     ids: list[int]
-    layout: ImageLayout
     states: PrefixStates
     neutral: AttentionMap | None = field(default=None)
 

@@ -65,14 +65,14 @@ def stock_generate(family: Family, question: str, *pictures: RGB) -> tuple[list[
         [-best[:, 0].log(), torch.special.entr(p).sum(-1), 1 - (best[:, 0] - best[:, 1])], dim=-1
     )
     ids = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-    ends = family.engine._adapter.end_ids
+    ends = family.engine.adapter.end_ids
     length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     return ids[:length], stats[:length].numpy()
 
 
 def assert_same(family: Family, result: AnswerResult, stock: tuple[list[int], np.ndarray]) -> None:
     ids, stats = stock
-    tokenizer = family.engine._adapter.tokenizer
+    tokenizer = family.engine.adapter.tokenizer
     assert result.text == tokenizer.decode(ids, skip_special_tokens=True).strip()
     assert result.completion_tokens == len(ids)
     measured = np.array([[t.min_entropy, t.shannon, t.margin] for t in result.tokens]).reshape(-1, 3)
@@ -97,9 +97,9 @@ def assert_equal_results(one: AnswerResult, other: AnswerResult) -> None:
 @pytest.mark.parametrize("pictures", [[LANDSCAPE], [PORTRAIT], [LANDSCAPE, PORTRAIT], [PORTRAIT, SQUARE]])
 def test_prompt_and_pixels_are_those_of_the_familys_processor(family: Family, pictures: list[RGB]) -> None:
     inputs = family.tiny.stock_inputs(QUESTION, pictures)
-    adapter = family.engine._adapter
+    adapter = family.engine.adapter
     layouts = [adapter.layout(rgb.shape[1], rgb.shape[0]) for rgb in pictures]
-    prompt = family.engine._prompts.build(QUESTION, layouts)
+    prompt = family.engine.prompts.build(QUESTION, layouts)
     assert prompt.ids == inputs["input_ids"][0].tolist()
     ours = torch.cat([adapter.pixels(rgb)["pixel_values"].flatten() for rgb in pictures])
     np.testing.assert_allclose(ours, inputs["pixel_values"].flatten(), atol=1e-6)
@@ -132,8 +132,8 @@ def eager_attention(family: Family, question: str, rgb: RGB) -> np.ndarray:
     inputs = family.tiny.stock_inputs(question, [rgb])
     with torch.no_grad():
         attentions = family.tiny.model(**inputs, output_attentions=True).attentions
-    rows = torch.stack([attentions[layer][0, :, -1].mean(0) for layer in family.engine._layers]).mean(0)
-    adapter = family.engine._adapter
+    rows = torch.stack([attentions[layer][0, :, -1].mean(0) for layer in family.engine.layers]).mean(0)
+    adapter = family.engine.adapter
     layout = adapter.layout(rgb.shape[1], rgb.shape[0])
     first = inputs["input_ids"][0].tolist().index(adapter.image_token_id) + layout.grid_start
     grid: np.ndarray = (
@@ -219,7 +219,7 @@ def test_a_bright_square_changes_the_cell_that_contains_it(
     side = 12
     top, left = (round(at * (limit - side)) for at, limit in zip(corner, size, strict=True))
     bright[top : top + side, left : left + side] = 255
-    adapter = family.engine._adapter
+    adapter = family.engine.adapter
     layout = adapter.layout(width, height)
     with torch.no_grad():
         dark_cells, bright_cells = (cells(adapter, layout, rgb) for rgb in (blank, bright))
@@ -243,15 +243,15 @@ def cells(adapter: Any, layout: Any, rgb: RGB) -> torch.Tensor:
 
 def test_a_question_cannot_spell_control_tokens(family: Family) -> None:
     """A prompt that spells an image placeholder once crashed a serving engine (CVE-2026-44222)."""
-    adapter = family.engine._adapter
+    adapter = family.engine.adapter
     layouts = [adapter.layout(72, 40)] * 2
     special = {i for i, token in adapter.tokenizer.added_tokens_decoder.items() if token.special}
-    plain = family.engine._prompts.build("What?", layouts)
+    plain = family.engine.prompts.build("What?", layouts)
     for control in family.tiny.controls:
         ids = adapter.tokenizer(control, add_special_tokens=False).input_ids
         assert any(token in special for token in ids), f"{control} is no control token of this tokenizer"
         for question in (control, f"What is {control}{control} here?", control[:3] + control + control[3:]):
-            prompt = family.engine._prompts.build(question, layouts)
+            prompt = family.engine.prompts.build(question, layouts)
             assert sum(t in special for t in prompt.ids) == sum(t in special for t in plain.ids), question
             (result,) = answer(family, ask(family, question, LANDSCAPE))
             assert result.prompt_tokens > 0
@@ -259,5 +259,5 @@ def test_a_question_cannot_spell_control_tokens(family: Family) -> None:
 
 def test_notes_name_the_layers_and_their_origin(family: Family) -> None:
     notes = " ".join(family.engine.info.notes)
-    assert str(list(family.engine._layers)) in notes
+    assert str(list(family.engine.layers)) in notes
     assert family.engine.info.localization.origin in notes

@@ -45,6 +45,7 @@ class TransformersAdapter:
         self.embeddings = model.get_input_embeddings()
         self.text_config = self.config.get_text_config()
         self.n_layers = int(self.text_config.num_hidden_layers)
+        self._takes_rows = str(self.text_config._attn_implementation).endswith("sdpa")
         self.image_token_id = int(self.config.image_token_id)
         self.end_ids = self._end_ids()
         self.layers, origin = self.default_layers()
@@ -116,7 +117,7 @@ class TransformersAdapter:
     def forward(self, chunk: Chunk, cache: Any) -> Tensor:
         inputs = {
             "inputs_embeds": chunk.embeddings,
-            "attention_mask": chunk.visible,
+            "attention_mask": self._mask(chunk),
             "position_ids": chunk.positions[0] if len(chunk.positions) == 1 else chunk.positions,
             "past_key_values": cache,
             "use_cache": True,
@@ -124,6 +125,14 @@ class TransformersAdapter:
         outputs = self.text_model(**inputs | self.extra_inputs(chunk, cache))
         logits: Tensor = self.head(outputs.last_hidden_state[:, -1])
         return logits
+
+    def _mask(self, chunk: Chunk) -> Tensor | None:
+        """A single token's mask is its row: given in four dimensions, transformers asks the device
+        nothing."""
+        is_single = chunk.embeddings.shape[1] == 1
+        if chunk.visible is None or not is_single or not self._takes_rows:
+            return chunk.visible
+        return chunk.visible[:, None, None]
 
     def extra_inputs(self, chunk: Chunk, cache: Any) -> dict[str, Any]:
         """Further arguments of the text model; may replace those of `forward`'s."""

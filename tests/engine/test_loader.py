@@ -1,0 +1,105 @@
+"""Loading: what is refused and why, what was chosen and why, and what the process looks like afterwards."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import PIL.Image
+import pytest
+import torch
+from transformers.utils.logging import is_progress_bar_enabled
+
+from server.engine.loader import ModelLoadError, load_engine
+from server.engine.placement import place
+from server.engine.prefix import PrefixEngine
+from tests.engine.tiny import llava
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    torch.manual_seed(0)
+    directory = tmp_path_factory.mktemp("model")
+    llava.build(directory)
+    return directory
+
+
+def test_every_automatic_choice_comes_with_its_reason(model: pathlib.Path) -> None:
+    info = load_engine(str(model)).info
+    notes = "\n".join(info.notes)
+    for word in ("device", "dtype", "attention sdpa", "prefix cache", "layer"):
+        assert word in notes
+    assert info.name == str(model)
+    assert (info.image.max_width, info.image.max_height) == (llava.SIDE, llava.SIDE)
+
+
+def test_a_calibration_beside_the_weights_wins(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for file in model.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    calibration = {"gate": {"threshold": 0.125}, "localization": {"layers": [0], "origin": "measured"}}
+    (tmp_path / "secondglance.json").write_text(json.dumps(calibration), encoding="utf-8")
+    engine = load_engine(str(tmp_path), device="cpu")
+    assert isinstance(engine, PrefixEngine)
+    assert engine.info.gate.threshold == 0.125
+    assert engine.info.localization.origin == "measured"
+    assert engine.layers == (0,)
+
+
+def test_the_process_is_left_as_it_was(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor in a large serving project lifted Pillow's pixel limit for the whole process."""
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1234)
+    had_progress_bar = is_progress_bar_enabled()
+    load_engine(str(model), device="cpu")
+    assert PIL.Image.MAX_IMAGE_PIXELS == 1234
+    assert is_progress_bar_enabled() == had_progress_bar
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"device": "abacus"}, "device='abacus'"),
+        ({"dtype": "int3"}, "dtype='int3'"),
+        ({"attn": "telepathy"}, "attn='telepathy'"),
+        ({"device": "cpu", "attn": "flash"}, "needs a CUDA device"),
+    ],
+)
+def test_a_choice_that_does_not_exist_is_refused(
+    model: pathlib.Path, options: dict[str, str], complaint: str
+) -> None:
+    with pytest.raises(ModelLoadError, match=complaint):
+        load_engine(str(model), **options)  # type: ignore[arg-type]
+
+
+def test_an_unknown_model_type_is_refused_with_the_supported_ones(tmp_path: pathlib.Path) -> None:
+    for model_type in ("bert", "not-a-model"):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
+        with pytest.raises(ModelLoadError, match="gemma3, idefics3, internvl, llava"):
+            load_engine(str(tmp_path), device="cpu")
+
+
+def test_pickled_weights_are_not_loaded(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for file in model.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).symlink_to(file)
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelLoadError, match="safetensors"):
+        load_engine(str(tmp_path), device="cpu")
+
+
+def test_code_beside_the_weights_is_not_run(tmp_path: pathlib.Path) -> None:
+    config = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.EvilConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')", encoding="utf-8")
+    with pytest.raises(ModelLoadError):
+        load_engine(str(tmp_path), device="cpu")
+
+
+def test_bfloat16_is_chosen_only_where_the_device_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place("cpu", "auto", "auto").dtype == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    for has_it, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has_it=has_it: has_it)
+        placement = place("auto", "auto", "auto")
+        assert (placement.device.type, placement.dtype) == ("cuda", dtype)
+        assert "a card" in placement.reasons[0]

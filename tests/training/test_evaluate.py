@@ -1,0 +1,133 @@
+"""What `make eval-model` reports, on rows made by hand and on an engine without a model."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_client.settings import EdgeSettings
+from scenes.generator import encode_jpeg, make_scene, render
+from server.engine.fake import FakeEngine, FakeScript
+from shared.wire import PixelBox
+from training.evaluate import Edge, Row, ask_scene, auroc, originals, print_tables, share_inside, summarize
+
+
+def row(
+    kind: str, answer: str, first: str, *, height: float = 5.0, nats: float = 0.1, **others: object
+) -> Row:
+    return Row(kind, height, answer, first, nats, nats, nats, **others)  # type: ignore[arg-type]
+
+
+def auroc_by_counting(scores: list[float], positives: list[bool]) -> float:
+    pairs = [
+        (p, n)
+        for p, is_positive in zip(scores, positives, strict=True)
+        if is_positive
+        for n, other in zip(scores, positives, strict=True)
+        if not other
+    ]
+    return sum(1.0 if p > n else 0.5 if p == n else 0.0 for p, n in pairs) / len(pairs)
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_auroc_is_the_share_of_pairs_in_order_with_ties_counting_half(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    for _ in range(20):
+        scores = (rng.integers(0, levels, 40) / levels).tolist()
+        positives = [*(rng.random(40) < 0.3).tolist(), True, False]
+        scores += [0.5, 0.5]
+        assert auroc(scores, positives) == pytest.approx(auroc_by_counting(scores, positives))
+
+
+def test_auroc_is_undefined_when_nothing_or_everything_is_positive() -> None:
+    assert math.isnan(auroc([0.1, 0.2], [True, True]))
+    assert math.isnan(auroc([0.1, 0.2], [False, False]))
+
+
+def test_share_inside_is_the_part_of_the_sign_in_the_box() -> None:
+    sign = (10.0, 10.0, 30.0, 20.0)
+    assert share_inside(sign, PixelBox(left=0, top=0, right=100, bottom=100)) == 1
+    assert share_inside(sign, PixelBox(left=20, top=0, right=100, bottom=15)) == 0.25
+    assert share_inside(sign, PixelBox(left=40, top=0, right=100, bottom=100)) == 0
+
+
+def test_the_pair_takes_the_second_answer_only_where_the_gate_fires() -> None:
+    rows = [
+        row("read", "A7", "A7", height=12, nats=0.1, with_crop="XX", with_true_crop="A7"),  # sure and right
+        row("read", "B8", "B3", height=3, nats=2.0, with_crop="B8", with_true_crop="B8", box_share=1.0),
+        row("read", "C9", "C1", height=3, nats=0.2, with_crop="C9", with_true_crop="C9", box_share=0.5),
+        row("read", "D1", "D1", height=10, nats=1.0, with_crop="D7", with_true_crop="D1"),  # made worse
+        row("count", "3", "3", height=math.nan),
+        row("presence", "yes", "no", height=math.nan, nats=0.9),
+        row("color", "red", "red"),
+    ]
+    figures = summarize(rows, 0.5, scenes=1)
+    assert figures["read_stage1"] == 0.5
+    assert figures["read_pair"] == 0.5  # A7 kept, B8 gained, C9 missed, D1 lost
+    assert figures["pair_gain_points"] == 0
+    assert figures["read_with_crop"] == 1.0
+    assert figures["pair_vs_true_crop_points"] == -50
+    assert figures["retransmission_rate"] == 0.5
+    assert figures["box_hit"] == 0.5  # of the two that were wrong at first
+    assert figures["read_legible"] == 1.0
+    assert figures["read_illegible_stage1"] == 0.0
+    assert figures["min_entropy_illegible"] == pytest.approx(1.1)
+    assert figures["coarse"] == 0.5
+    assert figures["color"] == 1.0
+    scores, wrong = [r.min_entropy for r in rows], [not r.is_right for r in rows]
+    assert figures["gate_auroc"] == pytest.approx(auroc_by_counting(scores, wrong), abs=1e-4)
+
+
+def test_the_tables_show_every_band_and_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    print_tables([row("read", "A7", "A7", height=h) for h in (3, 5, 7, 12)] + [row("count", "2", "2")], 0.5)
+    shown = capsys.readouterr().out
+    assert all(band in shown for band in ("0-4", "4-6", "6-9", "9-inf"))
+    assert all(kind in shown for kind in ("count", "presence", "color"))
+
+
+def test_every_question_is_asked_and_reading_ones_again_with_both_crops() -> None:
+    scene = make_scene(3, split="test", size=(1600, 1200))
+    jpeg = encode_jpeg(render(scene), 90)
+    sign = scene.signs[0]
+    x, y = sign.center
+    script = FakeScript(
+        draft=sign.text, answer="42", draft_entropy_nats=1.5, peak=(x / scene.width, y / scene.height)
+    )
+    engine = FakeEngine(script)
+    rows = ask_scene(engine, EdgeSettings(), scene, jpeg)
+    assert [(r.kind, r.answer) for r in rows] == [(q.kind, q.answer) for q in scene.questions]
+    assert [r.min_entropy for r in rows] == pytest.approx([1.5] * len(rows))
+    reads = [r for r in rows if r.kind == "read"]
+    assert [r.is_right for r in reads] == [s is sign for s in scene.signs]
+    assert {(r.with_crop, r.with_true_crop) for r in reads} == {("42", "42")}
+    shares = [r.box_share for r in reads]
+    assert shares[0] == max(shares) > 0.5  # the box is where the engine looked
+    assert [r.height for r in reads] == [scene.text_height_in_view(s) for s in scene.signs]
+    stages = [call.stage for call in engine.calls if call.kind == "answer"]
+    assert stages.count(1) == len(rows)
+    assert stages.count(2) == 2 * len(reads)
+
+
+def test_the_edge_cuts_its_patch_from_the_original() -> None:
+    scene = make_scene(5, split="test", size=(1500, 1000))
+    jpeg = encode_jpeg(render(scene), 95)
+    edge = Edge(jpeg, FakeEngine(), EdgeSettings())
+    patch = edge.patch(PixelBox(left=300, top=200, right=500, bottom=360), "patch")
+    with Image.open(io.BytesIO(jpeg)) as original:
+        wanted = np.asarray(original.crop((300, 200, 500, 360))).astype(int)
+    assert patch.rgb.shape == (160, 200, 3)
+    assert np.abs(patch.rgb - wanted).mean() < 6  # its own JPEG
+    whole = edge.global_picture("global")
+    assert max(whole.rgb.shape) == 336
+
+
+def test_originals_come_in_order_from_other_processes() -> None:
+    found = list(originals(range(70, 72), workers=1))
+    assert [scene.seed for scene, _ in found] == [70, 71]
+    for scene, jpeg in found:
+        with Image.open(io.BytesIO(jpeg)) as image:
+            assert image.size == (scene.width, scene.height)

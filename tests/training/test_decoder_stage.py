@@ -103,6 +103,8 @@ def test_answers_follow_from_what_the_cells_say(pairs: bool) -> None:
     for row in range(12):
         shown = batch.color[row, :36].argmax(-1)
         colors = {COLORS[int(i) - 1] for i in shown if i > 0}
+        anchored = [COLORS[int(i) - 1] for i in shown[batch.anchor[row, :36] == 1]]
+        assert sorted(anchored) == sorted(colors)  # one centre for each sign, on that sign
         for prompt, answer in batch.rows[row]:
             words = re.findall(r"\w+", prompt)
             named = [color for color in COLORS if color in words]

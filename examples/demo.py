@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_client import EdgeClient, Reply
-from edge_client.picture import save_picture
+from edge_client.picture import draw_picture
+from edge_client.settings import EdgeSettings
 from server.child import serving
 
 HERE = pathlib.Path(__file__).parent
@@ -53,7 +54,8 @@ def main() -> int:
     PICTURE.parent.mkdir(exist_ok=True)
     with serving() as url, EdgeClient(url) as client:
         reply = client.ask(PHOTO, truth["question"])
-        save_picture(PHOTO, reply, PICTURE)
+    limit = EdgeSettings().max_original_pixels
+    draw_picture(PHOTO, truth["question"], reply, max_original_pixels=limit).save(PICTURE)
     first, last = reply.draft_confidence, reply.confidence
     threshold = f"(threshold {first.threshold:.2f})"
     console.print(f"stage 1: {reply.draft_answer!r}, min-entropy {first.min_entropy:.2f} nats {threshold}")

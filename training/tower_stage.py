@@ -149,7 +149,7 @@ def evaluate(tower: Tower, heads: Heads, shard: dict[str, Tensor]) -> dict[str, 
 def train(
     root: pathlib.Path,
     *,
-    steps: int = 2500,
+    steps: int = 1900,
     batch: int = 32,
     peak: float = 2e-3,
     matrix_lr: float = 0.02,

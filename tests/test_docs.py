@@ -8,12 +8,17 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-PATH = re.compile(r"`((?:docs|examples|server|edge_client|shared|scenes|training|benchmarks|tests)/[\w./-]*)`")
+PATH = re.compile(
+    r"`((?:docs|examples|server|edge_client|shared|scenes|training|benchmarks|tests)/[\w./-]*)`"
+)
 
 
 def missing_in(text: str) -> set[str]:
     """Make targets, linked files and back-quoted paths that a document names and the tree lacks."""
-    targets = {f"make {name}" for name in re.findall(r"\bmake ([a-z][a-z-]+)\b(?=[`\s]*(?:#|`|$))", text, re.MULTILINE)}
+    targets = {
+        f"make {name}"
+        for name in re.findall(r"\bmake ([a-z][a-z-]+)\b(?=[`\s]*(?:#|`|$))", text, re.MULTILINE)
+    }
     absent = {target for target in targets if target.removeprefix("make ") not in TARGETS}
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
     return absent | {path for path in [*links, *PATH.findall(text)] if not _exists(path)}
@@ -38,4 +43,6 @@ def test_the_tree_in_the_readme_exists() -> None:
     section = (ROOT / "README.md").read_text().split("## Where things are")[1]
     folders = re.findall(r"^    (?:  )?([a-z_]+/)", section, re.MULTILINE)
     assert len(folders) > 8
-    assert [name for name in folders if not any(path.is_dir() for path in (ROOT / name, ROOT / "server" / name))] == []
+    assert [
+        name for name in folders if not any(path.is_dir() for path in (ROOT / name, ROOT / "server" / name))
+    ] == []

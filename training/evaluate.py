@@ -81,16 +81,16 @@ class Edge:
         self._original = Original(jpeg)
         self._engine, self._settings = engine, settings
 
-    def _budget(self) -> PixelBudget:
-        budget = self._engine.info.image
-        return PixelBudget(budget.max_width, budget.max_height, budget.max_pixels)
-
     def global_picture(self, key: str) -> Picture:
-        return self._sent(self._original.global_image(self._budget()), self._settings.image_recipe, key)
+        budget = self._engine.info.image
+        within = PixelBudget(budget.max_width, budget.max_height, budget.max_pixels)
+        return self._sent(self._original.global_image(within), self._settings.image_recipe, key)
 
     def patch(self, box: PixelBox, key: str) -> Picture:
+        budget = self._engine.info.patch
+        within = PixelBudget(budget.max_width, budget.max_height, budget.max_pixels)
         pixels = (box.left, box.top, box.right, box.bottom)
-        return self._sent(self._original.patch(pixels, self._budget()), self._settings.patch_recipe, key)
+        return self._sent(self._original.patch(pixels, within), self._settings.patch_recipe, key)
 
     def _sent(self, image: Image.Image, recipe: Any, key: str) -> Picture:
         encoded = encode(image, recipe, accepted=("image/jpeg",), max_bytes=1 << 22)

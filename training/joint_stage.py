@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
+from scenes.signs import COLORS
 from server.embedded.tower import Tower, TowerConfig
 from training.decoder_stage import WIDTH, Symbols, answer_logits, decoder_config, whole_answers
+from training.gaze import Gaze
 from training.journal import Journal, cosine, load_checkpoint, pick_device, save_checkpoint
 from training.muon import Optimizers
-from training.packing import Packer, prompt_after_images
+from training.packing import Packer, attention_mask, prompt_after_images
 from training.tokenizer import build_tokenizer
-from training.tower_stage import Heads, to_pixels
+from training.tower_stage import CODES, Heads, to_pixels
+from training.views import SLOTS
 
 QUESTIONS = 6
+GAZE_WEIGHT = 0.3
 
 
 class Projector(nn.Module):
@@ -61,13 +66,55 @@ def compute_features(root: pathlib.Path, tower: Tower, device: torch.device, aut
         np.save(target, torch.cat(out).view(-1, 3, *out[0].shape[1:]).numpy())
 
 
-def load_pairs(root: pathlib.Path) -> tuple[list[Tensor], list[list[dict[str, Any]]]]:
-    features, records = [], []
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """A shard: `features` [scenes, 3, N, C], `color` [scenes, 3, N] (0 none) and each scene's record."""
+
+    features: Tensor
+    color: Tensor
+    records: list[dict[str, Any]]
+
+
+def load_pairs(root: pathlib.Path) -> list[Pairs]:
+    shards = []
     for path in sorted((root / "features").glob("[0-9]*.npy")):
-        features.append(torch.from_numpy(np.load(path)))
         with np.load(root / "pairs" / f"{path.stem}.npz") as shard:
-            records.append(json.loads(str(shard["records"])))
-    return features, records
+            color, records = torch.from_numpy(shard["color"]).flatten(2), json.loads(str(shard["records"]))
+        shards.append(Pairs(torch.from_numpy(np.load(path)), color, records))
+    return shards
+
+
+@torch.no_grad()
+def start_projector(projector: Projector, symbols: Symbols, heads: Heads, cells: Tensor) -> None:
+    """One hidden unit for each character in each slot, each colour, the centre; read off the tower's heads.
+
+    A unit fires where its class leads; its output is the class's symbolic vector. From a random start the
+    fit explains 81 % of the symbolic cells and characters blur; from here it explains 94 %.
+    """
+    scale, margin = 0.35, 0.5
+    by_slot = heads.slots.weight.view(SLOTS, CODES, WIDTH), heads.slots.bias.view(SLOTS, CODES)
+    rows = torch.cat(
+        [
+            (by_slot[0] - by_slot[0].mean(1, keepdim=True)).flatten(0, 1),
+            heads.color.weight - heads.color.weight.mean(0, keepdim=True),
+            heads.anchor.weight,
+        ]
+    )
+    offsets = torch.cat(
+        [
+            (by_slot[1] - by_slot[1].mean(1, keepdim=True)).flatten(),
+            heads.color.bias - heads.color.bias.mean(),
+            heads.anchor.bias,
+        ]
+    )
+    units = len(rows)
+    projector.linear_1.weight[:units] = rows * scale
+    projector.linear_1.bias[:units] = offsets * scale - margin
+    active = functional.gelu(projector.linear_1(cells.flatten(0, -2)))[:20_000, :units]
+    usual = torch.quantile(active, 0.998, dim=0).clamp_min(0.3)
+    vectors = torch.cat([symbols.slots.flatten(0, 1), symbols.color, symbols.anchor.unsqueeze(0)])
+    projector.linear_2.weight[:, :units] = (vectors / usual.unsqueeze(1)).T
+    projector.linear_2.bias.zero_()
 
 
 def fit_projector(
@@ -142,29 +189,66 @@ class Scores:
         return scores
 
 
-def draw_pictures(
-    rng: np.random.Generator, features: Tensor, records: list[dict[str, Any]], size: int
-) -> tuple[Tensor, int, list[list[tuple[str, str, str]]]]:
-    """Features [B, pictures * N, C], how many pictures, and the questions: all rows of one kind of prompt."""
-    rows, views = rng.integers(len(records), size=size), rng.integers(1, 3, size=size)
-    which = str(rng.choice(("global", "pair", "crop"), p=(0.42, 0.5, 0.08)))
-    index = torch.from_numpy(rows)
-    whole, crop = features[index, 0], features[index, torch.from_numpy(views)]
-    cells = {"global": whole, "crop": crop, "pair": torch.cat([whole, crop], dim=1)}[which].float()
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """A batch of one kind of prompt: `cells` [B, count * N, C], `color` [B, count * N].
+
+    `asked`: (kind, prompt, answer) of each question.
+    """
+
+    cells: Tensor
+    color: Tensor
+    count: int
+    asked: list[list[tuple[str, str, str]]]
+
+
+def draw_pictures(rng: np.random.Generator, shard: Pairs, size: int) -> Pictures:
+    rows, views = rng.integers(len(shard.records), size=size), rng.integers(1, 3, size=size)
+    which = str(rng.choice(("global", "pair", "crop"), p=(0.5, 0.43, 0.07)))
+    index, view = torch.from_numpy(rows), torch.from_numpy(views)
+    shown = {"global": (0,), "crop": (view,), "pair": (0, view)}[which]
     asked = [
-        draw_questions(rng, records[int(r)], 0 if which == "global" else int(v), alone=which == "crop")
+        draw_questions(rng, shard.records[int(r)], 0 if which == "global" else int(v), alone=which == "crop")
         for r, v in zip(rows, views, strict=True)
     ]
-    return cells, 2 if which == "pair" else 1, asked
+    cells = torch.cat([shard.features[index, v] for v in shown], dim=1).float()
+    return Pictures(cells, torch.cat([shard.color[index, v] for v in shown], dim=1), len(shown), asked)
+
+
+def color_asked(kind: str, prompt: str, answer: str) -> int:
+    """The label of the sign that a question is about; -1 for none."""
+    if kind == "color":
+        return COLORS.index(answer) + 1
+    if "read" not in kind:
+        return -1
+    return next((n for n, color in enumerate(COLORS, 1) if f" {color} " in prompt), -1)
+
+
+def gaze_loss(
+    gaze: Gaze, packer: Packer, pictures: Pictures, prompt_rows: list[list[tuple[str, str]]]
+) -> Tensor:
+    """On the latest picture of the prompt: the global view where it is alone, else the crop."""
+    device = pictures.cells.device
+    packed = packer.pack(prompt_rows)
+    start, cells = len(packer.tokens("<s>USER: ")), pictures.color.shape[1] // pictures.count
+    length = start + pictures.cells.shape[1] + pictures.count - 1
+    rows, offsets = packed.first.nonzero(as_tuple=True)
+    labels = torch.tensor([color_asked(*question) for row in pictures.asked for question in row])
+    wanted = (pictures.color[rows, -cells:].long() == labels.unsqueeze(1)).float()
+    image = torch.arange(length - cells, length)
+    mask = attention_mask(length, packed)
+    return gaze.loss(
+        rows.to(device), (offsets + length).to(device), mask.to(device), image.to(device), wanted.to(device)
+    )
 
 
 def train(
     root: pathlib.Path,
     *,
-    steps: int = 1600,
+    steps: int = 620,
     batch: int = 16,
-    peak: float = 1e-3,
-    matrix_lr: float = 0.008,
+    peak: float = 4e-4,
+    matrix_lr: float = 0.003,
     seed: int = 3,
 ) -> None:
     device, autocast, reason = pick_device()
@@ -176,46 +260,48 @@ def train(
     load_checkpoint(root / "tower.pt", {"tower": tower, "heads": heads})
     load_checkpoint(root / "decoder.pt", {"model": model, "symbols": symbols})
     compute_features(root, tower.to(device, memory_format=torch.channels_last), device, autocast)
-    features, records = load_pairs(root)
-    held_features, held_records = features.pop(), records.pop()  # the last shard is for looking only
+    *shards, held_out = load_pairs(root)  # the last shard is for looking only
     trained = nn.ModuleList([model, projector])
-    optimizer = Optimizers(trained, rest=[], matrix_lr=matrix_lr, lr=peak)
+    optimizer = Optimizers(model, rest=[*projector.parameters()], matrix_lr=matrix_lr, lr=peak)
     checkpoint = root / "joint.pt"
     first_step = load_checkpoint(checkpoint, {"model": model, "projector": projector}, optimizer)
     journal = Journal(root, "joint", steps, first_step=first_step)
-    scenes = sum(len(r) for r in records)
+    scenes = sum(len(shard.records) for shard in shards)
     journal.write("start", first_step, device=reason, steps=steps, batch=batch, seed=seed, scenes=scenes)
     if first_step == 0:
-        ratio = fit_projector(projector, symbols, heads, features, steps=1200, seed=seed)
+        start_projector(projector, symbols, heads, shards[0].features[:40].float())
+        features = [shard.features for shard in shards]
+        ratio = fit_projector(projector, symbols, heads, features, steps=1500, seed=seed)
         journal.write("projector", 0, unexplained_share=ratio)
     trained.to(device)
     rng = np.random.default_rng([seed, first_step])
-    scores = Scores()
+    scores, gaze = Scores(), Gaze(model)
 
-    def run(cells: Tensor, pictures: int, asked: list[list[tuple[str, str, str]]], tally: Scores) -> Tensor:
-        rows = [[(prompt, answer) for _kind, prompt, answer in row] for row in asked]
+    def run(pictures: Pictures, tally: Scores) -> tuple[Tensor, Tensor]:
+        rows = [[(prompt, answer) for _kind, prompt, answer in row] for row in pictures.asked]
         with torch.autocast(device.type, autocast):
-            logits, truth, starts = answer_logits(model, packer, projector(cells.to(device)), rows, pictures)
-        tally.add(asked, whole_answers(logits, truth, starts).tolist())
-        return functional.cross_entropy(logits.float(), truth)
+            cells = projector(pictures.cells.to(device))
+            logits, truth, starts = answer_logits(model, packer, cells, rows, pictures.count)
+        tally.add(pictures.asked, whole_answers(logits, truth, starts).tolist())
+        return functional.cross_entropy(logits.float(), truth), gaze_loss(gaze, packer, pictures, rows)
 
     @torch.no_grad()
     def look() -> dict[str, float]:
         tally, fixed = Scores(), np.random.default_rng(7)
         for _ in range(24):
-            run(*draw_pictures(fixed, held_features, held_records, batch), tally)
+            run(draw_pictures(fixed, held_out, batch), tally)
         return tally.take()
 
     for step in range(first_step, steps):
-        shard = int(rng.integers(len(features)))
+        shard = shards[int(rng.integers(len(shards)))]
         optimizer.scale(cosine(step, steps, peak=1.0))
-        loss = run(*draw_pictures(rng, features[shard], records[shard], batch), scores)
+        loss, looking = run(draw_pictures(rng, shard, batch), scores)
         optimizer.zero_grad()
-        loss.backward()
+        (loss + GAZE_WEIGHT * looking).backward()
         nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 50 == 0:
-            journal.progress(step + 1, loss=loss.item(), **scores.take())
+            journal.progress(step + 1, loss=loss.item(), gaze=looking.item(), **scores.take())
         if (step + 1) % 200 == 0 or step + 1 == steps:
             save_checkpoint(checkpoint, step + 1, {"model": model, "projector": projector}, optimizer)
             journal.write("evaluation", step + 1, loss=loss.item(), held_out_scenes=look())

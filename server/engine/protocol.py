@@ -1,7 +1,8 @@
 """What the HTTP server asks of a model: the seam between `server` and torch.
 
-An engine turns (image, question) into (answer, per-token statistics, attention on the image grid). It knows nothing of
-HTTP, sessions, gates or boxes. Importing this module loads numpy and nothing heavier; torch lives in the engines.
+An engine turns (image, question) into (answer, per-token statistics, attention on the image grid). It knows
+nothing of HTTP, sessions, gates or boxes. Importing this module loads numpy and nothing heavier; torch lives
+in the engines.
 
 Not covered: scheduling. One thread owns the engine and calls it; engines need not be thread-safe.
 """
@@ -21,7 +22,10 @@ Aggregate = Literal["max", "mean", "first", "sum"]
 
 @dataclass(frozen=True, slots=True)
 class PixelBudget:
-    """The largest picture that the model's encoder can use; `max_pixels` only for encoders with a free aspect ratio."""
+    """The largest picture that the model's encoder can use.
+
+    `max_pixels` only for encoders with a free aspect ratio.
+    """
 
     max_width: int
     max_height: int
@@ -67,7 +71,11 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """A decoded image. `rgb`: uint8 [height, width, 3]. `key`: names content *and* tenant; equal keys share a cached prefix."""
+    """A decoded image.
+
+    `rgb`: uint8 [height, width, 3]. `key`: names content *and* tenant; equal keys share a cached
+    prefix.
+    """
 
     key: str
     rgb: NDArray[np.uint8]
@@ -75,7 +83,10 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class TokenStats:
-    """One generated token; higher means less certain. `min_entropy`, `shannon` in nats, `margin` in [0, 1]."""
+    """One generated token.
+
+    Higher means less certain. `min_entropy`, `shannon` in nats, `margin` in [0, 1].
+    """
 
     text: str
     min_entropy: float
@@ -85,10 +96,11 @@ class TokenStats:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionMap:
-    """Attention from the last prompt token to the global image's tokens, averaged over heads (and layers, if several).
+    """Attention from the last prompt token to the global image's tokens, averaged over heads (and
+    layers, if several).
 
-    `weights`: float32 [rows, cols], non-negative. `content`: (x0, y0, x1, y1) of the picture in grid units [0, 1]:
-    (0, 0, 1, 1) unless the model pads the picture to its input shape. A grid point (u, v) lies at
+    `weights`: float32 [rows, cols], non-negative. `content`: (x0, y0, x1, y1) of the picture in grid units
+    [0, 1]: (0, 0, 1, 1) unless the model pads the picture to its input shape. A grid point (u, v) lies at
     ((u - x0) / (x1 - x0), (v - y0) / (y1 - y0)) of the picture.
     """
 
@@ -98,7 +110,10 @@ class AttentionMap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswerRequest:
-    """One question. Stage one has no patch; stage two brings the same picture and the patch cut from its original."""
+    """One question.
+
+    Stage one has no patch; stage two brings the same picture and the patch cut from its original.
+    """
 
     picture: Picture
     question: str
@@ -108,7 +123,10 @@ class AnswerRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswerResult:
-    """`tokens` excludes the end-of-sequence token. `attention` belongs to stage one (None where a patch was given)."""
+    """`tokens` excludes the end-of-sequence token.
+
+    `attention` belongs to stage one (None where a patch was given).
+    """
 
     text: str
     tokens: tuple[TokenStats, ...]
@@ -125,7 +143,10 @@ class EngineError(Exception):
 
 
 class Engine(Protocol):
-    """A loaded, warmed-up model. Calls block; the server makes them from the one thread that owns the device."""
+    """A loaded, warmed-up model.
+
+    Calls block; the server makes them from the one thread that owns the device.
+    """
 
     @property
     def info(self) -> EngineInfo: ...

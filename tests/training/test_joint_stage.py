@@ -17,7 +17,15 @@ from server.embedded.tower import Tower, TowerConfig
 from training import joint_stage, pairs
 from training.decoder_stage import WIDTH, Symbols, decoder_config
 from training.export import export
-from training.joint_stage import Projector, Scores, draw_pictures, draw_questions, fit_projector
+from training.joint_stage import (
+    Pairs,
+    Projector,
+    Scores,
+    color_asked,
+    draw_pictures,
+    draw_questions,
+    fit_projector,
+)
 from training.journal import save_checkpoint
 from training.muon import Optimizers
 from training.tokenizer import build_tokenizer
@@ -76,18 +84,27 @@ def test_a_crop_is_asked_about_its_own_sign(record: dict[str, Any], view: int) -
 
 def test_rows_of_a_batch_are_of_one_kind_of_prompt(record: dict[str, Any]) -> None:
     features = torch.arange(2 * 3 * 4 * 5, dtype=torch.float16).view(2, 3, 4, 5)
+    color = torch.arange(2 * 3 * 4, dtype=torch.uint8).view(2, 3, 4)
     rng = np.random.default_rng(3)
     shapes = set()
     for _ in range(40):
-        cells, pictures, asked = draw_pictures(rng, features, [record, record], 6)
-        shapes.add((pictures, cells.shape[1]))
-        assert cells.shape[0] == len(asked) == 6
-        assert cells.dtype == torch.float32
-        first = [row[0][0] for row in asked]
-        if pictures == 2:
+        pictures = draw_pictures(rng, Pairs(features, color, [record, record]), 6)
+        shapes.add((pictures.count, pictures.cells.shape[1]))
+        assert pictures.cells.shape[:2] == pictures.color.shape
+        assert len(pictures.cells) == len(pictures.asked) == 6
+        assert pictures.cells.dtype == torch.float32
+        first = [row[0][0] for row in pictures.asked]
+        if pictures.count == 2:
             assert set(first) == {"read_crop"}
-            assert all(torch.equal(c[:4], features[int(c[0, 0] >= 60), 0].float()) for c in cells)
+            assert all(torch.equal(c[:4], features[int(c[0, 0] >= 60), 0].float()) for c in pictures.cells)
     assert shapes == {(1, 4), (2, 8)}
+
+
+def test_a_question_is_about_the_sign_that_it_names() -> None:
+    assert color_asked("read", "\nWhat is written on the red sign? ASSISTANT:", "A7") == 1
+    assert color_asked("color", "\nWhat color is the sign that says A7? ASSISTANT:", "black") == 8
+    assert color_asked("presence", "\nIs there a red sign? ASSISTANT:", "yes") == -1
+    assert color_asked("count", "\nHow many signs are there? ASSISTANT:", "3") == -1
 
 
 def test_scores_are_shares_by_kind_and_start_again() -> None:

@@ -158,9 +158,11 @@ def _processor_template(source: str) -> str | None:
 def _warm_up(engine: PrefixEngine) -> None:
     """Both stages and the neutral prompt once: kernels are chosen and memory is there before the first
     client."""
-    grey = Picture(
-        "warm-up", np.full((engine.info.image.max_height, engine.info.image.max_width, 3), 128, np.uint8)
-    )
+    budget = engine.info.image
+    width, height = budget.max_width, budget.max_height
+    if budget.max_pixels is not None:
+        width = height = int(min(budget.max_pixels**0.5, width, height))
+    grey = Picture("warm-up", np.full((height, width, 3), 128, np.uint8))
     first = AnswerRequest(grey, "What is this?", max_new_tokens=4)
     second = AnswerRequest(grey, "What is this?", patch=grey, max_new_tokens=4)
     for request in (first, second):

@@ -26,7 +26,7 @@ def main() -> None:
     sign = next(sign for sign in scene.signs if sign.color == arguments.color)
     about = f"What is written on the {sign.color} sign?"
     question = next(question for question in scene.questions if question.text == about)
-    count = next(question for question in scene.questions if question.kind == "count")
+    coarse = next(q for q in scene.questions if q.kind == "presence" and q.answer == "yes")
     truth = {
         "seed": scene.seed,
         "width": scene.width,
@@ -35,8 +35,8 @@ def main() -> None:
         "answer": question.answer,
         "box": [round(edge, 1) for edge in sign.box],
         "text_height_in_global_view_px": round(scene.text_height_in_view(sign), 2),
-        "coarse_question": count.text,
-        "coarse_answer": count.answer,
+        "coarse_question": coarse.text,
+        "coarse_answer": coarse.answer,
     }
     (HERE / "photo.jpg").write_bytes(encode_jpeg(render(scene), scene.jpeg_quality))
     (HERE / "photo.json").write_text(json.dumps(truth, indent=2) + "\n")

@@ -245,7 +245,7 @@ def gaze_loss(
 def train(
     root: pathlib.Path,
     *,
-    steps: int = 620,
+    steps: int = 950,
     batch: int = 16,
     peak: float = 4e-4,
     matrix_lr: float = 0.003,

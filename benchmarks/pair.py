@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_client import EdgeClient
+from scenes.photos import originals
 from server.child import serving
-from training.evaluate import originals
 
 
 @dataclass(frozen=True, slots=True)

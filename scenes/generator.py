@@ -170,6 +170,14 @@ def render(scene: Scene, box: Box | None = None, size: tuple[int, int] | None = 
     return view if view.size == size else view.resize(size, Image.Resampling.BICUBIC)
 
 
+def shown_share(sign_box: Box, box: Box) -> float:
+    """The share of the sign's bounding box that a box shows."""
+    width = min(sign_box[2], box[2]) - max(sign_box[0], box[0])
+    height = min(sign_box[3], box[3]) - max(sign_box[1], box[1])
+    area = (sign_box[2] - sign_box[0]) * (sign_box[3] - sign_box[1])
+    return max(width, 0.0) * max(height, 0.0) / area
+
+
 def encode_jpeg(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)

@@ -8,14 +8,11 @@ by text height in the global image and, as last line, one JSON document.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import io
 import json
 import math
-import multiprocessing
 import pathlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +25,8 @@ from edge_client.budget import PixelBudget
 from edge_client.encoding import encode
 from edge_client.images import Original
 from edge_client.settings import EdgeSettings
-from scenes.generator import Scene, encode_jpeg, make_scene, render
+from scenes.generator import Scene, shown_share
+from scenes.photos import originals
 from server.engine.loader import load_engine
 from server.engine.protocol import AnswerRequest, AnswerResult, Engine, Picture
 from server.gate import judge
@@ -38,19 +36,6 @@ from training.views import product_window
 
 BANDS = ((0, 4), (4, 6), (6, 9), (9, math.inf))
 TRUE_CROP_JITTER_CELLS = 0.0
-
-
-def original_of(seed: int) -> tuple[Scene, bytes]:
-    """The held-out scene of that seed and its JPEG."""
-    scene = make_scene(seed, split="test")
-    return scene, encode_jpeg(render(scene), scene.jpeg_quality)
-
-
-def originals(seeds: range, workers: int) -> Iterator[tuple[Scene, bytes]]:
-    """Rendered ahead in other processes, in order."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(original_of, seeds, chunksize=4)
 
 
 @dataclass(slots=True)
@@ -72,6 +57,10 @@ class Row:
     @property
     def is_right(self) -> bool:
         return self.first == self.answer
+
+    def is_right_as_pair(self, threshold: float) -> bool:
+        """The answer of both stages under a gate at that min-entropy."""
+        return (self.with_crop if self.min_entropy > threshold else self.first) == self.answer
 
 
 class Edge:
@@ -96,13 +85,6 @@ class Edge:
         encoded = encode(image, recipe, accepted=("image/jpeg",), max_bytes=1 << 22)
         assert encoded is not None
         return Picture(key=key, rgb=np.asarray(Image.open(io.BytesIO(encoded.data)).convert("RGB")))
-
-
-def share_inside(sign: tuple[float, float, float, float], box: PixelBox) -> float:
-    """The share of the sign's bounding box that lies in the box."""
-    width = max(min(sign[2], box.right) - max(sign[0], box.left), 0.0)
-    height = max(min(sign[3], box.bottom) - max(sign[1], box.top), 0.0)
-    return width * height / ((sign[2] - sign[0]) * (sign[3] - sign[1]))
 
 
 def _answer(engine: Engine, request: AnswerRequest) -> AnswerResult:
@@ -143,7 +125,7 @@ def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes)
         attention = result.attention if neutral is None else relative_attention(result.attention, neutral)
         box = locate(attention, size, how)
         sign = scene.signs[question.sign]
-        row.box_share = share_inside(sign.box, box)
+        row.box_share = shown_share(sign.box, (box.left, box.top, box.right, box.bottom))
         second = _answer(
             engine, AnswerRequest(picture, question.text, edge.patch(box, f"{scene.seed}:{question.sign}"))
         )
@@ -177,9 +159,7 @@ def summarize(rows: list[Row], threshold: float, scenes: int) -> dict[str, float
     reads = [row for row in rows if row.kind == "read"]
     coarse = [row for row in rows if row.kind in ("count", "presence")]
     wrong = [row for row in reads if not row.is_right]
-    pair = _mean(
-        [(row.with_crop if row.min_entropy > threshold else row.first) == row.answer for row in reads]
-    )
+    pair = _mean([row.is_right_as_pair(threshold) for row in reads])
     true_crop = _mean([row.with_true_crop == row.answer for row in reads])
     first = _mean([row.is_right for row in reads])
     figures = {
@@ -224,9 +204,7 @@ def print_tables(rows: list[Row], threshold: float) -> None:
             _mean([row.min_entropy for row in part]),
             _mean([row.min_entropy > threshold for row in part]),
             _mean([row.box_share >= 0.9 for row in part if not row.is_right]),
-            _mean(
-                [(row.with_crop if row.min_entropy > threshold else row.first) == row.answer for row in part]
-            ),
+            _mean([row.is_right_as_pair(threshold) for row in part]),
             _mean([row.with_true_crop == row.answer for row in part]),
         )
         table.add_row(f"{low}-{high}", str(len(part)), *(f"{share:.3f}" for share in shares))

@@ -15,17 +15,9 @@ import numpy as np
 from PIL import Image
 
 from scenes import generator
-from training.views import SIDE, Labels, crop_view, global_view, product_window
+from training.views import SIDE, Labels, crop_view, global_view, product_window, save_shard
 
 MISS_RATE = 0.12  # crops that show another place: the answer has to stay unsure
-
-
-def shown_share(sign_box: generator.Box, box: generator.Box) -> float:
-    """The share of the sign's bounding box that a crop shows."""
-    width = min(sign_box[2], box[2]) - max(sign_box[0], box[0])
-    height = min(sign_box[3], box[3]) - max(sign_box[1], box[1])
-    area = (sign_box[2] - sign_box[0]) * (sign_box[3] - sign_box[1])
-    return max(width, 0.0) * max(height, 0.0) / area
 
 
 def pair_example(seed: int) -> tuple[list[tuple[Image.Image, Labels]], dict[str, Any]]:
@@ -39,7 +31,9 @@ def pair_example(seed: int) -> tuple[list[tuple[Image.Image, Labels]], dict[str,
         jitter = 6.0 if rng.random() < MISS_RATE else 0.6
         box = product_window(rng, scene, scene.signs[target], jitter_cells=jitter)
         views.append(crop_view(rng, scene, box))
-        crops.append({"target": target, "shares": [round(shown_share(s.box, box), 3) for s in scene.signs]})
+        crops.append(
+            {"target": target, "shares": [round(generator.shown_share(s.box, box), 3) for s in scene.signs]}
+        )
     record = {
         "seed": scene.seed,
         "questions": [[q.kind, q.text, q.answer, q.sign] for q in scene.questions],
@@ -60,10 +54,4 @@ def write_shard(path: pathlib.Path, seeds: range) -> None:
             images[index, place] = np.asarray(image)
         rows.append([labels for _image, labels in views])
         records.append(record)
-    fields = {
-        name: np.stack([[getattr(v, name) for v in row] for row in rows])
-        for name in ("color", "anchor", "slots", "characters")
-    }
-    part = path.with_suffix(".part.npz")
-    np.savez(part, images=images, records=np.array(json.dumps(records)), **fields)
-    part.rename(path)
+    save_shard(path, images, rows, records=np.array(json.dumps(records)))

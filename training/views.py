@@ -7,10 +7,12 @@ tower's cells.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -210,6 +212,20 @@ def held_out_global(seed: int) -> tuple[Image.Image, Labels]:
     return global_view(np.random.default_rng([seed, 6]), generator.make_scene(600_000 + seed, split="test"))
 
 
+def save_shard(
+    path: pathlib.Path, images: NDArray[np.uint8], labels: Sequence[Any], **more: NDArray[Any]
+) -> None:
+    """An .npz of images and their labels (nested lists keep their nesting); written whole or not at all."""
+
+    def stack(name: str, part: Any) -> Any:
+        return getattr(part, name) if isinstance(part, Labels) else [stack(name, inner) for inner in part]
+
+    fields = {field.name: np.array(stack(field.name, labels)) for field in dataclasses.fields(Labels)}
+    part = path.with_suffix(".part.npz")
+    np.savez(part, images=images, **fields, **more)
+    part.rename(path)
+
+
 def write_shard(
     path: pathlib.Path, example: Callable[[int], tuple[Image.Image, Labels]], seeds: range
 ) -> None:
@@ -220,13 +236,4 @@ def write_shard(
         image, labels = example(seed)
         images[index] = np.asarray(image)
         rows.append(labels)
-    part = path.with_suffix(".part.npz")
-    np.savez(
-        part,
-        images=images,
-        color=np.stack([r.color for r in rows]),
-        anchor=np.stack([r.anchor for r in rows]),
-        slots=np.stack([r.slots for r in rows]),
-        characters=np.stack([r.characters for r in rows]),
-    )
-    part.rename(path)
+    save_shard(path, images, rows)

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from edge_client.settings import EdgeSettings
-from scenes.generator import encode_jpeg, make_scene, render
+from scenes.generator import encode_jpeg, make_scene, render, shown_share
+from scenes.photos import originals
 from server.engine.fake import FakeEngine, FakeScript
 from shared.wire import PixelBox
-from training.evaluate import Edge, Row, ask_scene, auroc, originals, print_tables, share_inside, summarize
+from training.evaluate import Edge, Row, ask_scene, auroc, print_tables, summarize
 
 
 def row(
@@ -48,11 +49,11 @@ def test_auroc_is_undefined_when_nothing_or_everything_is_positive() -> None:
     assert math.isnan(auroc([0.1, 0.2], [False, False]))
 
 
-def test_share_inside_is_the_part_of_the_sign_in_the_box() -> None:
+def test_shown_share_is_the_part_of_the_sign_in_the_box() -> None:
     sign = (10.0, 10.0, 30.0, 20.0)
-    assert share_inside(sign, PixelBox(left=0, top=0, right=100, bottom=100)) == 1
-    assert share_inside(sign, PixelBox(left=20, top=0, right=100, bottom=15)) == 0.25
-    assert share_inside(sign, PixelBox(left=40, top=0, right=100, bottom=100)) == 0
+    assert shown_share(sign, (0, 0, 100, 100)) == 1
+    assert shown_share(sign, (20, 0, 100, 15)) == 0.25
+    assert shown_share(sign, (40, 0, 100, 100)) == 0
 
 
 def test_the_pair_takes_the_second_answer_only_where_the_gate_fires() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from scenes.generator import make_scene
+from scenes.generator import make_scene, shown_share
 from server.embedded.tower import Tower, TowerConfig
 from training import joint_stage, pairs
 from training.decoder_stage import WIDTH, Symbols, decoder_config
@@ -57,9 +57,9 @@ def test_most_crops_show_their_target_and_some_miss_it(held_out_fonts: None) -> 
 
 
 def test_shown_share_is_the_part_of_the_sign_in_the_box() -> None:
-    assert pairs.shown_share((10, 10, 20, 20), (0, 0, 100, 100)) == 1
-    assert pairs.shown_share((10, 10, 20, 20), (15, 0, 100, 15)) == 0.25
-    assert pairs.shown_share((10, 10, 20, 20), (30, 30, 40, 40)) == 0
+    assert shown_share((10, 10, 20, 20), (0, 0, 100, 100)) == 1
+    assert shown_share((10, 10, 20, 20), (15, 0, 100, 15)) == 0.25
+    assert shown_share((10, 10, 20, 20), (30, 30, 40, 40)) == 0
 
 
 def test_a_global_view_is_asked_everything(record: dict[str, Any]) -> None:

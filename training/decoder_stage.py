@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import pathlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from scenes.questions import WORDINGS
 from scenes.signs import CHARACTERS, COLORS
 from training.journal import Journal, cosine, load_checkpoint, pick_device, save_checkpoint
 from training.muon import Optimizers
-from training.packing import Packer, attention_mask, position_ids, prompt_after_images
+from training.packing import Packed, Packer, attention_mask, position_ids, prompt_after_images
 from training.tokenizer import build_tokenizer
 from training.views import SLOTS
 
@@ -226,17 +227,30 @@ def frame(model: LlamaForCausalLM, packer: Packer, cells: Tensor, views: int) ->
     return torch.cat([start, first, newline, second], dim=1)
 
 
+class Answers(NamedTuple):
+    """Logits [M, V] where an answer token is predicted, the tokens [M], and which begin an answer [M].
+
+    `packed` and `allowed` (bool [B, 1, L, L]) are the sequence they come from.
+    """
+
+    logits: Tensor
+    truth: Tensor
+    first: Tensor
+    packed: Packed
+    allowed: Tensor
+
+
 def answer_logits(
     model: LlamaForCausalLM, packer: Packer, cells: Tensor, rows: list[list[tuple[str, str]]], views: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits [M, V] where an answer token is predicted, the tokens [M], and which begin an answer [M]."""
+) -> Answers:
     packed = packer.pack(rows)
     prefix = frame(model, packer, cells, views)
     text = model.get_input_embeddings()(packed.ids.to(cells.device))
     length = prefix.shape[1]
     inputs = torch.cat([prefix, text.to(prefix.dtype)], dim=1)
-    mask = torch.zeros(1, dtype=inputs.dtype).expand(len(inputs), 1, inputs.shape[1], inputs.shape[1])
-    mask = mask.masked_fill(~attention_mask(length, packed), torch.finfo(torch.float32).min).to(cells.device)
+    allowed = attention_mask(length, packed).to(cells.device)
+    mask = torch.zeros(allowed.shape, dtype=inputs.dtype, device=cells.device)
+    mask = mask.masked_fill(~allowed, torch.finfo(torch.float32).min)
     hidden = model.model(
         inputs_embeds=inputs,
         attention_mask=mask,
@@ -245,10 +259,12 @@ def answer_logits(
     )
     wanted = packed.next_ids != -100
     states = hidden.last_hidden_state[:, length:][wanted.to(cells.device)]
-    return (
+    return Answers(
         model.lm_head(states),
         packed.next_ids[wanted].to(cells.device),
         packed.first[wanted].to(cells.device),
+        packed,
+        allowed,
     )
 
 
@@ -306,7 +322,7 @@ def train(
         cells = symbols(data.color.to(device), data.anchor.to(device), data.posterior.to(device))
         cells = cells + 0.1 * torch.randn_like(cells)
         with torch.autocast(device.type, autocast):
-            logits, truth, starts = answer_logits(model, packer, cells, data.rows, 2 if pairs else 1)
+            logits, truth, starts, *_ = answer_logits(model, packer, cells, data.rows, 2 if pairs else 1)
         loss = functional.cross_entropy(logits.float(), truth)
         optimizer.zero_grad()
         loss.backward()

@@ -21,11 +21,11 @@ from transformers import LlamaForCausalLM
 
 from scenes.signs import COLORS
 from server.embedded.tower import Tower, TowerConfig
-from training.decoder_stage import WIDTH, Symbols, answer_logits, decoder_config, whole_answers
+from training.decoder_stage import WIDTH, Answers, Symbols, answer_logits, decoder_config, whole_answers
 from training.gaze import Gaze
 from training.journal import Journal, cosine, load_checkpoint, pick_device, save_checkpoint
 from training.muon import Optimizers
-from training.packing import Packer, attention_mask, prompt_after_images
+from training.packing import Packer, prompt_after_images
 from training.tokenizer import build_tokenizer
 from training.tower_stage import CODES, Heads, to_pixels
 from training.views import SLOTS
@@ -131,7 +131,7 @@ def fit_projector(
         shard = features[step % len(features)]
         rows = torch.randint(len(shard), (16,), generator=random)
         views = torch.randint(3, (16,), generator=random)
-        cells = shard[rows, views].float()
+        cells = shard[rows, views].float().to(projector.linear_1.weight.device)
         with torch.no_grad():
             color = heads.color(cells).softmax(-1)
             slots = heads.slots(cells).view(*cells.shape[:2], 4, -1).softmax(-1)
@@ -224,22 +224,17 @@ def color_asked(kind: str, prompt: str, answer: str) -> int:
     return next((n for n, color in enumerate(COLORS, 1) if f" {color} " in prompt), -1)
 
 
-def gaze_loss(
-    gaze: Gaze, packer: Packer, pictures: Pictures, prompt_rows: list[list[tuple[str, str]]]
-) -> Tensor:
+def gaze_loss(gaze: Gaze, pictures: Pictures, answers: Answers) -> Tensor:
     """On the latest picture of the prompt: the global view where it is alone, else the crop."""
-    device = pictures.cells.device
-    packed = packer.pack(prompt_rows)
-    start, cells = len(packer.tokens("<s>USER: ")), pictures.color.shape[1] // pictures.count
-    length = start + pictures.cells.shape[1] + pictures.count - 1
-    rows, offsets = packed.first.nonzero(as_tuple=True)
+    device = answers.allowed.device
+    cells = pictures.color.shape[1] // pictures.count
+    length = answers.allowed.shape[-1] - answers.packed.ids.shape[1]
+    rows, offsets = answers.packed.first.nonzero(as_tuple=True)
     labels = torch.tensor([color_asked(*question) for row in pictures.asked for question in row])
     wanted = (pictures.color[rows, -cells:].long() == labels.unsqueeze(1)).float()
-    image = torch.arange(length - cells, length)
-    mask = attention_mask(length, packed)
-    return gaze.loss(
-        rows.to(device), (offsets + length).to(device), mask.to(device), image.to(device), wanted.to(device)
-    )
+    image = torch.arange(length - cells, length, device=device)
+    places = (offsets + length).to(device)
+    return gaze.loss(rows.to(device), places, answers.allowed, image, wanted.to(device))
 
 
 def train(
@@ -259,7 +254,9 @@ def train(
     model, symbols, projector = LlamaForCausalLM(decoder_config(len(tokenizer))), Symbols(), Projector()
     load_checkpoint(root / "tower.pt", {"tower": tower, "heads": heads})
     load_checkpoint(root / "decoder.pt", {"model": model, "symbols": symbols})
-    compute_features(root, tower.to(device, memory_format=torch.channels_last), device, autocast)
+    for part in (tower, heads, model, symbols, projector):
+        part.to(device)
+    compute_features(root, tower.to(memory_format=torch.channels_last), device, autocast)
     *shards, held_out = load_pairs(root)  # the last shard is for looking only
     trained = nn.ModuleList([model, projector])
     optimizer = Optimizers(model, rest=[*projector.parameters()], matrix_lr=matrix_lr, lr=peak)
@@ -269,11 +266,10 @@ def train(
     scenes = sum(len(shard.records) for shard in shards)
     journal.write("start", first_step, device=reason, steps=steps, batch=batch, seed=seed, scenes=scenes)
     if first_step == 0:
-        start_projector(projector, symbols, heads, shards[0].features[:40].float())
+        start_projector(projector, symbols, heads, shards[0].features[:40].float().to(device))
         features = [shard.features for shard in shards]
         ratio = fit_projector(projector, symbols, heads, features, steps=1500, seed=seed)
         journal.write("projector", 0, unexplained_share=ratio)
-    trained.to(device)
     rng = np.random.default_rng([seed, first_step])
     scores, gaze = Scores(), Gaze(model)
 
@@ -281,9 +277,10 @@ def train(
         rows = [[(prompt, answer) for _kind, prompt, answer in row] for row in pictures.asked]
         with torch.autocast(device.type, autocast):
             cells = projector(pictures.cells.to(device))
-            logits, truth, starts = answer_logits(model, packer, cells, rows, pictures.count)
+            answers = answer_logits(model, packer, cells, rows, pictures.count)
+        logits, truth, starts, *_ = answers
         tally.add(pictures.asked, whole_answers(logits, truth, starts).tolist())
-        return functional.cross_entropy(logits.float(), truth), gaze_loss(gaze, packer, pictures, rows)
+        return functional.cross_entropy(logits.float(), truth), gaze_loss(gaze, pictures, answers)
 
     @torch.no_grad()
     def look() -> dict[str, float]:

@@ -54,7 +54,7 @@ def dense_loss(out: dict[str, Tensor], labels: dict[str, Tensor]) -> tuple[Tenso
     on_sign = color > 0
     color_loss = functional.cross_entropy(out["color"].transpose(1, 2).float(), color)
     anchor_loss = functional.binary_cross_entropy_with_logits(
-        out["anchor"].float(), anchor, pos_weight=torch.tensor(4.0)
+        out["anchor"].float(), anchor, pos_weight=torch.tensor(4.0, device=anchor.device)
     )
     slot_loss = functional.cross_entropy(
         out["slots"][on_sign].transpose(1, 2).float(), slots[on_sign], reduction="none"
@@ -124,7 +124,7 @@ def evaluate(tower: Tower, heads: Heads, shard: dict[str, Tensor]) -> dict[str, 
     tower.eval()
     counts = np.zeros(5)
     for start in range(0, len(shard["images"]), 32):
-        part = {field: values[start : start + 32] for field, values in shard.items()}
+        part = {field: values[start : start + 32].to(tower.device) for field, values in shard.items()}
         out = heads(*tower.features(to_pixels(part["images"])))
         anchor = part["anchor"].flatten(1) > 0
         truth, guess = part["slots"].flatten(1, 2)[anchor].long(), out["slots"].argmax(-1)[anchor]

@@ -111,7 +111,7 @@ def test_packed_logits_equal_those_of_one_question_at_a_time(
     model: LlamaForCausalLM, packer: Packer, views: int
 ) -> None:
     cells = torch.randn(2, 6 * views, 32, generator=torch.Generator().manual_seed(1))
-    packed, truth, first = answer_logits(model, packer, cells, ROWS, views)
+    packed, truth, first, *_ = answer_logits(model, packer, cells, ROWS, views)
     alone = one_by_one(model, packer, cells, views)
     assert packed.shape == alone.shape == (len(truth), len(packer._tokenizer))
     assert (packed - alone).abs().max() < 1e-4

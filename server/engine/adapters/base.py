@@ -119,7 +119,7 @@ class TransformersAdapter:
             "inputs_embeds": chunk.embeddings,
             "attention_mask": self._mask(chunk),
             "position_ids": chunk.positions[0] if len(chunk.positions) == 1 else chunk.positions,
-            "past_key_values": cache,
+            "cache": cache,
             "use_cache": True,
         }
         outputs = self.text_model(**inputs | self.extra_inputs(chunk, cache))

@@ -54,7 +54,7 @@ class Gemma3Adapter(TransformersAdapter):
             config=self.text_config,
             inputs_embeds=chunk.embeddings,
             attention_mask=chunk.visible,
-            past_key_values=cache,
+            cache=cache,
             position_ids=chunk.positions[0],
             block_sequence_ids=pad(blocks, (cache.get_seq_length(), 0), value=-1),
         )

@@ -30,6 +30,9 @@ def main() -> None:
     parser.add_argument(
         "--stage", action="append", choices=STAGES, help="only this stage (may be given again)"
     )
+    parser.add_argument(
+        "--start", type=pathlib.Path, help="a model directory that tower and joint stage train on"
+    )
     parser.add_argument("--target", type=pathlib.Path, default=WEIGHTS)
     arguments = parser.parse_args()
     root: pathlib.Path = arguments.root
@@ -44,11 +47,11 @@ def main() -> None:
         if stage == "render":
             render_all(root)
         elif stage == "tower":
-            tower_stage.train(root)
+            tower_stage.train(root, start=arguments.start)
         elif stage == "decoder":
             decoder_stage.train(root)
         elif stage == "joint":
-            joint_stage.train(root)
+            joint_stage.train(root, start=arguments.start)
         else:
             print(json.dumps({"bytes": export(root, arguments.target)}))
         print(json.dumps({"stage": stage, "wall_seconds": round(time.monotonic() - started)}), flush=True)

@@ -22,6 +22,7 @@ from transformers import LlamaForCausalLM
 from scenes.signs import COLORS
 from server.embedded.tower import Tower, TowerConfig
 from training.decoder_stage import WIDTH, Answers, Symbols, answer_logits, decoder_config, whole_answers
+from training.exported import exported_parts
 from training.gaze import Gaze
 from training.journal import Journal, cosine, load_checkpoint, pick_device, save_checkpoint
 from training.muon import Optimizers
@@ -32,6 +33,8 @@ from training.views import SLOTS
 
 QUESTIONS = 6
 GAZE_WEIGHT = 0.3
+# of an answer's tokens in the loss: one digit for five signs teaches less than the characters of six texts
+KIND_WEIGHTS = {"count": 3.0, "color": 2.0}
 
 
 class Projector(nn.Module):
@@ -115,6 +118,45 @@ def start_projector(projector: Projector, symbols: Symbols, heads: Heads, cells:
     vectors = torch.cat([symbols.slots.flatten(0, 1), symbols.color, symbols.anchor.unsqueeze(0)])
     projector.linear_2.weight[:, :units] = (vectors / usual.unsqueeze(1)).T
     projector.linear_2.bias.zero_()
+
+
+@torch.no_grad()
+def recover_symbols(projector: Projector, symbols: Symbols, heads: Heads, old: Tensor, new: Tensor) -> float:
+    """Sets `symbols` by least squares to what a trained projector made of the cells [M, N, C].
+
+    A shipped model holds no symbols, so they are read back: `projector` maps the shipped tower's cells `old`
+    to the decoder's input, the heads say what the trained tower believes of the same cells `new`. Returns the
+    unexplained share of the variance.
+    """
+    color = heads.color(new).softmax(-1).flatten(0, 1)
+    anchor = heads.anchor(new).sigmoid().flatten(0, 1)
+    slots = heads.slots(new).view(*new.shape[:2], SLOTS, CODES).softmax(-1).flatten(0, 1)
+    design = torch.cat([color, anchor, ((1 - color[:, :1, None]) * slots.flatten(1).unsqueeze(1))[:, 0]], 1)
+    target = projector(old).flatten(0, 1)
+    weight = (1 + 6 * (1 - color[:, :1])).sqrt()
+    ridge = 1e-3 * len(design) ** 0.5 * torch.eye(design.shape[1], dtype=torch.float64)
+    matrix = torch.cat([(weight * design).double().cpu(), ridge])
+    wanted = torch.cat(
+        [(weight * target).double().cpu(), torch.zeros(len(ridge), WIDTH, dtype=torch.float64)]
+    )
+    solved = torch.linalg.lstsq(matrix, wanted).solution
+    rest = ((matrix @ solved - wanted) ** 2).sum() / ((wanted - wanted.mean(0)) ** 2).sum()
+    solved = solved.float().to(new.device)
+    colors = color.shape[1]
+    symbols.color.copy_(solved[:colors])
+    symbols.anchor.copy_(solved[colors])
+    symbols.slots.copy_(solved[colors + 1 :].view(SLOTS, CODES, WIDTH))
+    return float(rest)
+
+
+@torch.no_grad()
+def shipped_cells(root: pathlib.Path, start: pathlib.Path, count: int, device: torch.device) -> Tensor:
+    """The shipped tower's cells [count * 3, N, C] of the first shard's first scenes."""
+    tower = Tower(TowerConfig()).eval().to(device)
+    tower.load_state_dict(exported_parts(start)["tower"])
+    with np.load(sorted((root / "pairs").glob("[0-9]*.npz"))[0]) as shard:
+        images = torch.from_numpy(shard["images"][:count]).flatten(0, 1)
+    return torch.cat([tower.features(to_pixels(part).to(device))[0] for part in images.split(50)])
 
 
 def fit_projector(
@@ -245,7 +287,9 @@ def train(
     peak: float = 4e-4,
     matrix_lr: float = 0.003,
     seed: int = 3,
+    start: pathlib.Path | None = None,
 ) -> None:
+    """`start`: a model directory whose decoder is trained on, instead of the decoder stage's."""
     device, autocast, reason = pick_device()
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
@@ -253,7 +297,10 @@ def train(
     tower, heads = Tower(TowerConfig()), Heads(WIDTH, 128)
     model, symbols, projector = LlamaForCausalLM(decoder_config(len(tokenizer))), Symbols(), Projector()
     load_checkpoint(root / "tower.pt", {"tower": tower, "heads": heads})
-    load_checkpoint(root / "decoder.pt", {"model": model, "symbols": symbols})
+    if start is None:
+        load_checkpoint(root / "decoder.pt", {"model": model, "symbols": symbols})
+    else:
+        model.load_state_dict(exported_parts(start)["decoder"])
     for part in (tower, heads, model, symbols, projector):
         part.to(device)
     compute_features(root, tower.to(memory_format=torch.channels_last), device, autocast)
@@ -266,6 +313,11 @@ def train(
     scenes = sum(len(shard.records) for shard in shards)
     journal.write("start", first_step, device=reason, steps=steps, batch=batch, seed=seed, scenes=scenes)
     if first_step == 0:
+        if start is not None:
+            projector.load_state_dict(exported_parts(start)["projector"])
+            old, new = shipped_cells(root, start, 150, device), shards[0].features[:150].float().to(device)
+            rest = recover_symbols(projector, symbols, heads, old, new.flatten(0, 1))
+            journal.write("symbols", 0, unexplained_share=rest)
         start_projector(projector, symbols, heads, shards[0].features[:40].float().to(device))
         features = [shard.features for shard in shards]
         ratio = fit_projector(projector, symbols, heads, features, steps=1500, seed=seed)
@@ -280,7 +332,10 @@ def train(
             answers = answer_logits(model, packer, cells, rows, pictures.count)
         logits, truth, starts, *_ = answers
         tally.add(pictures.asked, whole_answers(logits, truth, starts).tolist())
-        return functional.cross_entropy(logits.float(), truth), gaze_loss(gaze, pictures, answers)
+        kinds = torch.tensor([KIND_WEIGHTS.get(q[0], 1.0) for row in pictures.asked for q in row])
+        weight = kinds.to(device)[starts.long().cumsum(0) - 1]  # of each answer's tokens
+        losses = functional.cross_entropy(logits.float(), truth, reduction="none")
+        return (weight * losses).sum() / weight.sum(), gaze_loss(gaze, pictures, answers)
 
     @torch.no_grad()
     def look() -> dict[str, float]:

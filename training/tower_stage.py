@@ -8,6 +8,7 @@ reading emerge early.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,11 +17,15 @@ from torch.nn import functional
 
 from scenes.signs import CHARACTERS, COLORS
 from server.embedded.tower import Tower, TowerConfig
+from training.exported import exported_parts
 from training.journal import Journal, cosine, load_checkpoint, pick_device, save_checkpoint
 from training.muon import Optimizers
 from training.views import IGNORE, SLOTS
 
 CODES = len(CHARACTERS) + 1
+SCENES_SHARE = (
+    0.5  # of the batches: scenes and their crops; the rest are the tower's own views, mostly collages
+)
 FIELDS = ("images", "color", "anchor", "slots", "characters")
 
 
@@ -108,10 +113,10 @@ def draw_views(
     count: int,
     random: torch.Generator,
 ) -> dict[str, Tensor]:
-    """A batch from four shards: the tower's own and, once there are any, a third from scenes and crops."""
+    """A batch from four shards: the tower's own and, once there are any, half from scenes and crops."""
     chosen = []
     for _ in range(4):
-        source = pairs if pairs and float(torch.rand(1, generator=random)) < 0.35 else tower
+        source = pairs if pairs and float(torch.rand(1, generator=random)) < SCENES_SHARE else tower
         shard = list(source.values())[int(torch.randint(len(source), (1,), generator=random))]
         rows = torch.randint(len(shard["images"]), (count // 4,), generator=random)
         chosen.append({field: values[rows] for field, values in shard.items()})
@@ -146,6 +151,26 @@ def evaluate(tower: Tower, heads: Heads, shard: dict[str, Tensor]) -> dict[str, 
     }
 
 
+def fit_heads(tower: Tower, heads: Heads, draw: Callable[[], dict[str, Tensor]], steps: int = 200) -> float:
+    """New heads for a tower that is trained already; returns the last loss. `draw` gives a batch of views."""
+    tower.eval()
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=1e-2, weight_decay=0.0)
+    loss = torch.zeros(())
+    for step in range(steps):
+        part = draw()
+        with torch.no_grad():
+            cells, fine = tower.features(to_pixels(part["images"]).to(tower.device))
+        labels = {field: values.to(tower.device) for field, values in part.items()}
+        loss, _parts = dense_loss(heads(cells, fine), labels)
+        for group in optimizer.param_groups:
+            group["lr"] = cosine(step, steps, peak=1e-2, warmup=10)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    tower.train()
+    return loss.item()
+
+
 def train(
     root: pathlib.Path,
     *,
@@ -154,7 +179,9 @@ def train(
     peak: float = 2e-3,
     matrix_lr: float = 0.02,
     seed: int = 1,
+    start: pathlib.Path | None = None,
 ) -> None:
+    """`start`: a model directory (`training.export`) whose tower is trained on, instead of a new one."""
     device, autocast, reason = pick_device()
     torch.manual_seed(seed)
     tower = Tower(TowerConfig()).to(memory_format=torch.channels_last)
@@ -170,6 +197,11 @@ def train(
     held_out: dict[str, dict[str, Tensor]] = {}
     load_shards(root / "tower_eval", held_out)
     random = torch.Generator().manual_seed(seed + first)
+    if start is not None and first == 0:
+        tower.load_state_dict(exported_parts(start)["tower"])
+        load_shards(root / "tower", shards)
+        loss = fit_heads(tower, heads, lambda: draw_views(shards, pairs, batch, random))
+        journal.write("heads", 0, loss=loss, **{n: evaluate(tower, heads, s) for n, s in held_out.items()})
     for step in range(first, steps):
         if step % 100 == 0 or not shards:
             load_shards(root / "tower", shards)

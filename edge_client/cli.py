@@ -1,84 +1,92 @@
-"""The command line: `secondglance ask IMAGE QUESTION`.
+"""The roof of the command line: names of the commands, and where each of them lives.
 
-stdout carries the result and nothing else; progress goes to stderr if that is a terminal, errors and the
-warning about a draft answer always. Heavy imports wait until a command runs, so that `--help` starts at once.
+A command is a function in a module of its own under `edge_client.commands`, found and imported when it is
+run or listed. Those modules import only typer and the standard library at their top, so that `--help` and
+shell completion start at once; what a command needs is imported when it runs.
 
-Exit codes: 0 ok, 2 usage, 65 bad image, 69 server unavailable, 75 busy or try later, 77 not allowed,
-124 timed out.
+Exit codes: 0 ok, 1 some of many failed, 2 usage, 65 bad image, 69 server unavailable, 75 busy or try later,
+77 not allowed, 124 timed out, 130 interrupted.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-if TYPE_CHECKING:
-    from edge_client.reply import Reply
-    from edge_client.requests import Ask
-    from edge_client.settings import EdgeSettings
-    from edge_client.steps import Step
+COMMANDS = ("ask",)
+"""In the order of `--help`. The command `x` is the function `x` of `edge_client.commands.x`."""
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, readable=True)]
-Question = Annotated[str, typer.Argument(metavar="QUESTION")]
+class _Commands(Mapping[str, Any]):
+    """The commands by name; a command's module is imported when the command is looked up."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in COMMANDS:
+            raise KeyError(name)
+        module = importlib.import_module(f"edge_client.commands.{name}")
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(name, context_settings={"help_option_names": ["-h", "--help"]})(getattr(module, name))
+        return typer.main.get_command(single)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _LazyGroup(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Commands()  # type: ignore[assignment]  # nobody adds to it
+
+
+# Plain help, no panels: it reads like a manual page, pipes well and does not wait for rich.
+app = typer.Typer(
+    cls=_LazyGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        print(f"secondglance {version('second-glance')}")
+        raise typer.Exit
 
 
 @app.callback()
-def _secondglance() -> None:
-    """Ask about large pictures without sending them whole."""
-
-
-@app.command()
-def ask(
-    image: ImagePath,
-    question: Question,
-    url: Annotated[str | None, typer.Option(help="The server; default: SECONDGLANCE_URL.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    mode: Annotated[
-        Literal["auto", "answer_only", "always"],
-        typer.Option(help="Whether to take a second glance: if unsure, never, always."),
-    ] = "auto",
-    threshold: Annotated[
-        float | None, typer.Option(min=0, help="Take a second glance above this uncertainty (nats).")
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(min=0.001, metavar="SECONDS", help="For the whole conversation.")
-    ] = None,
-    max_uplink_bytes: Annotated[int | None, typer.Option(min=1, help="Send no more than this.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail if stage two fails.")] = False,
-    picture: Annotated[
-        Path | None, typer.Option(metavar="OUT.png", help="Draw the region and both answers.")
-    ] = None,
-    save_sent: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep the exact bytes that are sent.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")] = False,
+def _secondglance(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which this is.")
+    ] = False,
 ) -> None:
-    """Ask QUESTION about IMAGE.
+    """Ask about large pictures without sending them whole.
 
-    The key, if the server wants one, is taken from SECONDGLANCE_API_KEY.
+    A small copy of the picture goes to the server with the question; if its model is unsure, the region that
+    it asks for follows at full detail. Answers go to stdout and nothing else does; progress goes to stderr if
+    that is a terminal.
+
+    \b
+    Environment:
+      SECONDGLANCE_URL       the server, http://127.0.0.1:8000 if unset
+      SECONDGLANCE_API_KEY   the key, if the server wants one
+      SECONDGLANCE_EDGE_*    qualities, timeouts, retries (README)
+      NO_COLOR               no colours on stderr
+
+    \b
+    Exit codes:
+      0 ok   1 some of many failed   2 usage   65 bad image   69 server unavailable
+      75 busy, try later   77 not allowed   124 timed out   130 interrupted
     """
-    _check_outputs(picture, save_sent)
-    with _exit_code_of_errors():
-        from edge_client.requests import Ask
-        from edge_client.settings import load_settings
-
-        settings = load_settings(url=url)
-        terms = Ask(question, mode, threshold, timeout, max_uplink_bytes, strict)
-        if dry_run:
-            _plan(image, terms, settings, save_sent, as_json=json_)
-            return
-        reply = _converse(image, terms, settings, save_sent)
-        _show(reply, as_json=json_)
-        if picture is not None:
-            _draw(image, terms.question, reply, picture, settings)
 
 
 def main() -> None:
@@ -86,144 +94,5 @@ def main() -> None:
     app(prog_name="secondglance")
 
 
-def _converse(image: Path, terms: Ask, settings: EdgeSettings, save_sent: Path | None) -> Reply:
-    from edge_client.client import EdgeClient
-
-    with _progress() as show:
-
-        def observe(step: Step) -> None:
-            show(str(step))
-            _save(step, save_sent)
-
-        with EdgeClient(settings=settings, observe=observe) as client:
-            return client.ask(
-                image,
-                terms.question,
-                mode=terms.mode,
-                threshold=terms.threshold,
-                timeout_s=terms.timeout_s,
-                max_uplink_bytes=terms.max_uplink_bytes,
-                strict=terms.strict,
-            )
-
-
-def _show(reply: Reply, *, as_json: bool) -> None:
-    print(json.dumps(reply.to_dict()) if as_json else reply.answer)
-    if reply.degraded and not as_json:
-        _complain(f"this is the draft answer, stage two failed: {reply.degraded}")
-    if sys.stderr.isatty():
-        _tell_cost(reply)
-
-
-def _tell_cost(reply: Reply) -> None:
-    from rich.console import Console
-
-    from edge_client.picture import readable_bytes
-
-    receipt, confidence = reply.receipt, reply.confidence
-    facts = [
-        f"stage {reply.stage}",
-        f"{confidence.metric} {confidence.value:.3f} (threshold {confidence.threshold:.3f})",
-        f"{readable_bytes(receipt.uplink_bytes)} up, {readable_bytes(receipt.downlink_bytes)} down",
-        f"{receipt.elapsed_ms:,.0f} ms",
-    ]
-    if receipt.original_bytes:
-        facts.insert(3, f"original {readable_bytes(receipt.original_bytes)}")
-    Console(stderr=True, highlight=False).print(" · ".join(facts), style="dim")
-
-
-def _plan(image: Path, terms: Ask, settings: EdgeSettings, save_sent: Path | None, *, as_json: bool) -> None:
-    from edge_client.dry_run import plan_first_request
-
-    send = plan_first_request(image, terms, settings)
-    _save(send, save_sent)
-    parts = [{"name": part.name, "bytes": len(part.data)} for part in send.parts]
-    plan: dict[str, Any] = {
-        "dry_run": True,
-        "url": settings.url,
-        "method": send.method,
-        "path": send.path,
-        "body_bytes": len(send.body),
-        "parts": parts,
-        "original_bytes": image.stat().st_size,
-        "assumed_side": settings.assumed_side,
-    }
-    if as_json:
-        print(json.dumps(plan))
-        return
-    print(f"would send {send.method} {send.path} to {settings.url}: {len(send.body):,} bytes")
-    for part in parts:
-        print(f"  {part['name']}: {part['bytes']:,} bytes")
-    print(f"and, if the server is unsure, one region of the original ({plan['original_bytes']:,} bytes)")
-    print(f"assuming a server that takes {settings.assumed_side} pixels a side; nothing was sent")
-
-
-def _draw(image: Path, question: str, reply: Reply, target: Path, settings: EdgeSettings) -> None:
-    from edge_client.picture import draw_picture
-
-    sheet = draw_picture(image, question, reply, max_original_pixels=settings.max_original_pixels)
-    with _writing(target):
-        sheet.save(target)
-
-
-def _save(step: Step, folder: Path | None) -> None:
-    """Keep what a step is about to send: the whole body, and the files inside it."""
-    from edge_client.steps import Send
-
-    if folder is None or not isinstance(step, Send) or not step.body:
-        return
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{step.stage}-body").write_bytes(step.body)
-        for part in step.parts:
-            (folder / f"{step.stage}-{part.name}").write_bytes(part.data)
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    from edge_client.errors import UsageError
-
-    try:
-        yield
-    except OSError as exc:
-        raise UsageError(f"cannot write {target}: {exc}") from exc
-
-
-def _check_outputs(picture: Path | None, save_sent: Path | None) -> None:
-    """Complain about where results should go before anything is sent."""
-    if picture is not None:
-        if picture.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-            raise typer.BadParameter(f"{picture}: not a .png, .jpg or .webp", param_hint="--picture")
-        if not picture.parent.is_dir():
-            raise typer.BadParameter(f"{picture.parent}: no such folder", param_hint="--picture")
-    if save_sent is not None and save_sent.exists() and not save_sent.is_dir():
-        raise typer.BadParameter(f"{save_sent}: not a folder", param_hint="--save-sent")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what is going on; silent unless stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda text: None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-
-    with Console(stderr=True).status("starting") as status:
-        yield lambda text: status.update(escape(text))
-
-
-@contextmanager
-def _exit_code_of_errors() -> Iterator[None]:
-    from edge_client.errors import EdgeError
-
-    try:
-        yield
-    except EdgeError as exc:
-        reference = f" (request {exc.request_id})" if exc.request_id else ""
-        _complain(f"{exc}{reference}")
-        raise typer.Exit(exc.exit_code) from exc
-
-
-def _complain(text: str) -> None:
-    print(f"secondglance: {text}", file=sys.stderr)
+if __name__ == "__main__":
+    main()

@@ -14,10 +14,11 @@ HEAVY = {"torch", "transformers"}
 
 # Package -> what its files must not import, at whatever depth.
 FORBIDDEN = {
-    "edge_client": {"server", "evaluation", "fastapi", "starlette", "uvicorn", *HEAVY},
+    "edge_client": {"server", "evaluation", "lab", "fastapi", "starlette", "uvicorn", *HEAVY},
     "evaluation": {"training", *HEAVY},  # it measures the product from outside
-    "scenes": {"server", "edge_client", "evaluation", *HEAVY},
-    "server": {"edge_client", "evaluation"},
+    "lab": {"server", "training", "benchmarks", "evaluation", *HEAVY},
+    "scenes": {"server", "edge_client", "evaluation", "lab", *HEAVY},
+    "server": {"edge_client", "evaluation", "lab"},
 }
 
 
@@ -67,6 +68,8 @@ def test_imports_point_down(path: str) -> None:
         ("scenes/signs.py", "import torch"),
         ("server/cli.py", "from evaluation.records import Record"),
         ("evaluation/run.py", "import torch"),
+        ("lab/relay.py", "from server.app import create_app"),
+        ("edge_client/client.py", "from lab.relay import Relay"),
     ],
 )
 def test_a_wrong_import_is_found(path: str, source: str) -> None:

@@ -1,4 +1,4 @@
-"""What several edge tests share: pictures, a scripted server, the real one, a relay that counts and cuts."""
+"""What several edge tests share: pictures, a scripted server, the real one, relays that count and cut."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import random
 import socket
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from typing import Any
@@ -20,6 +20,8 @@ import uvicorn
 from PIL import Image
 
 from edge_client.settings import EdgeSettings
+from lab.faults import Fault, Schedule
+from lab.relay import Relay, relaying
 from server.app import create_app
 from server.engine.fake import FakeEngine
 from server.settings import ServerSettings
@@ -206,77 +208,6 @@ class ScriptedServer:
         return httpx.Response(200, json=document)
 
 
-class Relay:
-    """A TCP relay that counts on its own, and cuts every connection once a limit is reached.
-
-    `cut_up`, `cut_down`: bytes in all after which both ends are closed at once; None never cuts.
-    """
-
-    def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self.connections = 0
-        self.bytes = {"up": 0, "down": 0}
-        self.cut_up: int | None = None
-        self.cut_down: int | None = None
-        self._sockets: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def close(self) -> None:
-        """Stop listening, cut what is open and wait until everything that arrived is counted."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._cut()
-        for thread in self._threads:
-            thread.join(5)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                edge, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            try:
-                server = socket.create_connection(("127.0.0.1", self._target_port))
-            except OSError:  # the server is gone, and so is its side of the relay
-                edge.close()
-                continue
-            self._sockets += [edge, server]
-            for source, sink, direction in ((edge, server, "up"), (server, edge, "down")):
-                pump = threading.Thread(target=self._pump, args=(source, sink, direction), daemon=True)
-                self._threads.append(pump)
-                pump.start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
-        try:
-            while data := source.recv(65_536):
-                limit = self.cut_up if direction == "up" else self.cut_down
-                if limit is not None:
-                    data = data[: max(0, limit - self.bytes[direction])]
-                self.bytes[direction] += len(data)
-                sink.sendall(data)
-                if limit is not None and self.bytes[direction] >= limit:
-                    self._cut()
-                    return
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            return  # the other direction was cut
-
-    def _cut(self) -> None:
-        for end in self._sockets:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)  # wakes the pump that reads from it
-            end.close()  # unread bytes make this a reset, which a writer notices
-
-
 class Live:
     """A server in a thread; requests made before it is up wait in the listener's backlog."""
 
@@ -314,17 +245,14 @@ def serve() -> Iterator[Callable[..., Live]]:
 
 
 @pytest.fixture
-def relay_to() -> Iterator[Callable[[int], Relay]]:
-    """Start relays to a port on loopback; they are closed after the test."""
-    relays: list[Relay] = []
+def relay_to() -> Iterator[Callable[..., Relay]]:
+    """Start relays to a port on loopback, each connection with the faults given; closed after the test."""
+    with contextlib.ExitStack() as running:
 
-    def start(port: int) -> Relay:
-        relays.append(Relay(port))
-        return relays[-1]
+        def start(port: int, *each: Fault, by_connection: Mapping[int, tuple[Fault, ...]] = {}) -> Relay:
+            return running.enter_context(relaying("127.0.0.1", port, schedule=Schedule(each, by_connection)))
 
-    yield start
-    for relay in relays:
-        relay.close()
+        yield start
 
 
 @pytest.fixture

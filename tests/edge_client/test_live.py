@@ -27,7 +27,7 @@ from edge_client import (
     UplinkBudgetError,
 )
 from edge_client.client import Observer
-from edge_client.steps import Pause, Step
+from lab.faults import ByteLimit, Cut, Reset
 from server.app import create_app
 from server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
 from server.engine.protocol import AnswerResult, EngineError, PixelBudget
@@ -92,8 +92,8 @@ def test_both_stages_and_a_retry_are_receipted_to_the_byte(ask, live, engine, re
     reply = ask(relay.url, photo)
     assert (reply.answer, reply.stage, reply.degraded) == ("42", 2, None)
     receipt = reply.receipt
-    assert (receipt.uplink_bytes, receipt.downlink_bytes) == (relay.bytes["up"], relay.bytes["down"])
-    assert relay.connections == 1
+    assert (receipt.uplink_bytes, receipt.downlink_bytes) == relay.passed
+    assert len(relay.connections) == 1
     assert (receipt.requests, receipt.retries) == (4, 1)
     assert [stage.requests for stage in receipt.stages] == [1, 2, 1]
     assert receipt.original_bytes == len(photo)
@@ -104,9 +104,9 @@ def test_one_client_keeps_its_connection_and_receipts_each_question(live, relay_
     relay = relay_to(live.port)
     with EdgeClient(settings=EdgeSettings(url=relay.url)) as client:
         receipts = [client.ask(photo, question).receipt for question in ("What?", "And what else?")]
-    assert sum(receipt.uplink_bytes for receipt in receipts) == relay.bytes["up"]
-    assert sum(receipt.downlink_bytes for receipt in receipts) == relay.bytes["down"]
-    assert relay.connections == 1
+    assert sum(receipt.uplink_bytes for receipt in receipts) == relay.passed.up
+    assert sum(receipt.downlink_bytes for receipt in receipts) == relay.passed.down
+    assert len(relay.connections) == 1
     assert receipts[1].setup.requests == 0
     assert receipts[1].stage1.uplink_bytes < 1000  # the server still holds the picture
 
@@ -155,9 +155,7 @@ def test_a_cut_anywhere_gives_the_draft_or_the_documented_error(
     """The relay cuts for good once so many bytes have passed; later connections die at their first byte."""
 
     def cutting_relay(limit: int) -> str:
-        relay = relay_to(live.port)
-        setattr(relay, f"cut_{direction}", limit)
-        return relay.url
+        return relay_to(live.port, ByteLimit(direction, limit)).url
 
     clean = ask(live.url, photo)
     for limit, outcome in points(clean, direction):
@@ -171,17 +169,13 @@ def test_a_cut_anywhere_gives_the_draft_or_the_documented_error(
         assert raised.value.exit_code == 69
 
 
-def test_a_connection_cut_once_is_made_again_unnoticed(ask, live, relay_to, photo) -> None:
+@pytest.mark.parametrize("fault", [Cut, Reset])
+def test_a_connection_cut_once_is_made_again_unnoticed(ask, live, relay_to, photo, fault) -> None:
     """In the middle of the patch; the PUT is idempotent, so trying again cannot answer twice."""
-    relay = relay_to(live.port)
     clean = ask(live.url, photo)
-    relay.cut_up = sum(stage.uplink_bytes for stage in clean.receipt.stages[:2]) + 1000
-
-    def mend(step: Step) -> None:
-        if isinstance(step, Pause):
-            relay.cut_up = None
-
-    reply = ask(relay.url, photo, observe=mend)
+    in_the_patch = sum(stage.uplink_bytes for stage in clean.receipt.stages[:2]) + 1000
+    relay = relay_to(live.port, by_connection={0: (fault("up", in_the_patch),)})
+    reply = ask(relay.url, photo)
     assert (reply.answer, reply.degraded, reply.receipt.retries) == ("42", None, 1)
 
 
@@ -190,9 +184,9 @@ def test_the_uplink_never_exceeds_its_budget(live, relay_to, photo, budget: int)
     relay = relay_to(live.port)
     with contextlib.suppress(UplinkBudgetError):
         reply = ask_blocking(relay.url, photo, max_uplink_bytes=budget)
-        assert reply.receipt.uplink_bytes == relay.bytes["up"]
+        assert reply.receipt.uplink_bytes == relay.passed.up
         assert (reply.stage == 2) == (reply.degraded is None)
-    assert relay.bytes["up"] <= budget
+    assert relay.passed.up <= budget
 
 
 def test_a_server_with_a_key_lets_in_who_has_it(serve, photo) -> None:
@@ -218,13 +212,13 @@ def test_https_works_with_a_private_authority_and_is_counted(
     relay = relay_to(live.port)
     with pytest.raises(ServerUnavailableError, match=r"(?i)certificate"):
         ask(relay.url.replace("http", "https"), photo)
-    assert relay.bytes["up"] < 4000
+    assert relay.passed.up < 4000
     monkeypatch.setenv("SSL_CERT_FILE", str(files[2]))
     trusted = relay_to(live.port)
     reply = ask(trusted.url.replace("http", "https"), photo)
     assert reply.answer == "42"
-    assert reply.receipt.downlink_bytes <= trusted.bytes["down"] <= reply.receipt.downlink_bytes + 100
-    assert reply.receipt.uplink_bytes == trusted.bytes["up"]
+    assert reply.receipt.downlink_bytes <= trusted.passed.down <= reply.receipt.downlink_bytes + 100
+    assert reply.receipt.uplink_bytes == trusted.passed.up
 
 
 def test_threads_share_a_client_and_keep_their_receipts_apart(live, pictures) -> None:

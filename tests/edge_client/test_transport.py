@@ -22,6 +22,7 @@ from edge_client.transport import (
     CountingTransport,
     measuring,
 )
+from lab.faults import Reset
 
 BODY = bytes(range(256)) * 400  # 102,400 bytes: several slices, several TLS records
 
@@ -91,8 +92,8 @@ def test_the_count_equals_the_relays_to_the_byte(scheme, port, relay_to, ssl_con
                     assert client.post(f"{scheme}://127.0.0.1:{relay.port}", content=BODY).content == BODY
                 assert min(exchange.uplink_bytes, exchange.downlink_bytes) > len(BODY)
                 up, down = up + exchange.uplink_bytes, down + exchange.downlink_bytes
-                assert relay.connections == 1
-                assert (up, down) == (relay.bytes["up"], relay.bytes["down"])
+                assert len(relay.connections) == 1
+                assert (up, down) == relay.passed
 
 
 async def test_the_async_count_equals_the_relays_to_the_byte(scheme, port, relay_to, ssl_context) -> None:
@@ -103,8 +104,8 @@ async def test_the_async_count_equals_the_relays_to_the_byte(scheme, port, relay
             with measuring() as exchange:
                 assert (await client.post(f"{scheme}://127.0.0.1:{relay.port}", content=BODY)).content == BODY
             up, down = up + exchange.uplink_bytes, down + exchange.downlink_bytes
-            assert relay.connections == 1
-            assert (up, down) == (relay.bytes["up"], relay.bytes["down"])
+            assert len(relay.connections) == 1
+            assert (up, down) == relay.passed
 
 
 async def test_concurrent_conversations_do_not_mix_their_bytes(scheme, port, ssl_context) -> None:
@@ -123,8 +124,7 @@ async def test_concurrent_conversations_do_not_mix_their_bytes(scheme, port, ssl
 
 
 def test_bytes_of_a_request_that_fails_are_counted_too(scheme, port, relay_to, ssl_context) -> None:
-    relay = relay_to(port)
-    relay.cut_up = 50_000
+    relay = relay_to(port, Reset("up", 50_000))
     with httpx.Client(transport=CountingTransport(ssl_context=ssl_context)) as client:
         with measuring() as exchange, pytest.raises(httpx.TransportError):
             client.post(f"{scheme}://127.0.0.1:{relay.port}", content=BODY * 100)

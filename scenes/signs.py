@@ -41,7 +41,7 @@ class Sign:
     height: float
     text_height: float  # of a capital letter
     corner_radius: float  # as a fraction of the height
-    corners: tuple[Point, Point, Point, Point]
+    corners: tuple[Point, ...]  # four
 
     @property
     def box(self) -> tuple[float, float, float, float]:

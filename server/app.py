@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 
 from server.device_queue import DeviceQueue
 from server.engine.protocol import Engine
+from server.gauges import show_model, show_state
 from server.idempotency import IdempotentReplies
 from server.image_store import ImageStore
 from server.metrics import Metrics
@@ -33,7 +34,8 @@ from server.readiness import Readiness
 from server.request_facts import NO_TENANT
 from server.routes import router
 from server.sessions import MemorySessionStore
-from server.settings import ServerSettings
+from server.settings import ENV_PREFIX, ServerSettings, SettingsError
+from server.tracing import LocalTracer, Tracer
 from server.two_stages import TwoStages
 from server.validation import on_validation_error, refusal_handler
 from shared.protocol import API_PREFIX
@@ -47,14 +49,16 @@ def create_app(
     settings: ServerSettings,
     engine: Engine | None = None,
     *,
+    tracer: Tracer | None = None,
     on_load_failure: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The server, with its `ServerParts` in `app.state.parts`.
 
     Without `engine`, the model of the settings is loaded in the lifespan; if that fails, it is logged and
-    `on_load_failure` is called.
+    `on_load_failure` is called. `tracer` goes before the one of the settings. Raises SettingsError.
     """
-    parts = _build_parts(settings, Readiness(on_failure=on_load_failure))
+    tracer = tracer or _tracer_of(settings)
+    parts = _build_parts(settings, Readiness(on_failure=on_load_failure), tracer)
     app = FastAPI(
         title="Second Glance",
         version=version("second-glance"),
@@ -71,24 +75,38 @@ def create_app(
     # Starlette puts the last one added outermost.
     app.add_middleware(BodyMiddleware, settings=settings, limit_of=_body_limits(settings))
     app.add_middleware(KeyMiddleware, keys=keys)
-    app.add_middleware(ObserveMiddleware, metrics=parts.metrics)
+    app.add_middleware(ObserveMiddleware, metrics=parts.metrics, tracer=tracer)
     describe(app, has_keys=bool(keys))
     return app
 
 
-def _build_parts(settings: ServerSettings, readiness: Readiness) -> ServerParts:
-    device = DeviceQueue(
-        max_queue=settings.max_queue, max_batch=settings.max_batch, max_wait_ms=settings.max_wait_ms
-    )
-    sessions = MemorySessionStore(settings)
-    return ServerParts(
+def _tracer_of(settings: ServerSettings) -> Tracer:
+    if settings.tracing == "none":
+        return LocalTracer()
+    try:
+        from server.otel import otlp_tracer  # an extra: not installed with the server
+    except ImportError as exc:
+        raise SettingsError(
+            f"{ENV_PREFIX}TRACING={settings.tracing}: pip install 'second-glance[otel]' ({exc})"
+        ) from exc
+    return otlp_tracer()
+
+
+def _build_parts(settings: ServerSettings, readiness: Readiness, tracer: Tracer) -> ServerParts:
+    parts = ServerParts(
         settings=settings,
         readiness=readiness,
-        device=device,
-        sessions=sessions,
+        device=DeviceQueue(
+            max_queue=settings.max_queue, max_batch=settings.max_batch, max_wait_ms=settings.max_wait_ms
+        ),
+        sessions=MemorySessionStore(settings),
+        images=ImageStore(settings),
         replies=IdempotentReplies(settings),
-        metrics=Metrics(depth=lambda: device.depth, sessions=lambda: len(sessions)),
+        metrics=Metrics(),
+        tracer=tracer,
     )
+    show_state(parts)
+    return parts
 
 
 def _body_limits(settings: ServerSettings) -> LimitOf:
@@ -119,6 +137,7 @@ def _lifespan(
             ready.cancel()
             await asyncio.to_thread(parts.device.close)
             decoders.shutdown(wait=False, cancel_futures=True)
+            await asyncio.to_thread(parts.tracer.close)
 
     return lifespan
 
@@ -142,6 +161,7 @@ async def _become_ready(parts: ServerParts, loading: Future[Engine], decoders: T
     _log.info("model loaded", extra={"model": info.name, "device": info.device, "dtype": info.dtype})
     for note in info.notes:
         _log.info("choice", extra={"note": note})
-    images = ImageStore(parts.settings)
-    parts.two_stages = TwoStages(parts.settings, info, parts.device, parts.sessions, images, decoders)
+    show_model(parts, info)
+    parts.engine = engine
+    parts.two_stages = TwoStages(parts.settings, info, parts.device, parts.sessions, parts.images, decoders)
     parts.readiness.become_ready()

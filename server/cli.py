@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -37,7 +39,9 @@ def serve(
     from server.serving import run_until_stopped
 
     configure_logging(settings.log_level)
-    raise typer.Exit(0 if run_until_stopped(settings) else 1)
+    with _explained_settings():
+        stopped = run_until_stopped(settings)
+    raise typer.Exit(0 if stopped else 1)
 
 
 @cli.command()
@@ -61,8 +65,14 @@ def health(
 
 
 def _settings(**overrides: str | int | None) -> ServerSettings:
-    try:
+    with _explained_settings():
         return load_settings(**overrides)
+
+
+@contextmanager
+def _explained_settings() -> Iterator[None]:
+    try:
+        yield
     except SettingsError as exc:
         typer.echo(str(exc), err=True)
         raise typer.Exit(2) from exc

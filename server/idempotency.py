@@ -68,6 +68,9 @@ class IdempotentReplies:
         self._claims.put((tenant, key), _Claim(payload, reply))
         return reply, False
 
+    def __len__(self) -> int:
+        return len(self._claims)
+
 
 def _replay(claim: _Claim, payload: str) -> InferenceResponse:
     if claim.payload_sha256 != payload:

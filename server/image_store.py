@@ -51,3 +51,10 @@ class ImageStore:
             raise ProblemError(ErrorCode.IMAGE_EXPIRED, "send the image again")
         self._store.put(wanted, image)
         return image
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    @property
+    def n_bytes(self) -> int:
+        return self._store.n_bytes

@@ -38,21 +38,23 @@ def configure_logging(level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    # At debug level Pillow writes out the EXIF tags that it reads: descriptions, places, owners.
+    logging.getLogger("PIL").setLevel(logging.INFO)
     logging.captureWarnings(True)
 
 
-def log_request(
-    facts: RequestFacts, *, route: str, method: str, status: int, sent_bytes: int, elapsed_ms: float
-) -> None:
+def log_request(facts: RequestFacts, *, route: str, method: str, status: int, elapsed_ms: float) -> None:
     """The one line of a request."""
     line: dict[str, object] = {
         "request_id": facts.request_id,
+        "trace_id": facts.trace_id,
+        "span_id": facts.span_id,
         "tenant": facts.tenant,
         "method": method,
         "route": route,
         "status": status,
         "received_bytes": facts.received_bytes,
-        "sent_bytes": sent_bytes,
+        "sent_bytes": facts.sent_bytes,
         "elapsed_ms": round(elapsed_ms, 2),
     }
     for name in ("stage", "outcome", "skip", "error", "inference_id"):
@@ -74,4 +76,5 @@ def log_failure(facts: RequestFacts, exc: BaseException) -> None:
         place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
         chain.append(f"{type(seen).__name__}{place}")
         seen = seen.__cause__ or seen.__context__
-    _log.error("failure", extra={"request_id": facts.request_id, "chain": chain})
+    ids = {"request_id": facts.request_id, "trace_id": facts.trace_id}
+    _log.error("failure", extra={**ids, "chain": chain})

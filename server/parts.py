@@ -5,25 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.device_queue import DeviceQueue
+from server.engine.protocol import Engine
 from server.idempotency import IdempotentReplies
+from server.image_store import ImageStore
 from server.metrics import Metrics
 from server.problems import not_ready
 from server.readiness import Readiness
 from server.sessions import MemorySessionStore
 from server.settings import ServerSettings
+from server.tracing import Tracer
 from server.two_stages import TwoStages
 
 
 @dataclass(slots=True)
 class ServerParts:
-    """`two_stages` comes with the loaded model."""
+    """`engine` and `two_stages` come with the loaded model."""
 
     settings: ServerSettings
     readiness: Readiness
     device: DeviceQueue
     sessions: MemorySessionStore
+    images: ImageStore
     replies: IdempotentReplies
     metrics: Metrics
+    tracer: Tracer
+    engine: Engine | None = None
     two_stages: TwoStages | None = None
 
     def loaded(self) -> TwoStages:

@@ -39,12 +39,16 @@ class Readiness:
         self.on_failure()
 
     @property
+    def is_ready(self) -> bool:
+        return self.state == "ready"
+
+    @property
     def has_failed(self) -> bool:
         return self.state == "failed"
 
     def check(self) -> None:
         """Raises ProblemError NOT_READY with the reason."""
-        if self.state != "ready":
+        if not self.is_ready:
             raise not_ready(self.reason)
 
     @property

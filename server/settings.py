@@ -28,6 +28,7 @@ class ServerSettings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     api_key: SecretStr | None = Field(default=None, min_length=1)  # None: everyone may ask
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    tracing: Literal["none", "otel"] = "none"  # otel: spans by OTLP, as the OTEL_* variables say
 
     model: str = Field(default="embedded", min_length=1)
     device: str = Field(default="auto", min_length=1)

@@ -75,21 +75,24 @@ class TwoStages:
             image = self._image_of(request, upload, facts.tenant)
 
             began = time.perf_counter()
-            rgb = await self._decode(image.data, image_limits(self._settings))
+            with facts.phase("decode_image"):
+                rgb = await self._decode(image.data, image_limits(self._settings))
             decode_ms = _ms_since(began)
             self._images.put(image)
 
             picture = Picture(image.id, rgb)
-            answered = await self._device.answer(
-                AnswerRequest(picture, request.question, max_new_tokens=max_new_tokens)
-            )
+            with facts.phase("answer"):
+                answered = await self._device.answer(
+                    AnswerRequest(picture, request.question, max_new_tokens=max_new_tokens)
+                )
             result = answered.result
             confidence = judge(result.tokens, gate)
 
             search = _Search()
             asks = request.mode == "always" or is_doubtful(confidence, result.tokens)
             if asks and request.mode != "answer_only":
-                search = await self._search(picture, result.attention, request.image)
+                with facts.phase("localize"):
+                    search = await self._search(picture, result.attention, request.image)
 
         inference_id = new_inference_id()
         reply = build_reply(
@@ -114,14 +117,17 @@ class TwoStages:
             pending = PendingPatch(image, request.question, gate, max_new_tokens, request.include, search.roi)
         self._sessions.put(Session(inference_id, facts.tenant, reply, pending))
         facts.skip = search.skip
+        facts.pixels.original = request.image.width * request.image.height
+        facts.pixels.uploaded = 0 if upload is None else rgb.shape[0] * rgb.shape[1]
+        facts.pixels.asked = self._asked_pixels(search.roi) if search.roi else 0
         _note(reply, facts)
         return reply
 
     async def look_again(self, inference_id: str, patch: bytes, facts: RequestFacts) -> InferenceResponse:
         """Stage two. The same bytes again give the same reply; after a failure the session waits again."""
         facts.stage = 2
-        facts.inference_id = inference_id
         session = self._sessions.get(facts.tenant, inference_id)
+        facts.inference_id = inference_id  # not before: what names no session is a client's free text
         sha256 = hashlib.sha256(patch).hexdigest()
         if session.patch_sha256 is not None:
             reply = _replay(session, sha256)
@@ -147,20 +153,23 @@ class TwoStages:
         settings, roi = self._settings, pending.roi
 
         began = time.perf_counter()
-        local_rgb = await self._decode(
-            patch, patch_limits(settings), lambda size: self._check_patch_size(size, roi)
-        )
-        global_rgb = await self._decode(pending.image.data, image_limits(settings))
-        decode_ms = _ms_since(began)
-
-        answered = await self._device.answer(
-            AnswerRequest(
-                Picture(pending.image.id, global_rgb),
-                pending.question,
-                patch=Picture(image_id(session.tenant, patch), local_rgb),
-                max_new_tokens=pending.max_new_tokens,
+        with facts.phase("decode_image"):
+            local_rgb = await self._decode(
+                patch, patch_limits(settings), lambda size: self._check_patch_size(size, roi)
             )
-        )
+            global_rgb = await self._decode(pending.image.data, image_limits(settings))
+        decode_ms = _ms_since(began)
+        facts.pixels.uploaded = local_rgb.shape[0] * local_rgb.shape[1]
+
+        with facts.phase("answer"):
+            answered = await self._device.answer(
+                AnswerRequest(
+                    Picture(pending.image.id, global_rgb),
+                    pending.question,
+                    patch=Picture(image_id(session.tenant, patch), local_rgb),
+                    max_new_tokens=pending.max_new_tokens,
+                )
+            )
         return build_reply(
             Outcome(
                 inference_id=session.id,
@@ -215,6 +224,10 @@ class TwoStages:
         if asked > most:
             raise ProblemError(ErrorCode.INVALID_REQUEST, f"max_new_tokens: at most {most}")
         return asked
+
+    def _asked_pixels(self, roi: Roi) -> int:
+        asked = seen_size(ImageSize(width=roi.pixels.width, height=roi.pixels.height), self.info.patch)
+        return asked.width * asked.height
 
     def _check_patch_size(self, size: ImageSize, roi: Roi) -> None:
         asked = ImageSize(width=roi.pixels.width, height=roi.pixels.height)
@@ -279,6 +292,7 @@ def _note(reply: InferenceResponse, facts: RequestFacts) -> None:
     facts.inference_id = reply.id
     facts.outcome = reply.status
     facts.confidence = reply.confidence
+    facts.usage = reply.usage
     facts.timing_ms = reply.timing_ms
 
 

@@ -79,6 +79,7 @@ class FakeEngine:
         self.calls: list[FakeCall] = []
         self.before_call: Callable[[], object] | None = None
         self.is_closed = False
+        self.held_bytes = 0
         self._info = info
         self._grid = grid
         self._random = random.Random(seed)

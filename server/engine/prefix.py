@@ -55,6 +55,10 @@ class PrefixEngine:
     def info(self) -> EngineInfo:
         return self._info
 
+    @property
+    def held_bytes(self) -> int:
+        return self.prefixes.held_bytes
+
     @torch.inference_mode()
     def answer(self, requests: Sequence[AnswerRequest]) -> list[AnswerResult | EngineError]:
         outcomes: dict[int, AnswerResult | EngineError] = {}

@@ -151,6 +151,11 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
+    @property
+    def held_bytes(self) -> int:
+        """Of cached prefixes; may be read from any thread."""
+        ...
+
     def answer(self, requests: Sequence[AnswerRequest]) -> list[AnswerResult | EngineError]:
         """Greedy answers, one for each request, in order; one request's failure does not touch the others."""
         ...

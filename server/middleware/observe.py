@@ -1,10 +1,11 @@
-"""The outermost layer: request ids, failures as problem documents, one log line and one count a request."""
+"""The outermost layer: request and trace ids, failures as problem documents, one log line a request."""
 
 from __future__ import annotations
 
 import re
 import secrets
 import time
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,6 +14,7 @@ from server.logs import log_failure, log_request
 from server.metrics import Metrics
 from server.problems import ProblemError, problem_response
 from server.request_facts import RequestFacts
+from server.tracing import TRACERESPONSE_HEADER, Tracer
 from shared.errors import ERRORS, ErrorCode
 from shared.protocol import REQUEST_ID_HEADER
 
@@ -30,48 +32,49 @@ def facts_of(scope: Scope) -> RequestFacts:
 class ObserveMiddleware:
     """Wraps everything; nothing escapes it but cancellation."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracer: Tracer) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        facts = RequestFacts(request_id=_request_id(Headers(scope=scope)))
+        headers = Headers(scope=scope)
+        span = self._tracer.begin(headers)
+        trace = span.context
+        facts = RequestFacts(request_id=_request_id(headers), trace_id=trace.trace_id, span_id=trace.span_id)
         scope.setdefault("state", {})["facts"] = facts
-        reply = _Reply(send, facts.request_id)
+        ids = {REQUEST_ID_HEADER: facts.request_id, TRACERESPONSE_HEADER: str(trace)}
+        reply = _Reply(send, ids)
         began = time.perf_counter()
         try:
-            await _answer(self._app, facts, scope, receive, reply)
+            with self._metrics.in_flight():
+                await _answer(self._app, facts, scope, receive, reply)
         finally:
             status = reply.status or _CLIENT_GONE
-            route = _route_template(scope)
-            elapsed_ms = 1000 * (time.perf_counter() - began)
-            log_request(
-                facts,
-                route=route,
-                method=scope["method"],
-                status=status,
-                sent_bytes=reply.sent_bytes,
-                elapsed_ms=elapsed_ms,
-            )
-            self._metrics.observe(facts, route=route, method=_method_label(scope), status=status)
+            route, method = _route_template(scope), _method_label(scope)
+            elapsed_s = time.perf_counter() - began
+            facts.sent_bytes = reply.sent_bytes
+            log_request(facts, route=route, method=method, status=status, elapsed_ms=1000 * elapsed_s)
+            self._metrics.observe(facts, route=route, method=method, status=status, elapsed_s=elapsed_s)
+            span.end(facts, route=route, method=method, status=status)
 
 
 class _Reply:
     """Sends, and remembers what was sent."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
         self._send = send
-        self._request_id = request_id
+        self._headers = headers
         self.status = 0
         self.sent_bytes = 0
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message)[REQUEST_ID_HEADER] = self._request_id
+            MutableHeaders(scope=message).update(self._headers)
         elif message["type"] == "http.response.body":
             self.sent_bytes += len(message.get("body", b""))
         await self._send(message)

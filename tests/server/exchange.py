@@ -16,6 +16,7 @@ from PIL import Image
 from server.app import create_app
 from server.engine.fake import FakeEngine
 from server.settings import ServerSettings
+from server.tracing import Tracer
 from shared.wire import Confidence, InferenceResponse, TimingMs, Usage
 
 ORIGINAL = {"width": 4000, "height": 3000}
@@ -101,10 +102,14 @@ async def assert_still_serves(client: httpx.AsyncClient) -> None:
 
 @asynccontextmanager
 async def running_client(
-    engine: FakeEngine, *, headers: dict[str, str] | None = None, **settings: Any
+    engine: FakeEngine,
+    *,
+    headers: dict[str, str] | None = None,
+    tracer: Tracer | None = None,
+    **settings: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an app whose lifespan runs; failures of the app are raised in the test."""
-    app = create_app(ServerSettings(**settings), engine)
+    app = create_app(ServerSettings(**settings), engine, tracer=tracer)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(

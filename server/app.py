@@ -31,7 +31,6 @@ from server.middleware.observe import ObserveMiddleware
 from server.openapi import DESCRIPTION, describe
 from server.parts import ServerParts
 from server.readiness import Readiness
-from server.request_facts import NO_TENANT
 from server.routes import router
 from server.sessions import MemorySessionStore
 from server.settings import ENV_PREFIX, ServerSettings, SettingsError
@@ -71,12 +70,11 @@ def create_app(
     app.include_router(router)
     app.add_exception_handler(HTTPException, refusal_handler([*app.routes, *router.routes]))
     app.add_exception_handler(RequestValidationError, on_validation_error)
-    keys = {NO_TENANT: settings.api_key.get_secret_value()} if settings.api_key else {}
     # Starlette puts the last one added outermost.
     app.add_middleware(BodyMiddleware, settings=settings, limit_of=_body_limits(settings))
-    app.add_middleware(KeyMiddleware, keys=keys)
+    app.add_middleware(KeyMiddleware, keys=settings.keys)
     app.add_middleware(ObserveMiddleware, metrics=parts.metrics, tracer=tracer)
-    describe(app, has_keys=bool(keys))
+    describe(app, has_keys=bool(settings.keys))
     return app
 
 

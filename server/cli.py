@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
+from server.keys import ApiKey, hash_key, new_key
 from server.settings import ServerSettings, SettingsError, load_settings
 
 cli = typer.Typer(
@@ -21,6 +23,8 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+key_cli = typer.Typer(help="API keys.", no_args_is_help=True)
+cli.add_typer(key_cli, name="key")
 
 
 @cli.command()
@@ -62,6 +66,36 @@ def health(
     except (urllib.error.URLError, OSError, ValueError) as exc:
         typer.echo(f"not ready: {exc}", err=True)
         raise typer.Exit(1) from exc
+
+
+@key_cli.command("new")
+def new(
+    tenant: Annotated[str, typer.Argument(help="Whose key it is: 1 to 64 of A-Z a-z 0-9 . _ -")],
+    scope: Annotated[str, typer.Option(help="ask: the API; metrics: /metrics only.")] = "ask",
+    requests_per_min: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
+    bytes_per_min: Annotated[int | None, typer.Option(help="Bytes of request bodies a minute.")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(help="Requests at a time.")] = None,
+) -> None:
+    """Print a new key and what belongs into SECONDGLANCE_SERVER_KEYS, a JSON list of such entries.
+
+    The key is shown once and stored nowhere: give it to the client. The server keeps only its hash.
+    """
+    key = new_key()
+    try:
+        entry = ApiKey(
+            tenant=tenant,
+            sha256=hash_key(key),
+            scope=scope,
+            requests_per_min=requests_per_min,
+            bytes_per_min=bytes_per_min,
+            max_concurrent=max_concurrent,
+        )
+    except ValidationError as exc:
+        for error in exc.errors():
+            typer.echo(f"{error['loc'][0]}={error['input']!r}: {error['msg']}", err=True)
+        raise typer.Exit(2) from exc
+    typer.echo(f"SECONDGLANCE_API_KEY={key}")
+    typer.echo(f"SECONDGLANCE_SERVER_KEYS='[{entry.model_dump_json(exclude_defaults=True)}]'")
 
 
 def _settings(**overrides: str | int | None) -> ServerSettings:

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import PlainTextResponse
 
+from server.middleware.keys import PROBES
 from shared.errors import ERRORS, ErrorCode
 from shared.protocol import (
     API_PREFIX,
@@ -85,7 +86,12 @@ _LINKS: Final[dict[str, Any]] = {
 }
 
 # On every route of the API: key, server state and failures that no request can rule out.
-_ALWAYS: Final = (ErrorCode.UNAUTHENTICATED, ErrorCode.INTERNAL_ERROR)
+_ALWAYS: Final = (
+    ErrorCode.UNAUTHENTICATED,
+    ErrorCode.FORBIDDEN,
+    ErrorCode.RATE_LIMITED,
+    ErrorCode.INTERNAL_ERROR,
+)
 _INFERENCE: Final = (
     ErrorCode.MALFORMED_REQUEST,
     ErrorCode.BODY_TIMEOUT,
@@ -135,7 +141,7 @@ def _responses(*codes: ErrorCode, examples: dict[str, Any] | None = None) -> dic
         media = response["content"][PROBLEM_MEDIA_TYPE]
         media["schema"] = {"$ref": "#/components/schemas/Problem"}
         media.setdefault("examples", {})[code.value] = {"value": _problem_example(code)}
-        if row.status == 503:
+        if row.status in (429, 503):
             response["headers"] = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}}}
     if examples is not None:
         named = {name: {"value": value} for name, value in examples.items()}
@@ -261,7 +267,7 @@ def _schema(app: FastAPI, *, has_keys: bool) -> dict[str, Any]:
     if has_keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in schema["paths"].items():
-            if path.startswith(f"{API_PREFIX}/"):
+            if path not in PROBES:
                 for operation in operations.values():
                     operation["security"] = [{"key": []}]
     return schema

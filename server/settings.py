@@ -7,12 +7,19 @@ fixes itself (its budgets, its default gate); that is in `EngineInfo`.
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as UnparsableError
+
+from server.keys import ApiKey
 
 ENV_PREFIX = "SECONDGLANCE_SERVER_"
+
+# Names that someone who wants keys may well try. Ignored like other unknown ones they would leave it open.
+_NO_SETTINGS = {f"{ENV_PREFIX}{name}" for name in ("API_KEY", "API_KEYS", "KEY")}
 
 
 class SettingsError(Exception):
@@ -26,7 +33,7 @@ class ServerSettings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    api_key: SecretStr | None = Field(default=None, min_length=1)  # None: everyone may ask
+    keys: tuple[ApiKey, ...] = ()  # as `secondglance-server key new` prints them; none: everyone may ask
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     tracing: Literal["none", "otel"] = "none"  # otel: spans by OTLP, as the OTEL_* variables say
 
@@ -62,17 +69,28 @@ class ServerSettings(BaseSettings):
 
     shutdown_grace_s: PositiveInt = 20
 
+    @field_validator("keys")
+    @classmethod
+    def _keys_differ(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+        if len({key.sha256 for key in keys}) < len(keys):
+            raise ValueError("two entries have the same sha256")
+        return keys
+
 
 def load_settings(**overrides: Any) -> ServerSettings:
     """Settings from the environment; `overrides` that are not None win. Raises SettingsError."""
     given = {name: value for name, value in overrides.items() if value is not None}
+    for name in _NO_SETTINGS & os.environ.keys():
+        raise SettingsError(f"{name} is no setting: see `secondglance-server key new --help`")
     try:
         return ServerSettings(**given)
+    except UnparsableError as exc:  # its message names the field, without the value
+        raise SettingsError(f"{ENV_PREFIX}KEYS: not a JSON list of keys") from exc
     except ValidationError as exc:
         raise SettingsError("; ".join(_complaint(error) for error in exc.errors(include_url=False))) from exc
 
 
 def _complaint(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
-    shown = "***" if name == "api_key" else repr(error["input"])
+    shown = "***" if error["loc"][0] == "keys" else repr(error["input"])
     return f"{ENV_PREFIX}{name.upper()}={shown}: {error['msg']}"

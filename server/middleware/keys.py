@@ -1,41 +1,64 @@
-"""API keys: who asks. Checked before the body is read; without keys everyone is the one public tenant."""
+"""Who asks, what they may do and how much of it: settled before a byte of the body is read.
+
+Without keys everyone is the one public tenant. With keys, every path but the probes wants one, whether or
+not there is anything at that path.
+"""
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Final
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.keys import ApiKey, find_key
 from server.middleware.observe import facts_of
 from server.problems import ProblemError
-from server.request_facts import Tenant
+from server.quotas import Quota
 from shared.errors import ErrorCode
-from shared.protocol import API_KEY_HEADER, API_PREFIX
+from shared.protocol import API_KEY_HEADER
+
+PROBES: Final = frozenset({"/healthz", "/readyz"})
+METRICS: Final = "/metrics"
 
 
 class KeyMiddleware:
-    """Guards everything under the API prefix; health, metrics and docs stay open. `keys`: tenant -> key."""
+    """Sets the tenant of a request and holds its key to its scope and quotas."""
 
-    def __init__(self, app: ASGIApp, keys: Mapping[Tenant, str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey]) -> None:
         self._app = app
-        self._keys = {tenant: key.encode() for tenant, key in keys.items()}
+        self._quotas = {key: Quota(key) for key in keys}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._keys and scope["type"] == "http" and scope["path"].startswith(f"{API_PREFIX}/"):
-            facts_of(scope).tenant = self._tenant(Headers(scope=scope))
-        await self._app(scope, receive, send)
+        if not self._quotas or scope["type"] != "http" or scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+            return
+        key = self._key(Headers(scope=scope))
+        facts_of(scope).tenant = key.tenant
+        if (scope["path"] == METRICS) != (key.scope == "metrics"):
+            raise ProblemError(ErrorCode.FORBIDDEN, f"the scope of this key is {key.scope}")
+        quota = self._quotas[key]
+        with quota.request():
+            await self._app(scope, _charging(receive, quota), send)
 
-    def _tenant(self, headers: Headers) -> Tenant:
+    def _key(self, headers: Headers) -> ApiKey:
         scheme, _, given = headers.get(API_KEY_HEADER, "").partition(" ")
-        key = given.strip().encode()
-        # Every key is compared, in constant time, so that the time taken tells nothing.
-        matches = [tenant for tenant, known in self._keys.items() if hmac.compare_digest(known, key)]
-        if scheme.lower() != "bearer" or not matches:
+        key = find_key(tuple(self._quotas), given.strip())
+        if scheme.lower() != "bearer" or key is None:
             raise ProblemError(
                 ErrorCode.UNAUTHENTICATED,
                 "send Authorization: Bearer <key>",
                 {"WWW-Authenticate": "Bearer"},
             )
-        return matches[0]
+        return key
+
+
+def _charging(receive: Receive, quota: Quota) -> Receive:
+    async def charging() -> Message:
+        message = await receive()
+        if message["type"] == "http.request":
+            quota.charge(len(message.get("body", b"")))
+        return message
+
+    return charging

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from edge_client.cli import app
 from server.engine.fake import FakeEngine, FakeScript
+from tests.server.exchange import key_entry
 
 SECONDGLANCE = [sys.executable, "-c", "from edge_client.cli import main; main()"]
 
@@ -197,7 +198,7 @@ def test_exit_code_75_for_a_busy_server(serve: Any, photo: Path, monkeypatch: py
 def test_exit_code_77_without_the_key_and_0_with_it(
     serve: Any, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = serve(FakeEngine(), api_key="right").url
+    url = serve(FakeEngine(), keys=[key_entry("right")]).url
     assert run(photo, "What?", "--url", url).exit_code == 77
     monkeypatch.setenv("SECONDGLANCE_API_KEY", "right")
     assert run(photo, "What?", "--url", url).exit_code == 0

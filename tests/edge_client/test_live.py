@@ -32,6 +32,7 @@ from server.app import create_app
 from server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
 from server.engine.protocol import AnswerResult, EngineError, PixelBudget
 from server.settings import ServerSettings
+from tests.server.exchange import key_entry
 
 QUICK = {"retry_wait_s": 0.001, "max_retry_wait_s": 0.002}
 
@@ -190,7 +191,7 @@ def test_the_uplink_never_exceeds_its_budget(live, relay_to, photo, budget: int)
 
 
 def test_a_server_with_a_key_lets_in_who_has_it(serve, photo) -> None:
-    url = serve(FakeEngine(), api_key="right").url
+    url = serve(FakeEngine(), keys=[key_entry("right")]).url
     for key in (None, "wrong"):
         with EdgeClient(url, api_key=key) as client, pytest.raises(NotAllowedError):
             client.ask(photo, "What?")

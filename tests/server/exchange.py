@@ -15,6 +15,7 @@ from PIL import Image
 
 from server.app import create_app
 from server.engine.fake import FakeEngine
+from server.keys import ApiKey, hash_key
 from server.settings import ServerSettings
 from server.tracing import Tracer
 from shared.wire import Confidence, InferenceResponse, TimingMs, Usage
@@ -98,6 +99,15 @@ async def assert_still_serves(client: httpx.AsyncClient) -> None:
     """The next good request is answered."""
     reply = await ask(client)
     assert reply.status_code == 200, reply.text
+
+
+def key_entry(key: str, tenant: str = "tenant", **limits: Any) -> ApiKey:
+    """The settings' entry of a key."""
+    return ApiKey(tenant=tenant, sha256=hash_key(key), **limits)
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
 
 
 @asynccontextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from server.child import free_port
+from server.keys import hash_key
 from tests.server.exchange import encode
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +123,22 @@ def test_a_wrong_setting_stops_the_start_and_is_named() -> None:
     assert result.returncode == 2
     assert "SECONDGLANCE_SERVER_MAX_QUEUE='many'" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_new_key_and_its_entry_fit_together() -> None:
+    """What is printed can be used as it is: the key by a client, the entry by the server."""
+    made = cli("key", "new", "cameras", "--requests-per-min", "60")
+    printed = dict(shlex.split(line)[0].split("=", 1) for line in made.stdout.splitlines())
+    (entry,) = json.loads(printed["SECONDGLANCE_SERVER_KEYS"])
+    assert entry == {
+        "tenant": "cameras",
+        "sha256": hash_key(printed["SECONDGLANCE_API_KEY"]),
+        "requests_per_min": 60,
+    }
+    wrong = cli("key", "new", "no spaces", "--scope", "everything")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "tenant='no spaces'" in wrong.stderr
+    assert "scope='everything'" in wrong.stderr
 
 
 def test_a_model_that_is_not_there_stops_the_server_with_one(tmp_path: Path) -> None:

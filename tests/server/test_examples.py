@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from server.engine.fake import FakeEngine
-from tests.server.exchange import encode, live_server
+from tests.server.exchange import encode, key_entry, live_server
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "two_stages.sh"
 
@@ -36,7 +36,7 @@ async def run(*arguments: str, **environment: str) -> tuple[int, str]:
 async def test_the_script_gets_a_draft_and_an_answer(tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     photo.write_bytes(encode(4000, 3000))
-    async with live_server(FakeEngine(), api_key="secret") as url:
+    async with live_server(FakeEngine(), keys=[key_entry("secret")]) as url:
         code, output = await run(url, str(photo), "What is it?", SECONDGLANCE_API_KEY="secret")
     assert code == 0, output
     assert "stage 1: needs_patch, draft answer: a sign\n" in output
@@ -45,7 +45,7 @@ async def test_the_script_gets_a_draft_and_an_answer(tmp_path: Path) -> None:
 
 @needs_curl
 async def test_the_script_draws_its_own_photo_and_fails_with_the_server() -> None:
-    async with live_server(FakeEngine(), api_key="secret") as url:
+    async with live_server(FakeEngine(), keys=[key_entry("secret")]) as url:
         code, output = await run(url, SECONDGLANCE_API_KEY="secret")
         assert (code, "stage 2" in output) == (0, True), output
         code, output = await run(url, SECONDGLANCE_API_KEY="wrong")

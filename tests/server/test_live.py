@@ -14,6 +14,7 @@ from server.engine.fake import FakeEngine
 from tests.server.exchange import (
     ask,
     assert_problem,
+    key_entry,
     live_server,
     message,
     parts_of,
@@ -141,7 +142,7 @@ async def test_work_for_a_client_that_left_is_not_begun() -> None:
 
 
 async def test_the_key_is_checked_before_the_body_is_read() -> None:
-    async with live_server(FakeEngine(), api_key="secret") as url:
+    async with live_server(FakeEngine(), keys=[key_entry("secret")]) as url:
         reply = await raw(url, post_head(1_000_000))  # nothing of the body comes
         assert b" 401 " in reply.split(b"\r\n")[0]
 

@@ -7,6 +7,8 @@ from pydantic import ValidationError
 
 from server.settings import ServerSettings, SettingsError, load_settings
 
+HASH = "0" * 64
+
 
 def test_the_environment_and_then_arguments_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECONDGLANCE_SERVER_MAX_QUEUE", "7")
@@ -34,14 +36,39 @@ def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, valu
     assert f"SECONDGLANCE_SERVER_{name}={value!r}" in str(caught.value)
 
 
-def test_an_empty_key_is_a_mistake_and_not_an_open_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SECONDGLANCE_SERVER_API_KEY", "")
-    with pytest.raises(SettingsError, match=r"SECONDGLANCE_SERVER_API_KEY=\*\*\*"):
+def test_keys_come_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = f'{{"tenant": "cameras", "sha256": "{HASH}", "requests_per_min": 60}}'
+    monkeypatch.setenv("SECONDGLANCE_SERVER_KEYS", f"[{entry}]")
+    (key,) = load_settings().keys
+    assert (key.tenant, key.scope, key.requests_per_min, key.bytes_per_min) == ("cameras", "ask", 60, None)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "sg_a-key-as-it-is",
+        '["sg_a-key-as-it-is"]',
+        '[{"tenant": "a", "sha256": "sg_a-key-as-it-is"}]',
+        f'[{{"tenant": "a b", "sha256": "{HASH}"}}]',
+        f'[{{"tenant": "a", "sha256": "{HASH}", "surprise": 1}}]',
+        f'[{{"tenant": "a", "sha256": "{HASH}"}}, {{"tenant": "b", "sha256": "{HASH}"}}]',
+    ],
+)
+def test_wrong_keys_are_a_mistake_and_not_an_open_server(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """What stands there may be a key, so it is not shown."""
+    monkeypatch.setenv("SECONDGLANCE_SERVER_KEYS", value)
+    with pytest.raises(SettingsError, match="SECONDGLANCE_SERVER_KEYS") as caught:
         load_settings()
+    assert "a-key-as-it-is" not in str(caught.value)
 
 
-def test_the_key_is_never_shown() -> None:
-    assert "secret" not in repr(ServerSettings(api_key="secret"))  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", ["API_KEY", "API_KEYS", "KEY"])
+def test_a_setting_that_sounds_like_a_key_is_not_ignored(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Other unknown variables are; this one would leave the server open."""
+    monkeypatch.setenv(f"SECONDGLANCE_SERVER_{name}", "secret")
+    with pytest.raises(SettingsError, match="key new"):
+        load_settings()
 
 
 def test_settings_are_frozen() -> None:

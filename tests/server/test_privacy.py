@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 
 from server.engine.fake import FakeEngine, FakeScript
 from server.otel import OtelTracer
-from tests.server.exchange import message, parts_of, patch_for, put_patch, running_client
+from tests.server.exchange import bearer, key_entry, message, parts_of, patch_for, put_patch, running_client
 from tests.server.listening import captured_log, lines
 
 KEY = "planted-api-key"
@@ -114,10 +114,13 @@ async def test_nothing_planted_is_written_anywhere(level: str) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
     with captured_log(level) as log:
         async with running_client(
-            engine, headers=headers, tracer=OtelTracer(provider), api_key=KEY
+            engine,
+            headers=headers,
+            tracer=OtelTracer(provider),
+            keys=[key_entry(KEY), key_entry("scrape", scope="metrics")],
         ) as client:
             refused = await everything_that_may_happen(client, engine)
-            metrics = (await client.get("/metrics")).text
+            metrics = (await client.get("/metrics", headers=bearer("scrape"))).text
             spans = "".join(span.to_json() for span in exporter.get_finished_spans())
     ours = [line for line in log.getvalue().splitlines() if not is_the_tests_own(line)]
     assert len(lines(log)) == len(refused) + 3

@@ -8,7 +8,7 @@ them). Labels never hold what a client wrote.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,7 +19,9 @@ from prometheus_client import (
     generate_latest,
 )
 
-from server.request_facts import RequestFacts
+from server.request_facts import Outcome, RequestFacts
+from server.skip import SkipReason
+from shared.errors import ErrorCode
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _NATS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
@@ -82,6 +84,8 @@ class Metrics:
             "metric",
         )
 
+        self._begin_at_zero()
+
     def in_flight(self) -> AbstractContextManager[object]:
         """Around a request, from its headers to its end."""
         return self._in_flight.track_inprogress()
@@ -118,6 +122,20 @@ class Metrics:
     def render(self) -> bytes:
         """The Prometheus text format."""
         return generate_latest(self.registry)
+
+    def _begin_at_zero(self) -> None:
+        """Show the counters whose labels are known before the first event: a rate needs a value before it."""
+        for code in ErrorCode:
+            self._rejections.labels(code)
+        for reason in get_args(SkipReason):
+            self._skips.labels(reason)
+        for stage in ("1", "2"):
+            for outcome in (*get_args(Outcome), "failed"):
+                self._inferences.labels(stage, outcome)
+            for kind in ("prompt", "cached", "completion"):
+                self._tokens.labels(stage, kind)
+            for counter in (self._received, self._sent, self._uploaded):
+                counter.labels(stage)
 
     def _counter(self, name: str, says: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, says, labels, registry=self.registry)

@@ -13,6 +13,7 @@ from shared.errors import ErrorCode
 from shared.wire import Confidence, TimingMs, Usage
 
 Tenant = str
+Outcome = Literal["answered", "needs_patch", "replayed", "client_gone"]
 
 NO_TENANT: Tenant = "public"  # of requests on a server without keys
 
@@ -49,7 +50,7 @@ class RequestFacts:
     span_id: str = ""
     tenant: Tenant = NO_TENANT
     stage: Literal[1, 2] | None = None
-    outcome: Literal["answered", "needs_patch", "replayed", "client_gone"] | None = None
+    outcome: Outcome | None = None
     skip: SkipReason | None = None
     error: ErrorCode | None = None
     inference_id: str | None = None

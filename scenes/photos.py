@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from scenes.generator import Scene, encode_jpeg, make_scene, render
 
@@ -15,7 +15,7 @@ def original_of(seed: int) -> tuple[Scene, bytes]:
     return scene, encode_jpeg(render(scene), scene.jpeg_quality)
 
 
-def originals(seeds: range, workers: int) -> Iterator[tuple[Scene, bytes]]:
+def originals(seeds: Sequence[int], workers: int) -> Iterator[tuple[Scene, bytes]]:
     """Rendered ahead in other processes, in order."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:

@@ -144,7 +144,13 @@ def _load(settings: ServerSettings) -> Engine:
     # Torch is imported here, on the thread that will own the device, and only where a model is wanted.
     from server.engine.loader import load_engine
 
-    return load_engine(settings.model, device=settings.device, dtype=settings.dtype, attn=settings.attn)
+    return load_engine(
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        attn=settings.attn,
+        decode=settings.decode,
+    )
 
 
 async def _become_ready(parts: ServerParts, loading: Future[Engine], decoders: ThreadPoolExecutor) -> None:

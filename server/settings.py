@@ -41,6 +41,7 @@ class ServerSettings(BaseSettings):
     device: str = Field(default="auto", min_length=1)
     dtype: str = Field(default="auto", min_length=1)
     attn: str = Field(default="auto", min_length=1)
+    decode: str = Field(default="auto", min_length=1)  # eager, or recorded: steps replayed without Python
 
     max_image_bytes: PositiveInt = 4 * 1024 * 1024  # whole body of POST
     max_patch_bytes: PositiveInt = 16 * 1024 * 1024

@@ -2,8 +2,10 @@
 taken off again.
 
 transformers' own dynamic layer concatenates, which copies the whole prefix for every token. Here a layer is
-one buffer with a length, so going back to the prefix is setting a number. Knows no model and no picture. Not
-covered: layers that keep only a window; a full layer under a windowed mask gives the same answers.
+one buffer with a length, so going back to the prefix is setting a number. Buffers start as zeros: attention
+under a mask multiplies what lies behind the length by nothing, and nothing times garbage may be NaN. Knows no
+model and no picture. Not covered: layers that keep only a window; a full layer under a windowed mask gives
+the same answers.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 SLACK_TOKENS = 96  # room behind a stored prefix: a question and a short answer fit without copying
+_CAPACITY_STEP = 64  # few different capacities, so that work prepared for one shape is used again
 
 
 class RoomyLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its base registers subclasses untyped
@@ -37,23 +39,29 @@ class RoomyLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its base 
         layer.keys, layer.values, layer.length, layer.is_initialized = keys, values, length, True
         return layer
 
+    @property
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """Keys and values with the room behind them."""
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
+
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         batch, heads, _, width = key_states.shape
-        self.keys = key_states.new_empty(batch, heads, self.capacity, width)
-        self.values = value_states.new_empty(batch, heads, self.capacity, value_states.shape[-1])
+        self.keys = key_states.new_zeros(batch, heads, self.capacity, width)
+        self.values = value_states.new_zeros(batch, heads, self.capacity, value_states.shape[-1])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
+        keys, values = self.buffers
         end = self.length + key_states.shape[2]
         assert end <= self.capacity, f"{end} tokens in a cache of {self.capacity}"
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
+        keys[:, :, self.length : end] = key_states
+        values[:, :, self.length : end] = value_states
         self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return keys[:, :, :end], values[:, :, :end]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.length + query_length, 0
@@ -83,7 +91,8 @@ class PrefixStates:
 
 
 def empty_cache(n_layers: int, capacity: int) -> Cache:
-    return Cache(layers=[RoomyLayer(capacity) for _ in range(n_layers)])
+    """With room for `capacity` tokens or some more."""
+    return Cache(layers=[RoomyLayer(_rounded_up(capacity)) for _ in range(n_layers)])
 
 
 def resume(prefixes: Sequence[PrefixStates], room: int) -> Cache:
@@ -96,13 +105,14 @@ def resume(prefixes: Sequence[PrefixStates], room: int) -> Cache:
     assert all(prefix.length == length for prefix in prefixes)
     if len(prefixes) == 1 and prefixes[0].capacity >= length + room:
         return Cache(layers=[RoomyLayer.over(keys, values, length) for keys, values in prefixes[0].layers])
+    capacity = _rounded_up(length + room)
     layers: list[Any] = []
     for index in range(len(prefixes[0].layers)):
         buffers = []
         for part in (0, 1):
             sources = [prefix.layers[index][part] for prefix in prefixes]
             _, heads, _, width = sources[0].shape
-            buffer = sources[0].new_empty(len(sources), heads, length + room, width)
+            buffer = sources[0].new_zeros(len(sources), heads, capacity, width)
             for row, source in enumerate(sources):
                 buffer[row, :, :length] = source[0, :, :length]
             buffers.append(buffer)
@@ -116,10 +126,8 @@ def keep_prefix(cache: Cache, row: int, length: int) -> PrefixStates:
     layers: list[tuple[Tensor, Tensor]] = []
     for layer in cache.layers:
         assert isinstance(layer, RoomyLayer)
-        keys, values = layer.keys, layer.values
-        assert keys is not None
-        assert values is not None
-        if keys.shape[0] > 1 or keys.shape[2] > length + 2 * SLACK_TOKENS:
+        keys, values = layer.buffers
+        if keys.shape[0] > 1 or keys.shape[2] > length + 2 * SLACK_TOKENS + _CAPACITY_STEP:
             keys, values = _copied(keys, row, length), _copied(values, row, length)
         layers.append((keys, values))
     return PrefixStates(tuple(layers), length)
@@ -127,6 +135,10 @@ def keep_prefix(cache: Cache, row: int, length: int) -> PrefixStates:
 
 def _copied(states: Tensor, row: int, length: int) -> Tensor:
     _, heads, _, width = states.shape
-    buffer = torch.empty(1, heads, length + SLACK_TOKENS, width, dtype=states.dtype, device=states.device)
+    buffer = states.new_zeros(1, heads, _rounded_up(length + SLACK_TOKENS), width)
     buffer[0, :, :length] = states[row, :, :length]
     return buffer
+
+
+def _rounded_up(capacity: int) -> int:
+    return -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP

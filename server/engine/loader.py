@@ -33,6 +33,7 @@ from server.engine.protocol import AnswerRequest, Engine, EngineError, EngineInf
 EMBEDDED = "embedded"
 EMBEDDED_WEIGHTS = pathlib.Path(__file__).parents[1] / "embedded" / "weights"
 _MAX_NEW_TOKENS = 256
+_WARM_UP_TOKENS = 16  # as many as a request asks for by default: its caches have the same capacity
 
 
 class ModelLoadError(Exception):
@@ -45,6 +46,7 @@ def load_engine(
     device: str = "auto",
     dtype: str = "auto",
     attn: str = "auto",
+    decode: str = "auto",
     cache_bytes: int | None = None,
 ) -> Engine:
     """A loaded and warmed-up engine. `cache_bytes`: budget of the prefix cache, None for a share of what is
@@ -56,7 +58,7 @@ def load_engine(
     max_pixels, had_progress_bar = PIL.Image.MAX_IMAGE_PIXELS, is_progress_bar_enabled()
     disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     try:
-        placement = place(device, dtype, attn)
+        placement = place(device, dtype, attn, decode)
         family, config = _family(source)
         adapter = _load_adapter(family, source, config, placement)
         calibration = read_calibration(pathlib.Path(source))
@@ -105,7 +107,14 @@ def build_engine(
         localization=localization,
         notes=tuple(reasons),
     )
-    return PrefixEngine(adapter, prompts, info, layers=layers, cache_bytes=cache_bytes)
+    return PrefixEngine(
+        adapter,
+        prompts,
+        info,
+        layers=layers,
+        cache_bytes=cache_bytes,
+        is_recording=placement.is_recording,
+    )
 
 
 def attention_setting(attention: str) -> dict[str, str]:
@@ -156,16 +165,16 @@ def _processor_template(source: str) -> str | None:
 
 
 def _warm_up(engine: PrefixEngine) -> None:
-    """Both stages and the neutral prompt once: kernels are chosen and memory is there before the first
-    client."""
+    """Both stages and the neutral prompt: kernels are chosen, steps recorded (for a shape that comes up
+    again) and memory is there before the first client."""
     budget = engine.info.image
     width, height = budget.max_width, budget.max_height
     if budget.max_pixels is not None:
         width = height = int(min(budget.max_pixels**0.5, width, height))
     grey = Picture("warm-up", np.full((height, width, 3), 128, np.uint8))
-    first = AnswerRequest(grey, "What is this?", max_new_tokens=4)
-    second = AnswerRequest(grey, "What is this?", patch=grey, max_new_tokens=4)
-    for request in (first, second):
+    first = AnswerRequest(grey, "What is this?", max_new_tokens=_WARM_UP_TOKENS)
+    second = AnswerRequest(grey, "What is this?", patch=grey, max_new_tokens=_WARM_UP_TOKENS)
+    for request in (first, first, second, second):
         (outcome,) = engine.answer([request])
         if isinstance(outcome, EngineError):
             raise outcome

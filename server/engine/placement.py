@@ -1,4 +1,4 @@
-"""Where and how a model runs: device, precision and attention kernel, each choice with its reason."""
+"""Where and how a model runs: device, precision, attention kernel, decoding; each choice with its reason."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ _ACCELERATOR_CACHE_SHARE = (
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """`attention`: transformers' name of the text model's kernel. `reasons`: one sentence for each
-    automatic choice."""
+    """`attention`: transformers' name of the text model's kernel. `is_recording`: whether decode steps are
+    recorded and replayed. `reasons`: one sentence for each automatic choice."""
 
     device: torch.device
     dtype: torch.dtype
     attention: str
+    is_recording: bool
     reasons: tuple[str, ...]
 
 
-def place(device: str, dtype: str, attn: str) -> Placement:
+def place(device: str, dtype: str, attn: str, decode: str = "auto") -> Placement:
     """Settles "auto" choices. Raises ValueError for names that do not exist and devices that are not
     there."""
     chosen_device, device_reason = _device(device)
     chosen_dtype, dtype_reason = _dtype(dtype, chosen_device)
     chosen_attention, attention_reason = _attention(attn, chosen_device)
-    reasons = (device_reason, dtype_reason, attention_reason)
-    return Placement(chosen_device, chosen_dtype, chosen_attention, reasons)
+    is_recording, decode_reason = _decode(decode, chosen_device)
+    reasons = (device_reason, dtype_reason, attention_reason, decode_reason)
+    return Placement(chosen_device, chosen_dtype, chosen_attention, is_recording, reasons)
 
 
 def default_cache_bytes(device: torch.device) -> tuple[int, str]:
@@ -78,3 +80,13 @@ def _attention(name: str, device: torch.device) -> tuple[str, str]:
             raise ValueError("attn='flash': needs a CUDA device and the flash-attn package")
         return "flash_attention_2", "attention flash_attention_2: as set"
     raise ValueError(f"attn={name!r}: one of auto, sdpa, flash")
+
+
+def _decode(name: str, device: torch.device) -> tuple[bool, str]:
+    if name == "auto":
+        if device.type == "cpu":
+            return True, "decode recorded: no interpreter between the operations of a step"
+        return False, f"decode eager: recordings were not measured on {device.type}"
+    if name not in ("eager", "recorded"):
+        raise ValueError(f"decode={name!r}: one of auto, eager, recorded")
+    return name == "recorded", f"decode {name}: as set"

@@ -1,5 +1,4 @@
-"""Runs a batch of prompts up to their last token, on top of what is cached of them, and goes on from there
-token by token.
+"""Runs a batch of prompts up to their last token, on top of what is cached of them.
 
 Rows are padded between prefix and suffix, so that their last tokens, and everything decoded after them, are
 aligned. Which tokens, positions and features a model wants is the adapter's business.
@@ -55,22 +54,6 @@ def prefill(adapter: Adapter, jobs: Sequence[Job], *, layers: tuple[int, ...], n
         logits = adapter.forward(chunk, cache)
     next_positions = chunk.positions[:, :, -1:].amax(dim=0, keepdim=True) + 1
     return Prefilled(logits, maps, cache, chunk.visible, next_positions.expand(len(chunk.positions), -1, -1))
-
-
-class Stepper:
-    """Feeds one token a row and returns the next logits."""
-
-    def __init__(self, adapter: Adapter, state: Prefilled) -> None:
-        self._adapter, self._cache = adapter, state.cache
-        self._visible, self._positions = state.visible, state.next_positions
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        if self._visible is not None:
-            new = self._visible.new_ones(len(tokens), 1)
-            self._visible = torch.cat([self._visible, new], dim=1)
-        chunk = Chunk(self._adapter.embed(tokens[:, None]), self._positions, visible=self._visible)
-        self._positions = self._positions + 1
-        return self._adapter.forward(chunk, self._cache)
 
 
 def _chunk(adapter: Adapter, jobs: Sequence[Job], *, past: int, longest: int) -> Chunk:

@@ -16,7 +16,7 @@ import torch
 from server.engine.adapters.protocol import Adapter
 from server.engine.decode import Decoded, decode_greedily
 from server.engine.jobs import Job, like_the_first
-from server.engine.prefill import Prefilled, Stepper, prefill
+from server.engine.prefill import Prefilled, prefill
 from server.engine.prefix_store import PrefixStore, StoredPrefix
 from server.engine.prompt import PromptBuilder
 from server.engine.protocol import (
@@ -28,6 +28,7 @@ from server.engine.protocol import (
     Picture,
     TokenStats,
 )
+from server.engine.steps import StepRecorder
 
 NEUTRAL_PROMPT = "Write a general description of the image."
 
@@ -43,11 +44,13 @@ class PrefixEngine:
         *,
         layers: tuple[int, ...],
         cache_bytes: int,
+        is_recording: bool = False,
     ) -> None:
         self.adapter = adapter
         self.prompts = prompts
         self.prefixes = PrefixStore(cache_bytes)
         self.layers = layers
+        self.steps = StepRecorder(adapter, is_recording=is_recording)
         self._info = info
         self._device = adapter.model.device
 
@@ -92,6 +95,7 @@ class PrefixEngine:
 
     def close(self) -> None:
         self.prefixes.clear()
+        self.steps.clear()
         self.adapter.model.to("meta")
 
     def _job(self, request: AnswerRequest) -> Job:
@@ -138,7 +142,7 @@ class PrefixEngine:
             torch.cuda.synchronize(self._device)
         prefilled = time.perf_counter()
         limits = [self._new_tokens(job) for job in jobs]
-        decoded = decode_greedily(Stepper(self.adapter, state), state.logits, limits, self.adapter.end_ids)
+        decoded = decode_greedily(self.steps.step_from(state), state.logits, limits, self.adapter.end_ids)
         generated = time.perf_counter()
         return [
             AnswerResult(

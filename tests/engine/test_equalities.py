@@ -112,6 +112,22 @@ def test_stage_one_equals_stock_generate(family: Family, rgb: RGB) -> None:
     assert result.cached_tokens == 0
 
 
+@pytest.mark.parametrize("patch", [None, SQUARE], ids=["stage_one", "stage_two"])
+def test_recorded_steps_equal_stock_generate(family: Family, patch: RGB | None) -> None:
+    """Replayed from the second question of a shape on, alone and in a padded batch."""
+    engine = family.engine
+    engine.steps.clear()
+    shapes = 0
+    for questions in ((QUESTION,), ("Hi", QUESTION, "What is it?")):
+        for _ in range(3):
+            results = answer(family, *(ask(family, q, LANDSCAPE, patch, key=q) for q in questions))
+        shapes += int(engine.adapter.is_recordable)
+        assert len(engine.steps) >= shapes
+        pictures = [LANDSCAPE] if patch is None else [LANDSCAPE, patch]
+        for question, result in zip(questions, results, strict=True):
+            assert_same(family, result, stock_generate(family, question, *pictures))
+
+
 @pytest.mark.parametrize("rgb", [LANDSCAPE, PORTRAIT])
 def test_captured_attention_equals_eager_output_attentions(family: Family, rgb: RGB) -> None:
     """On an empty cache, on a cached prefix, and for the neutral prompt."""

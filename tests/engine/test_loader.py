@@ -27,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_every_automatic_choice_comes_with_its_reason(model: pathlib.Path) -> None:
     info = load_engine(str(model)).info
     notes = "\n".join(info.notes)
-    for word in ("device", "dtype", "attention sdpa", "prefix cache", "layer"):
+    for word in ("device", "dtype", "attention sdpa", "decode recorded", "prefix cache", "layer"):
         assert word in notes
     assert info.name == str(model)
     assert (info.image.max_width, info.image.max_height) == (llava.SIDE, llava.SIDE)
@@ -60,6 +60,7 @@ def test_the_process_is_left_as_it_was(model: pathlib.Path, monkeypatch: pytest.
         ({"device": "abacus"}, "device='abacus'"),
         ({"dtype": "int3"}, "dtype='int3'"),
         ({"attn": "telepathy"}, "attn='telepathy'"),
+        ({"decode": "backwards"}, "decode='backwards'"),
         ({"device": "cpu", "attn": "flash"}, "needs a CUDA device"),
     ],
 )
@@ -103,3 +104,5 @@ def test_bfloat16_is_chosen_only_where_the_device_has_it(monkeypatch: pytest.Mon
         placement = place("auto", "auto", "auto")
         assert (placement.device.type, placement.dtype) == ("cuda", dtype)
         assert "a card" in placement.reasons[0]
+        assert not placement.is_recording  # not measured there
+        assert "eager" in placement.reasons[-1]

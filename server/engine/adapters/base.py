@@ -67,6 +67,12 @@ class TransformersAdapter:
         size = self.config.vision_config.image_size
         return int(size[0] if isinstance(size, (list, tuple)) else size)
 
+    @property
+    def is_recordable(self) -> bool:
+        """Whether a row in four dimensions is all the mask that a single token needs: so with SDPA and
+        without windows."""
+        return self._takes_rows and self.can_pad
+
     def base_side(self) -> int:
         """ViCrop's base window: the encoder's input side."""
         return self.side

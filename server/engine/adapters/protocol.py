@@ -79,6 +79,11 @@ class Adapter(Protocol):
         ...
 
     @property
+    def is_recordable(self) -> bool:
+        """Whether a row in four dimensions is all the mask that a single token needs."""
+        ...
+
+    @property
     def placeholder(self) -> str:
         """What the chat template writes for an image."""
         ...

@@ -1,0 +1,143 @@
+"""Recorded decode steps: when they are made, when they are refused, and that they are given back."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+
+import pytest
+import torch
+
+from server.engine import steps
+from server.engine.adapters.protocol import Chunk
+from server.engine.loader import load_engine
+from server.engine.prefix import PrefixEngine
+from server.engine.protocol import AnswerRequest, AnswerResult, Picture
+from tests.engine.tiny import llava
+from tests.engine.tiny.parts import picture
+
+QUESTION = "What number is on the red sign?"
+RGB = picture(40, 72)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    torch.manual_seed(0)
+    directory = tmp_path_factory.mktemp("model")
+    llava.build(directory)
+    return directory
+
+
+def load(model: pathlib.Path, decode: str = "recorded") -> PrefixEngine:
+    engine = load_engine(str(model), device="cpu", decode=decode)
+    assert isinstance(engine, PrefixEngine)
+    engine.steps.clear()  # what the warm-up recorded
+    return engine
+
+
+def ask(engine: PrefixEngine, *keys: str) -> list[AnswerResult]:
+    requests = [AnswerRequest(Picture(key, RGB), QUESTION, max_new_tokens=6) for key in keys]
+    results = engine.answer(requests)
+    for result in results:
+        assert isinstance(result, AnswerResult)
+    return results  # type: ignore[return-value]
+
+
+def facts(result: AnswerResult) -> list[tuple[str, float, float]]:
+    return [
+        (t.text, pytest.approx(t.min_entropy, abs=1e-4), pytest.approx(t.shannon, abs=1e-4))
+        for t in result.tokens
+    ]
+
+
+def test_a_shape_is_recorded_when_it_comes_up_again(model: pathlib.Path) -> None:
+    engine = load(model)
+    counts = []
+    for keys in (["a"], ["b"], ["c"], ["a", "b"], ["a", "c"]):
+        ask(engine, *keys)
+        counts.append(len(engine.steps))
+    assert counts == [0, 1, 1, 1, 2]
+
+
+def test_the_warm_up_has_recorded_the_usual_shapes(model: pathlib.Path) -> None:
+    """The first client does not wait for a recording."""
+    engine = load_engine(str(model), device="cpu", decode="recorded")
+    assert isinstance(engine, PrefixEngine)
+    recorded = len(engine.steps)
+    assert recorded > 0
+    ask(engine, "a")
+    ask(engine, "b")
+    assert len(engine.steps) == recorded
+
+
+def test_recorded_and_eager_answers_are_equal(model: pathlib.Path) -> None:
+    eager, recorded = load(model, "eager"), load(model)
+    for _ in range(3):
+        (expected,) = ask(eager, "a")
+        (got,) = ask(recorded, "a")
+        assert [(t.text, t.min_entropy, t.shannon) for t in got.tokens] == facts(expected)
+    assert len(recorded.steps) == 1
+    assert len(eager.steps) == 0
+
+
+def test_a_recording_that_computes_something_else_is_not_used(
+    model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here what Python decides, a recording would repeat for ever: the parity of the position."""
+    engine = load(model)
+    forward = engine.adapter.forward
+
+    def odd_steps_differ(chunk: Chunk, cache: object) -> torch.Tensor:
+        logits = forward(chunk, cache)
+        return -logits if chunk.embeddings.shape[1] == 1 and int(chunk.positions.max()) % 2 else logits
+
+    monkeypatch.setattr(engine.adapter, "forward", odd_steps_differ)
+    with caplog.at_level(logging.WARNING, "server.engine"):
+        answers = [ask(engine, "a")[0] for _ in range(3)]
+    assert len(engine.steps) == 0
+    assert {answer.text for answer in answers} == {answers[0].text}
+    assert [record.reason for record in caplog.records] == ["it computes something else"]  # type: ignore[attr-defined]
+
+
+def test_a_step_that_cannot_be_recorded_is_run_eagerly(
+    model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = load(model)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no tracer")
+
+    monkeypatch.setattr(steps, "_trace", fail)
+    with caplog.at_level(logging.WARNING, "server.engine"):
+        answers = [ask(engine, "a")[0] for _ in range(3)]
+    assert {answer.text for answer in answers} == {answers[0].text}
+    assert [record.reason for record in caplog.records] == ["no tracer"]  # type: ignore[attr-defined]  # once
+
+
+def test_the_number_of_recordings_is_bounded(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "_MOST_RECORDINGS", 1)
+    engine = load(model)
+    for keys in (["a"], ["a"], ["a", "b"], ["a", "b"]):
+        ask(engine, *keys)
+    assert len(engine.steps) == 1
+    engine.close()
+    assert len(engine.steps) == 0
+
+
+def test_a_prefilled_state_can_be_continued_twice(model: pathlib.Path) -> None:
+    """The check of a recording works on copies: the live cache is as the prefill left it."""
+    engine = load(model)
+    step_from, seen = engine.steps.step_from, []
+
+    def spy(state: steps.Prefilled) -> steps.Step:
+        before = [buffer.clone() for layer in state.cache.layers for buffer in layer.buffers]  # type: ignore[union-attr]
+        step = step_from(state)
+        after = [buffer for layer in state.cache.layers for buffer in layer.buffers]  # type: ignore[union-attr]
+        seen.append(all(torch.equal(one, other) for one, other in zip(before, after, strict=True)))
+        return step
+
+    engine.steps.step_from = spy  # type: ignore[method-assign]
+    ask(engine, "a")
+    ask(engine, "a")
+    assert seen == [True, True]
+    assert len(engine.steps) == 1

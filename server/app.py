@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 
 from server.device_queue import DeviceQueue
 from server.engine.protocol import Engine
+from server.gate_calibration import calibrated
 from server.gauges import show_model, show_state
 from server.idempotency import IdempotentReplies
 from server.image_store import ImageStore
@@ -153,18 +154,26 @@ def _load(settings: ServerSettings) -> Engine:
     )
 
 
+def _origin_of_gate(settings: ServerSettings) -> str:
+    if settings.calibration is None:
+        return "the model's own"
+    origin = settings.calibration.provenance
+    return f"calibrated on {origin.date} with {origin.questions} questions of {origin.dataset}"
+
+
 async def _become_ready(parts: ServerParts, loading: Future[Engine], decoders: ThreadPoolExecutor) -> None:
     try:
         engine = await asyncio.wrap_future(loading)
+        info = calibrated(engine.info, parts.settings.calibration)
     except Exception as exc:  # any failure to load means the same: there will be no answers
         facts = {"model": parts.settings.model, "reason": f"{type(exc).__name__}: {exc}"}
         _log.error("model not loaded", extra=facts, exc_info=True)
         parts.readiness.fail()
         return
-    info = engine.info
     _log.info("model loaded", extra={"model": info.name, "device": info.device, "dtype": info.dtype})
     for note in info.notes:
         _log.info("choice", extra={"note": note})
+    _log.info("choice", extra={"note": f"gate {info.gate}: {_origin_of_gate(parts.settings)}"})
     show_model(parts, info)
     parts.engine = engine
     parts.two_stages = TwoStages(parts.settings, info, parts.device, parts.sessions, parts.images, decoders)

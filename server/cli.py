@@ -35,9 +35,14 @@ def serve(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
     attn: Annotated[str | None, typer.Option(help="Attention implementation, or auto.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="Gate measured by `secondglance-eval calibrate`: its file.")
+    ] = None,
 ) -> None:
     """Serve until SIGTERM; every other setting comes from SECONDGLANCE_SERVER_* variables."""
-    settings = _settings(host=host, port=port, model=model, device=device, dtype=dtype, attn=attn)
+    settings = _settings(
+        host=host, port=port, model=model, device=device, dtype=dtype, attn=attn, calibration=calibration
+    )
     # Imported here: a health check runs every few seconds and needs no web framework.
     from server.logs import configure_logging
     from server.serving import run_until_stopped

@@ -2,24 +2,34 @@
 
 A bad value stops the start with a `SettingsError` that names the environment variable and the value.
 Unknown variables with our prefix are ignored: orchestrators inject their own. Not covered: what the model
-fixes itself (its budgets, its default gate); that is in `EngineInfo`.
+fixes itself (its budgets, its default gate unless `calibration` is given); that is in `EngineInfo`.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnparsableError
 
+from server.gate_calibration import GateCalibration, read_gate_calibration
 from server.keys import ApiKey
 
 ENV_PREFIX = "SECONDGLANCE_SERVER_"
 
 # Names that someone who wants keys may well try. Ignored like other unknown ones they would leave it open.
 _NO_SETTINGS = {f"{ENV_PREFIX}{name}" for name in ("API_KEY", "API_KEYS", "KEY")}
+
+
+def _read_calibration(value: object) -> object:
+    return read_gate_calibration(Path(value)) if isinstance(value, (str, Path)) else value
+
+
+# Given as a path and read with the settings, so that a bad file stops the start.
+CalibrationFile = Annotated[GateCalibration | None, NoDecode, BeforeValidator(_read_calibration)]
 
 
 class SettingsError(Exception):
@@ -42,6 +52,7 @@ class ServerSettings(BaseSettings):
     dtype: str = Field(default="auto", min_length=1)
     attn: str = Field(default="auto", min_length=1)
     decode: str = Field(default="auto", min_length=1)  # eager, or recorded: steps replayed without Python
+    calibration: CalibrationFile = None  # the path of what `secondglance-eval calibrate` wrote
 
     max_image_bytes: PositiveInt = 4 * 1024 * 1024  # whole body of POST
     max_patch_bytes: PositiveInt = 16 * 1024 * 1024

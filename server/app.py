@@ -92,16 +92,20 @@ def _tracer_of(settings: ServerSettings) -> Tracer:
 
 
 def _build_parts(settings: ServerSettings, readiness: Readiness, tracer: Tracer) -> ServerParts:
+    metrics = Metrics()
     parts = ServerParts(
         settings=settings,
         readiness=readiness,
         device=DeviceQueue(
-            max_queue=settings.max_queue, max_batch=settings.max_batch, max_wait_ms=settings.max_wait_ms
+            max_queue=settings.max_queue,
+            max_batch=settings.max_batch,
+            max_wait_ms=settings.max_wait_ms,
+            on_batch=metrics.observe_batch,
         ),
         sessions=MemorySessionStore(settings),
         images=ImageStore(settings),
         replies=IdempotentReplies(settings),
-        metrics=Metrics(),
+        metrics=metrics,
         tracer=tracer,
     )
     show_state(parts)

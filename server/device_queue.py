@@ -59,10 +59,19 @@ W = TypeVar("W", _Answer, _Neutral)
 class DeviceQueue:
     """Start it once with a function that loads the engine, await answers on the event loop, close it once."""
 
-    def __init__(self, *, max_queue: int, max_batch: int = 8, max_wait_ms: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        max_queue: int,
+        max_batch: int = 8,
+        max_wait_ms: float = 0.0,
+        on_batch: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`on_batch` is told, on the owner thread, how many answers run together."""
         self._max_queue = max_queue
         self._max_batch = max_batch
         self._max_wait_s = max_wait_ms / 1000
+        self._on_batch = on_batch
         self._changed = threading.Condition()
         self._neutrals: deque[_Neutral] = deque()
         self._second: deque[_Answer] = deque()
@@ -156,6 +165,7 @@ class DeviceQueue:
             _run_neutral(engine, neutral)
         elif batch:
             began = time.monotonic()
+            self._on_batch(len(batch))
             _run_batch(engine, batch, began)
             self._last_batch, self._last_batch_s = len(batch), time.monotonic() - began
         return True

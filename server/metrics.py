@@ -24,6 +24,7 @@ from server.skip import SkipReason
 from shared.errors import ErrorCode
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _NATS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
 
 PREFIX: Final = "secondglance_"
@@ -76,6 +77,7 @@ class Metrics:
         self._phases = self._histogram(
             "phase_seconds", "Seconds per phase of a stage that was answered.", _SECONDS, "stage", "phase"
         )
+        self._batches = self._histogram("batch_size", "Answers that ran on the device together.", _BATCHES)
         self._gate = self._histogram(
             "gate_value",
             "Aggregated uncertainty of answers by stage and metric (nats; margin has no unit).",
@@ -85,6 +87,10 @@ class Metrics:
         )
 
         self._begin_at_zero()
+
+    def observe_batch(self, answers: int) -> None:
+        """Count one batch on the device; called from its thread."""
+        self._batches.observe(answers)
 
     def in_flight(self) -> AbstractContextManager[object]:
         """Around a request, from its headers to its end."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from server.device_queue import DeviceQueue, QueueClosed, QueueFull
 from server.engine.protocol import AnswerRequest, AttentionMap, EngineError, EngineInfo, Picture
+from server.expiring import ExpiringStore
 from server.gate import is_doubtful, judge, resolve_gate
 from server.image_store import EncodedImage, ImageStore, image_id
 from server.images import ImageLimits, decode, image_limits, patch_limits
@@ -62,6 +63,12 @@ class TwoStages:
         self._sessions = sessions
         self._images = images
         self._decoders = decoders
+        self._pixels: ExpiringStore[str, NDArray[np.uint8]] = ExpiringStore(
+            ttl_s=settings.session_ttl_s,
+            max_items=settings.max_sessions,
+            max_bytes=settings.max_decoded_image_bytes,
+            bytes_of=lambda rgb: rgb.nbytes,
+        )
 
     async def ask(
         self, request: InferenceRequest, upload: bytes | None, facts: RequestFacts
@@ -76,7 +83,7 @@ class TwoStages:
 
             began = time.perf_counter()
             with facts.phase("decode_image"):
-                rgb = await self._decode(image.data, image_limits(self._settings))
+                rgb = await self._pixels_of(image)
             decode_ms = _ms_since(began)
             self._images.put(image)
 
@@ -157,7 +164,7 @@ class TwoStages:
             local_rgb = await self._decode(
                 patch, patch_limits(settings), lambda size: self._check_patch_size(size, roi)
             )
-            global_rgb = await self._decode(pending.image.data, image_limits(settings))
+            global_rgb = await self._pixels_of(pending.image)
         decode_ms = _ms_since(began)
         facts.pixels.uploaded = local_rgb.shape[0] * local_rgb.shape[1]
 
@@ -252,6 +259,14 @@ class TwoStages:
             if exc.code == ErrorCode.UNKNOWN_INFERENCE:
                 return
         self._sessions.put(session)
+
+    async def _pixels_of(self, image: EncodedImage) -> NDArray[np.uint8]:
+        """Decoded once for both stages and further questions, as long as there is room."""
+        rgb = self._pixels.get(image.id)
+        if rgb is None:
+            rgb = await self._decode(image.data, image_limits(self._settings))
+        self._pixels.put(image.id, rgb)
+        return rgb
 
     async def _decode(
         self, data: bytes, limits: ImageLimits, check_size: Callable[[ImageSize], None] = lambda _: None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,9 +59,9 @@ class Device:
 
 
 @contextlib.asynccontextmanager
-async def running(max_queue: int = 64, max_batch: int = 1, max_wait_ms: float = 0.0) -> AsyncIterator[Device]:
+async def running(max_queue: int = 64, max_batch: int = 1, **options: Any) -> AsyncIterator[Device]:
     engine = FakeEngine()
-    queue = DeviceQueue(max_queue=max_queue, max_batch=max_batch, max_wait_ms=max_wait_ms)
+    queue = DeviceQueue(max_queue=max_queue, max_batch=max_batch, **options)
     await asyncio.wrap_future(queue.start(lambda: engine))
     device = Device(queue, engine)
     try:
@@ -232,3 +233,15 @@ async def test_a_model_that_cannot_be_loaded_is_told() -> None:
         await asyncio.wrap_future(queue.start(load))
     with pytest.raises(QueueClosed):
         await queue.answer(first("a"))
+
+
+async def test_the_size_of_every_batch_is_told() -> None:
+    sizes: list[int] = []
+    async with running(max_batch=2, on_batch=sizes.append) as device:
+        tasks = [await device.hold()]
+        for name in "abc":
+            tasks.append(device.ask(first(name)))
+            await device.wait_for_depth(len(tasks) - 1)
+        device.let_go()
+        await asyncio.gather(*tasks)
+    assert sizes == [1, 2, 1]

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+import server.two_stages
 from server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
 from server.engine.protocol import LocalizationDefaults
 from tests.server.exchange import (
@@ -280,3 +281,41 @@ async def test_the_question_is_the_one_that_was_asked(client: httpx.AsyncClient,
     draft = await asked(client)
     await put_patch(client, draft["patch"]["url"], patch_for(draft))
     assert [call.questions for call in engine.calls if call.kind == "answer"] == [(QUESTION,), (QUESTION,)]
+
+
+async def test_an_image_is_decoded_once_for_both_stages_and_further_questions(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = count_decodes(monkeypatch)
+    draft = await asked(client)
+    patch = patch_for(draft)
+    await put_patch(client, draft["patch"]["url"], patch)
+    await asked(client, upload=None, image_id=draft["image_id"], question="And now?")
+    await asked(client, question="The same bytes again?")
+    assert decoded == [GLOBAL_IMAGE, patch]
+
+
+async def test_pixels_for_which_there_is_no_room_are_decoded_again(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = count_decodes(monkeypatch)
+    other = encode(336, 252, color="green")
+    async with running_client(engine, max_decoded_image_bytes=336 * 252 * 3) as client:
+        first = await asked(client)
+        await asked(client, upload=other)
+        again = await asked(client, upload=None, image_id=first["image_id"])
+    assert again["answer"] == first["answer"]
+    assert decoded == [GLOBAL_IMAGE, other, GLOBAL_IMAGE]
+
+
+def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the server decodes from now on, in order."""
+    decoded: list[bytes] = []
+    decode = server.two_stages.decode
+
+    def counting(data: bytes, *arguments: Any) -> Any:
+        decoded.append(data)
+        return decode(data, *arguments)
+
+    monkeypatch.setattr(server.two_stages, "decode", counting)
+    return decoded

@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint golden bench eval-model train model-fonts clean
+.PHONY: help demo test lint golden edge-endurance bench eval-model train model-fonts clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
 
 $(VENV)/.app: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -31,6 +31,9 @@ lint: $(VENV)/.dev ## ruff and mypy --strict
 
 golden: $(VENV)/.dev ## write the golden files of the command line anew
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/edge_client/test_golden.py
+
+edge-endurance: $(VENV)/.dev ## batch killed 50 times, watch over 500 files, a server away for a minute
+	EDGE_ENDURANCE=1 $(BIN)/python -m pytest -q -s tests/edge_client/test_batch_kills.py
 
 bench: $(VENV)/.dev ## the pair over real HTTP on 200 held-out scenes
 	$(BIN)/python -m benchmarks.pair

@@ -82,15 +82,25 @@ class EdgeClient:
         strict: bool = False,
         max_new_tokens: int | None = None,
         include: Iterable[Include] = (),
+        idempotency_key: str | None = None,
     ) -> Reply:
         """Ask `question` about the picture in a path, bytes, a binary file object or a PIL image.
 
         `threshold` is in nats (of the server's default metric); `timeout_s` and `max_uplink_bytes` bound both
-        stages together. Raises EdgeError if stage one fails; a failed stage two gives the draft answer with
-        `reply.degraded` set, or raises if `strict`.
+        stages together. Asked again with the same `idempotency_key`, the same picture and the same terms, a
+        server that still remembers gives its first reply again and infers nothing. Raises EdgeError if stage
+        one fails; a failed stage two gives the draft answer with `reply.degraded` set, or raises if `strict`.
         """
         ask = Ask(
-            question, mode, threshold, timeout_s, max_uplink_bytes, strict, max_new_tokens, tuple(include)
+            question,
+            mode,
+            threshold,
+            timeout_s,
+            max_uplink_bytes,
+            strict,
+            max_new_tokens,
+            tuple(include),
+            idempotency_key,
         )
         return self._run(Conversation(source, ask, known=self._known, settings=self._settings).run())
 
@@ -176,10 +186,19 @@ class AsyncEdgeClient:
         strict: bool = False,
         max_new_tokens: int | None = None,
         include: Iterable[Include] = (),
+        idempotency_key: str | None = None,
     ) -> Reply:
         """As `EdgeClient.ask`."""
         ask = Ask(
-            question, mode, threshold, timeout_s, max_uplink_bytes, strict, max_new_tokens, tuple(include)
+            question,
+            mode,
+            threshold,
+            timeout_s,
+            max_uplink_bytes,
+            strict,
+            max_new_tokens,
+            tuple(include),
+            idempotency_key,
         )
         return await self._run(Conversation(source, ask, known=self._known, settings=self._settings).run())
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,8 @@ class Ask:
     """What a caller wants to know and on which terms. `timeout_s` bounds the whole conversation.
 
     `max_uplink_bytes` bounds everything sent, headers and retries included. `strict` raises where stage two
-    fails instead of returning the draft answer.
+    fails instead of returning the draft answer. Conversations with the same `idempotency_key`, picture and
+    terms are one: the server, while it remembers, gives its first reply again; None makes each its own.
     """
 
     question: str
@@ -34,6 +36,7 @@ class Ask:
     strict: bool = False
     max_new_tokens: int | None = None
     include: tuple[Include, ...] = ()
+    idempotency_key: str | None = None
 
 
 def model_request(deadline: float | None) -> Send:
@@ -52,7 +55,7 @@ def first_request(ask: Ask, size: Size, picture: Encoded | str, *, deadline: flo
     multipart = httpx.Request("POST", "http://edge", files=files)
     headers = {
         "Content-Type": multipart.headers["Content-Type"],
-        IDEMPOTENCY_KEY_HEADER: uuid.uuid4().hex,
+        IDEMPOTENCY_KEY_HEADER: _idempotency_key(ask, parts),
     }
     return Send(
         "stage1", "POST", f"{API_PREFIX}/inferences", headers, multipart.read(), tuple(parts), deadline
@@ -66,6 +69,16 @@ def patch_request(url: str, patch: Encoded, *, deadline: float | None) -> Send:
     headers: Mapping[str, str] = {"Content-Type": patch.media_type}
     part = Part(f"patch.{patch.file_suffix}", patch.data)
     return Send("stage2", "PUT", url, headers, patch.data, (part,), deadline)
+
+
+def _idempotency_key(ask: Ask, parts: Iterable[Part]) -> str:
+    """The caller's key made one of this very payload, so that it never meets another under the same name."""
+    if ask.idempotency_key is None:
+        return uuid.uuid4().hex
+    digest = hashlib.sha256(ask.idempotency_key.encode())
+    for part in parts:
+        digest.update(hashlib.sha256(part.data).digest())
+    return digest.hexdigest()
 
 
 def _document(ask: Ask, size: Size, *, image_id: str | None) -> bytes:

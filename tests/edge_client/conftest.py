@@ -211,8 +211,10 @@ class ScriptedServer:
 class Live:
     """A server in a thread; requests made before it is up wait in the listener's backlog."""
 
-    def __init__(self, settings: ServerSettings, engine: FakeEngine, tls: tuple[str, str] | None) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(
+        self, settings: ServerSettings, engine: FakeEngine, tls: tuple[str, str] | None, port: int
+    ) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         certificate, key = tls or (None, None)
@@ -232,11 +234,13 @@ class Live:
 
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Callable[..., Live]]:
-    """Serve the real app with an engine on loopback; `tls` names certificate and key files."""
+    """Serve the real app with an engine on loopback, `port` 0 a free one; `tls` names certificate and key."""
     running: list[Live] = []
 
-    def start(engine: FakeEngine, *, tls: tuple[str, str] | None = None, **settings: Any) -> Live:
-        running.append(Live(ServerSettings(**settings), engine, tls))
+    def start(
+        engine: FakeEngine, *, tls: tuple[str, str] | None = None, port: int = 0, **settings: Any
+    ) -> Live:
+        running.append(Live(ServerSettings(**settings), engine, tls, port))
         return running[-1]
 
     yield start

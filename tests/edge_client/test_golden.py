@@ -22,6 +22,7 @@ from server.engine.fake import FakeEngine, FakeScript
 from tests.edge_client.golden import FOLDER, UPDATE, check_entry, check_json, check_text, shape_of
 
 SHAPES = {
+    "batch": ["batch", "{photos}", "-q", "What number?", "--url", "{url}", "--json"],
     "ask": ["ask", "{photo}", "What number?", "--url", "{url}", "--json"],
     "ask-dry-run": ["ask", "{photo}", "What number?", "--url", "{url}", "--json", "--dry-run"],
 }
@@ -35,6 +36,14 @@ CASES = [
     ("ask", "no server", ["{photo}", "What?", "--url", "{dead}"]),
     ("ask", "busy server", ["{photo}", "What?", "--url", "{busy}"]),
     ("ask", "wrong key", ["{photo}", "What?", "--url", "{locked}"]),
+    ("batch", "answered", ["{photos}", "-q", "What?", "--url", "{url}"]),
+    ("batch", "no question", ["{photos}", "--url", "{url}"]),
+    ("batch", "no such file", ["{nowhere}", "-q", "What?", "--url", "{url}"]),
+    ("batch", "resume without out", ["{photos}", "-q", "What?", "--resume"]),
+    ("batch", "some failed", ["{photo}", "{text}", "-q", "What?", "--url", "{url}"]),
+    ("batch", "the model fails", ["{photos}", "-q", "What?", "--url", "{busy}"]),
+    ("batch", "no server", ["{photos}", "-q", "What?", "--url", "{dead}", "--wait", "0"]),
+    ("batch", "wrong key", ["{photos}", "-q", "What?", "--url", "{locked}"]),
     ("ask", "silent server", ["{photo}", "What?", "--url", "{silent}", "--timeout", "0.3"]),
 ]
 

@@ -1,0 +1,91 @@
+"""`batch --resume`, killed again and again without warning, asks about each picture once.
+
+The short version runs with the other tests; `make edge-endurance` runs the long one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from server.engine.fake import FakeScript
+from tests.edge_client.counting_engine import CountingEngine
+
+IS_LONG = bool(os.environ.get("EDGE_ENDURANCE"))
+PICTURES, KILLS = (200, 50) if IS_LONG else (40, 5)
+CONCURRENCY = 4
+DEADLINE_S = 60.0
+
+
+def start(photos: Path, out: Path, url: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "edge_client.cli", "batch", str(photos), "-q", "What?", "--url", url]
+    options = ["--out", str(out), "--resume", "--concurrency", str(CONCURRENCY)]
+    return subprocess.Popen([*command, *options], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen[bytes]) -> tuple[int, bytes]:
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    return process.returncode, errors
+
+
+def results_in(out: Path) -> list[dict[str, Any]]:
+    """Whole lines only: a killed process may have left a torn one."""
+    lines = out.read_bytes().splitlines(keepends=True) if out.exists() else []
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def kill_somewhere(process: subprocess.Popen[bytes], engine: CountingEngine, dice: random.Random) -> bool:
+    """Kill after a few more questions, or before the first; False if all was done before that."""
+    goal = engine.asked.total() + dice.randint(0, PICTURES // KILLS - 2)
+    deadline = time.monotonic() + DEADLINE_S
+    while engine.asked.total() < goal and process.poll() is None:
+        assert time.monotonic() < deadline, "nothing is asked any more"
+        time.sleep(0.001)
+    time.sleep(dice.uniform(0, 0.12))
+    process.kill()
+    return process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.timeout(1800 if IS_LONG else 300)
+def test_kills_lose_no_result_and_ask_nothing_twice(serve: Any, pictures: Any, tmp_path: Path) -> None:
+    """All but what was in flight at a kill; of that, only what the server had not answered yet."""
+    photos, out = tmp_path / "photos", tmp_path / "results.jsonl"
+    photos.mkdir()
+    for number in range(PICTURES):
+        (photos / f"{number:03}.jpg").write_bytes(pictures.photo((400, 300), seed=number))
+    engine = CountingEngine(FakeScript(delay_s=0.05))
+    url = serve(engine).url
+    dice = random.Random(8)
+    for _ in range(KILLS):
+        process = start(photos, out, url)
+        answered_before = {record["answer"] for record in results_in(out)}
+        asked_before = engine.asked.copy()
+        assert kill_somewhere(process, engine, dice), "there are enough pictures for every kill"
+        process.communicate()
+        again = {key for key, count in asked_before.items() if engine.asked[key] > count}
+        assert not again & answered_before, "what is in the results is not asked about again"
+        assert len(again) <= CONCURRENCY, "no more than what was in flight at the last kill"
+    assert finish(start(photos, out, url)) == (0, b"")
+    records = results_in(out)
+    assert out.read_bytes().count(b"\n") == len(records) == PICTURES
+    assert {record["path"] for record in records} == set(map(str, photos.iterdir()))
+    assert {record["answer"] for record in records} == set(engine.asked)
+    assert len(engine.asked) == PICTURES
+    repeated = engine.asked.total() - PICTURES
+    assert repeated <= KILLS * CONCURRENCY
+    metrics = httpx.get(f"{url}/metrics").text
+    replays = [line for line in metrics.splitlines() if 'outcome="replayed",stage="1"' in line]
+    print(f"{KILLS} kills: {repeated} of {PICTURES} pictures asked again, {replays}")
+    total = engine.asked.total()
+    assert finish(start(photos, out, url)) == (0, b"")
+    assert engine.asked.total() == total, "a run after the last sends nothing"

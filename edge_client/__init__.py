@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         UplinkBudgetError,
         UsageError,
     )
+    from edge_client.hooks import Hooks
     from edge_client.receipt import Receipt, StageReceipt
     from edge_client.reply import Reply
     from edge_client.settings import EdgeSettings
@@ -35,6 +36,7 @@ __all__ = [
     "EdgeError",
     "EdgeSettings",
     "ExpiredError",
+    "Hooks",
     "NotAllowedError",
     "ProtocolError",
     "Receipt",
@@ -51,6 +53,7 @@ _HOMES = {
     "AsyncEdgeClient": "client",
     "EdgeClient": "client",
     "EdgeSettings": "settings",
+    "Hooks": "hooks",
     "Receipt": "receipt",
     "Reply": "reply",
     "StageReceipt": "receipt",

@@ -28,8 +28,9 @@ class PixelBudget:
         """
         fitted = fit_within(
             ImageSize(width=size[0], height=size[1]),
-            max_width=self.max_width,
-            max_height=self.max_height,
+            # A side longer than this could not be thickened within the other side's bound.
+            max_width=int(min(self.max_width, self.max_height * self.max_aspect)),
+            max_height=int(min(self.max_height, self.max_width * self.max_aspect)),
             max_pixels=self.max_pixels,
         )
         thinnest = max(self.min_side, math.ceil(max(fitted.width, fitted.height) / self.max_aspect))

@@ -5,13 +5,14 @@ Both clients may be shared: by threads, by tasks. Bytes are counted at the socke
 
 from __future__ import annotations
 
+import copy
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
 import anyio
 import anyio.to_thread
@@ -19,15 +20,16 @@ import httpx
 
 from edge_client.conversation import Conversation, Steps
 from edge_client.errors import EdgeError, UsageError
+from edge_client.hooks import Hooks
 from edge_client.images import ImageSource
 from edge_client.known import Known
 from edge_client.reply import Reply
-from edge_client.requests import Ask
+from edge_client.requests import Ask, QuestionTerms, Terms
 from edge_client.settings import EdgeSettings, load_settings
-from edge_client.steps import Arrived, Lost, Outcome, Pause, Send, Step
+from edge_client.steps import Answered, Arrived, Compute, Lost, Outcome, Pause, Send, Step
 from edge_client.transport import AsyncCountingTransport, CountingTransport, Exchange, measuring
 from shared.protocol import API_KEY_HEADER
-from shared.wire import Include, Mode, ModelResponse
+from shared.wire import ModelResponse
 
 T = TypeVar("T")
 Observer: TypeAlias = Callable[[Step], None]
@@ -35,11 +37,51 @@ Observer: TypeAlias = Callable[[Step], None]
 MAX_REPLY_BYTES = 8 * 1024 * 1024  # a relevance map of 512 x 512 cells fits
 
 
-class EdgeClient:
+class _Options:
+    """What both clients are made with, and how one is derived from another."""
+
+    _settings: EdgeSettings
+    _known: Known
+    _terms: Terms
+    _observe: Observer | None
+    _hooks: Hooks
+
+    def with_options(
+        self, *, observe: Observer | None = None, hooks: Hooks | None = None, **terms: Unpack[Terms]
+    ) -> Self:
+        """A client that asks on other terms unless `ask` is told otherwise; what is not given stays.
+
+        It shares connections, the pictures that the server holds and what is known of it; closing one closes
+        all.
+        """
+        unknown = terms.keys() - Terms.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"no such option: {', '.join(sorted(unknown))}")
+        derived = copy.copy(self)
+        derived._terms = {**self._terms, **terms}
+        derived._observe = observe or self._observe
+        derived._hooks = hooks or self._hooks
+        return derived
+
+    def _conversation(self, source: ImageSource, question: str, terms: QuestionTerms) -> Conversation:
+        ask = _ask(question, {**self._terms, **terms})
+        return Conversation(source, ask, known=self._known, settings=self._settings)
+
+    def _tell(self, step: Step) -> None:
+        if self._observe is not None:
+            self._observe(step)
+        if isinstance(step, Send):
+            self._hooks.requested(step)
+        elif isinstance(step, Answered):
+            self._hooks.answered(step.reply)
+
+
+class EdgeClient(_Options):
     """Asks a Second Glance server about pictures.
 
     `url` and `api_key` win over `settings`, which win over the environment. `observe` is told every step
-    before it is taken. A `transport` of your own (an in-process app, say) counts no bytes.
+    before it is taken, `hooks` what `Hooks` says. A `transport` of your own (an in-process app, say) counts
+    no bytes.
     """
 
     def __init__(
@@ -50,10 +92,13 @@ class EdgeClient:
         settings: EdgeSettings | None = None,
         transport: httpx.BaseTransport | None = None,
         observe: Observer | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self._settings = settings or load_settings()
         self._known = Known(max_images=self._settings.remembered_images)
+        self._terms = {}
         self._observe = observe
+        self._hooks = hooks or Hooks()
         options = _http_options(self._settings, url, api_key)
         transport = transport or CountingTransport(ssl_context=_ssl_context(options["base_url"]))
         self._http = httpx.Client(transport=transport, **options)
@@ -70,44 +115,21 @@ class EdgeClient:
         """Close the connections."""
         self._http.close()
 
-    def ask(
-        self,
-        source: ImageSource,
-        question: str,
-        *,
-        mode: Mode = "auto",
-        threshold: float | None = None,
-        timeout_s: float | None = None,
-        max_uplink_bytes: int | None = None,
-        strict: bool = False,
-        max_new_tokens: int | None = None,
-        include: Iterable[Include] = (),
-        idempotency_key: str | None = None,
-    ) -> Reply:
+    def ask(self, source: ImageSource, question: str, **terms: Unpack[QuestionTerms]) -> Reply:
         """Ask `question` about the picture in a path, bytes, a binary file object or a PIL image.
 
-        `threshold` is in nats (of the server's default metric); `timeout_s` and `max_uplink_bytes` bound both
-        stages together. Asked again with the same `idempotency_key`, the same picture and the same terms, a
-        server that still remembers gives its first reply again and infers nothing. Raises EdgeError if stage
-        one fails; a failed stage two gives the draft answer with `reply.degraded` set, or raises if `strict`.
+        `mode` is "auto" (a second glance if the server is unsure), "answer_only" or "always"; `threshold` is
+        in nats (of the server's default metric); `timeout_s` and `max_uplink_bytes` bound both stages
+        together; `max_new_tokens` bounds the answer; `include` asks for "tokens" and "relevance". Asked again
+        with the same `idempotency_key`, the same picture and the same terms, a server that still remembers
+        gives its first reply again and infers nothing. Raises EdgeError if stage one fails; a failed stage
+        two gives the draft answer with `reply.degraded` set, or raises if `strict`.
         """
-        ask = Ask(
-            question,
-            mode,
-            threshold,
-            timeout_s,
-            max_uplink_bytes,
-            strict,
-            max_new_tokens,
-            tuple(include),
-            idempotency_key,
-        )
-        return self._run(Conversation(source, ask, known=self._known, settings=self._settings).run())
+        return self._run(self._conversation(source, question, terms).run())
 
     def model(self) -> ModelResponse:
         """What the server takes; asked once and remembered."""
-        ask = Ask(question="")
-        return self._run(Conversation(b"", ask, known=self._known, settings=self._settings).fetch_model())
+        return self._run(self._conversation(b"", "", {}).fetch_model())
 
     def _run(self, steps: Steps[T]) -> T:
         with closing(steps):
@@ -117,8 +139,7 @@ class EdgeClient:
                     step = advance()
                 except StopIteration as stop:
                     return stop.value  # type: ignore[no-any-return]  # the generator's T
-                if self._observe is not None:
-                    self._observe(step)
+                self._tell(step)
                 try:
                     advance = partial(steps.send, self._perform(step))
                 except EdgeError as exc:
@@ -126,10 +147,12 @@ class EdgeClient:
 
     def _perform(self, step: Step) -> Any:
         if isinstance(step, Send):
-            return self._exchange(step)
+            outcome = self._exchange(step)
+            self._hooks.responded(step, outcome)
+            return outcome
         if isinstance(step, Pause):
             return time.sleep(step.seconds)
-        return step.work()
+        return step.work() if isinstance(step, Compute) else None
 
     def _exchange(self, send: Send) -> Outcome:
         with measuring(send.deadline) as exchange:
@@ -143,7 +166,7 @@ class EdgeClient:
             return _arrived(response, body, exchange)
 
 
-class AsyncEdgeClient:
+class AsyncEdgeClient(_Options):
     """`EdgeClient`, awaited. Pictures are decoded and encoded in worker threads."""
 
     def __init__(
@@ -154,10 +177,13 @@ class AsyncEdgeClient:
         settings: EdgeSettings | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         observe: Observer | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self._settings = settings or load_settings()
         self._known = Known(max_images=self._settings.remembered_images)
+        self._terms = {}
         self._observe = observe
+        self._hooks = hooks or Hooks()
         options = _http_options(self._settings, url, api_key)
         transport = transport or AsyncCountingTransport(ssl_context=_ssl_context(options["base_url"]))
         self._http = httpx.AsyncClient(transport=transport, **options)
@@ -174,39 +200,13 @@ class AsyncEdgeClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def ask(
-        self,
-        source: ImageSource,
-        question: str,
-        *,
-        mode: Mode = "auto",
-        threshold: float | None = None,
-        timeout_s: float | None = None,
-        max_uplink_bytes: int | None = None,
-        strict: bool = False,
-        max_new_tokens: int | None = None,
-        include: Iterable[Include] = (),
-        idempotency_key: str | None = None,
-    ) -> Reply:
+    async def ask(self, source: ImageSource, question: str, **terms: Unpack[QuestionTerms]) -> Reply:
         """As `EdgeClient.ask`."""
-        ask = Ask(
-            question,
-            mode,
-            threshold,
-            timeout_s,
-            max_uplink_bytes,
-            strict,
-            max_new_tokens,
-            tuple(include),
-            idempotency_key,
-        )
-        return await self._run(Conversation(source, ask, known=self._known, settings=self._settings).run())
+        return await self._run(self._conversation(source, question, terms).run())
 
     async def model(self) -> ModelResponse:
         """What the server takes; asked once and remembered."""
-        ask = Ask(question="")
-        conversation = Conversation(b"", ask, known=self._known, settings=self._settings)
-        return await self._run(conversation.fetch_model())
+        return await self._run(self._conversation(b"", "", {}).fetch_model())
 
     async def _run(self, steps: Steps[T]) -> T:
         with closing(steps):
@@ -216,8 +216,7 @@ class AsyncEdgeClient:
                     step = advance()
                 except StopIteration as stop:
                     return stop.value  # type: ignore[no-any-return]  # the generator's T
-                if self._observe is not None:
-                    self._observe(step)
+                self._tell(step)
                 try:
                     advance = partial(steps.send, await self._perform(step))
                 except EdgeError as exc:
@@ -225,10 +224,12 @@ class AsyncEdgeClient:
 
     async def _perform(self, step: Step) -> Any:
         if isinstance(step, Send):
-            return await self._exchange(step)
+            outcome = await self._exchange(step)
+            self._hooks.responded(step, outcome)
+            return outcome
         if isinstance(step, Pause):
             return await anyio.sleep(step.seconds)
-        return await anyio.to_thread.run_sync(step.work)
+        return await anyio.to_thread.run_sync(step.work) if isinstance(step, Compute) else None
 
     async def _exchange(self, send: Send) -> Outcome:
         with measuring(send.deadline) as exchange:
@@ -240,6 +241,11 @@ class AsyncEdgeClient:
             except httpx.HTTPError as exc:
                 return _lost(exc, exchange)
             return _arrived(response, body, exchange)
+
+
+def _ask(question: str, terms: QuestionTerms) -> Ask:
+    values: dict[str, Any] = {**terms, "include": tuple(terms.get("include", ()))}
+    return Ask(question, **values)
 
 
 def _http_options(settings: EdgeSettings, url: str | None, api_key: str | None) -> dict[str, Any]:

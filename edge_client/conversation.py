@@ -34,7 +34,7 @@ from edge_client.ledger import Ledger
 from edge_client.reply import Reply
 from edge_client.requests import Ask, first_request, model_request, patch_request
 from edge_client.settings import EdgeSettings
-from edge_client.steps import Arrived, Compute, Outcome, Pause, Send, Step
+from edge_client.steps import Answered, Arrived, Compute, Outcome, Pause, Send, Step
 from shared.protocol import PROTOCOL_VERSION, MediaType
 from shared.wire import InferenceResponse, ModelResponse, PatchOffer, Roi
 
@@ -103,6 +103,7 @@ class Conversation:
                 arrived = yield from self._ask_with_image(original, model)
             first = _parse(InferenceResponse, arrived)
             self._known.remember_image(key, first.image_id)
+            yield Answered(first)
             return first
 
     def _ask_about_held_image(self, original: Original, key: str | None) -> Steps[Arrived | None]:
@@ -148,6 +149,7 @@ class Conversation:
         second = _parse(InferenceResponse, (yield from self._call(request)))
         if second.stage != 2 or second.status != "answered":
             raise ProtocolError("the server took the patch but did not answer")
+        yield Answered(second)
         return second
 
     def _first_request(self, original: Original, picture: Encoded | str) -> Send:

@@ -21,14 +21,22 @@ from typing import ClassVar
 
 
 class EdgeError(Exception):
-    """Base of the tree; `code` and `request_id` are the server's, where it gave them."""
+    """Base of the tree; `code`, `request_id` and `retry_after_s` are the server's, where it gave them."""
 
     exit_code: ClassVar[int] = 69
 
-    def __init__(self, message: str, *, code: str | None = None, request_id: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.request_id = request_id
+        self.retry_after_s = retry_after_s
 
 
 class BadImageError(EdgeError):

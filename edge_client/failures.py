@@ -78,9 +78,15 @@ def failure_of(outcome: Outcome) -> Failure | None:
     retry_after_s = parse_retry_after(outcome.headers.get("retry-after"))
     problem = _problem(outcome)
     if problem is None:
-        return Failure(_of_status(outcome.status), _is_retryable(outcome.status), retry_after_s)
+        error = _of_status(outcome.status, retry_after_s)
+        return Failure(error, _is_retryable(outcome.status), retry_after_s)
     kind = _BY_CODE.get(problem.code, RefusedError)
-    error = kind(f"{problem.title}: {problem.detail}", code=problem.code, request_id=problem.request_id)
+    error = kind(
+        f"{problem.title}: {problem.detail}",
+        code=problem.code,
+        request_id=problem.request_id,
+        retry_after_s=retry_after_s,
+    )
     return Failure(error, problem.retryable, retry_after_s)
 
 
@@ -101,9 +107,10 @@ def _problem(arrived: Arrived) -> Problem | None:
         return None
 
 
-def _of_status(status: int) -> EdgeError:
+def _of_status(status: int, retry_after_s: float | None) -> EdgeError:
     kind = _BY_STATUS.get(status, ServerUnavailableError if status >= 500 else ProtocolError)
-    return kind(f"HTTP {status} without a problem document; is this a Second Glance server?")
+    message = f"HTTP {status} without a problem document; is this a Second Glance server?"
+    return kind(message, retry_after_s=retry_after_s)
 
 
 def _is_retryable(status: int) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import httpx
 from pydantic import ValidationError
@@ -17,6 +17,24 @@ from edge_client.orientation import Size
 from edge_client.steps import Part, Send
 from shared.protocol import API_PREFIX, IDEMPOTENCY_KEY_HEADER, IMAGE_PART, REQUEST_PART
 from shared.wire import GateSettings, ImageSize, Include, InferenceRequest, Mode
+
+
+class Terms(TypedDict, total=False):
+    """How to ask, by keyword; what each means is said at `EdgeClient.ask`."""
+
+    mode: Mode
+    threshold: float | None
+    timeout_s: float | None
+    max_uplink_bytes: int | None
+    strict: bool
+    max_new_tokens: int | None
+    include: Iterable[Include]
+
+
+class QuestionTerms(Terms, total=False):
+    """What one question may have besides."""
+
+    idempotency_key: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The vocabulary between the conversation, which decides, and the drivers, which act.
 
 A conversation yields a `Step` and is sent what came of it: an `Outcome` for `Send`, the value for `Compute`,
-None for `Pause`. An EdgeError that a `Compute` raises is thrown into the conversation.
+None for `Pause` and `Answered`. An EdgeError that a `Compute` raises is thrown into the conversation.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
+
+from shared.wire import InferenceResponse
 
 Stage: TypeAlias = Literal["setup", "stage1", "stage2"]
 
@@ -62,7 +64,17 @@ class Compute:
         return self.what
 
 
-Step: TypeAlias = Send | Pause | Compute
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Nothing to do: a stage has answered, for whoever wants to know before the conversation ends."""
+
+    reply: InferenceResponse
+
+    def __str__(self) -> str:
+        return f"stage {self.reply.stage} has answered"
+
+
+Step: TypeAlias = Send | Pause | Compute | Answered
 
 
 @dataclass(frozen=True, slots=True)

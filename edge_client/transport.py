@@ -247,14 +247,16 @@ class CountingTransport(httpx.BaseTransport):
 
 
 class AsyncCountingTransport(httpx.AsyncBaseTransport):
-    """`CountingTransport`, awaited."""
+    """`CountingTransport`, awaited. A `backend` of your own decides what is connected to."""
 
-    def __init__(self, *, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *, ssl_context: ssl.SSLContext | None = None, backend: AsyncCountingBackend | None = None
+    ) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context,
             max_connections=_MAX_CONNECTIONS,
             keepalive_expiry=_KEEPALIVE_S,
-            network_backend=AsyncCountingBackend(),
+            network_backend=backend or AsyncCountingBackend(),
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from edge_client.cli import app
 from server.engine.fake import FakeScript
 from tests.edge_client.counting_engine import CountingEngine
+from tests.server.exchange import key_entry
 
 Q = ["-q", "What?"]
 
@@ -197,7 +198,7 @@ def test_a_server_that_comes_back_in_time_is_waited_for(
 
 
 def test_a_wrong_key_stops_the_run(serve: Any, photos: Path) -> None:
-    ran = run(photos, *Q, "--url", serve(CountingEngine(), api_key="right").url)
+    ran = run(photos, *Q, "--url", serve(CountingEngine(), keys=[key_entry("right")]).url)
     assert ran.exit_code == 77
     assert "5 of 5 questions are left" in ran.stderr
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge_client.budget import PixelBudget
@@ -11,6 +11,7 @@ from edge_client.budget import PixelBudget
 sides = st.integers(1, 16_384)
 
 
+@example(1, 2801, 14, 2801, None)  # 1:200 of 2801 rows is 15 columns, one more than fit
 @given(sides, sides, st.integers(14, 4096), st.integers(14, 4096), st.none() | st.integers(1024, 10**7))
 def test_a_fitted_size_is_accepted_and_never_enlarged(
     width: int, height: int, max_width: int, max_height: int, max_pixels: int | None

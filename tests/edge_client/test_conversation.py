@@ -15,7 +15,7 @@ from edge_client.known import Known
 from edge_client.reply import Reply
 from edge_client.requests import Ask
 from edge_client.settings import EdgeSettings
-from edge_client.steps import Arrived, Compute, Lost, Pause, Send, Step
+from edge_client.steps import Answered, Arrived, Compute, Lost, Pause, Send, Step
 from shared.errors import ErrorCode
 
 
@@ -56,6 +56,8 @@ class Stage:
             return step.work()
         if isinstance(step, Pause):
             self.now += step.seconds
+            return None
+        if isinstance(step, Answered):
             return None
         self.now += self.exchange_s
         if step.deadline is not None and self.now >= step.deadline:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from edge_client.cli import COMMANDS, app
 from server.engine.fake import FakeEngine, FakeScript
 from tests.edge_client.golden import FOLDER, UPDATE, check_entry, check_json, check_text, shape_of
+from tests.server.exchange import key_entry
 
 SHAPES = {
     "batch": ["batch", "{photos}", "-q", "What number?", "--url", "{url}", "--json"],
@@ -45,6 +46,11 @@ CASES = [
     ("batch", "no server", ["{photos}", "-q", "What?", "--url", "{dead}", "--wait", "0"]),
     ("batch", "wrong key", ["{photos}", "-q", "What?", "--url", "{locked}"]),
     ("ask", "silent server", ["{photo}", "What?", "--url", "{silent}", "--timeout", "0.3"]),
+    ("gateway", "unknown option", ["--unknown"]),
+    ("gateway", "beyond loopback without a key", ["--host", "0.0.0.0", "--port", "0"]),
+    ("gateway", "no such treatment of system messages", ["--system", "maybe"]),
+    ("gateway", "no address to listen on", ["--host", "192.0.2.1"]),
+    ("gateway", "address taken", ["--port", "{taken}"]),
 ]
 
 
@@ -65,8 +71,9 @@ def world(serve: Any, pictures: Any, tmp_path_factory: pytest.TempPathFactory) -
             "nowhere": folder / "nowhere.jpg",
             "url": serve(FakeEngine()).url,
             "busy": serve(FakeEngine(FakeScript(fails=lambda _: True))).url,
-            "locked": serve(FakeEngine(), api_key="right").url,
+            "locked": serve(FakeEngine(), keys=[key_entry("right")]).url,
             "dead": f"http://127.0.0.1:{dead_port}",
+            "taken": silent.getsockname()[1],
             "silent": f"http://127.0.0.1:{silent.getsockname()[1]}",
         }
 

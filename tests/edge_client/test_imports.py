@@ -27,6 +27,8 @@ def loaded_by(code: str) -> set[str]:
 
 def test_importing_the_edge_and_each_of_its_modules_loads_nothing_heavy() -> None:
     names = (path.relative_to(PACKAGE.parent).with_suffix("") for path in PACKAGE.rglob("*.py"))
+    # The gateway is an extra and may serve; that nothing else loads it is what this holds, too.
+    names = (name for name in names if "gateway" not in name.parts or name.parts[1] == "commands")
     modules = [".".join(name.parts) for name in names if name.name != "__init__"]
     code = "import edge_client\n" + "\n".join(f"import {module}" for module in modules)
     code += "\nfor name in edge_client.__all__: getattr(edge_client, name)"
@@ -35,6 +37,10 @@ def test_importing_the_edge_and_each_of_its_modules_loads_nothing_heavy() -> Non
 
 def test_the_check_above_can_fail() -> None:
     assert loaded_by("import server.engine.protocol") & HEAVY == {"numpy", "server"}
+
+
+def test_the_gateway_loads_what_serves_and_nothing_heavier() -> None:
+    assert loaded_by("import edge_client.gateway.serve") & HEAVY == {"starlette"}
 
 
 def test_the_command_lines_help_waits_for_no_http_library() -> None:

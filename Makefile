@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint golden edge-endurance bench eval-model train model-fonts clean
+.PHONY: help demo test hardening lint golden edge-endurance bench eval-model train model-fonts clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ demo: $(VENV)/.app ## the main job on a 12-megapixel photo: server up, edge asks
 
 test: $(VENV)/.dev ## all tests (a few minutes on two cores)
 	$(BIN)/python -m pytest
+
+hardening: $(VENV)/.dev ## abuse, overload and faults at full length
+	SECONDGLANCE_HARDENING=full $(BIN)/python -m pytest tests/hardening -s --timeout 3600
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -31,6 +31,7 @@ _BY_CODE: dict[str, type[EdgeError]] = {
     ErrorCode.MALFORMED_REQUEST: UsageError,
     ErrorCode.UNAUTHENTICATED: NotAllowedError,
     ErrorCode.FORBIDDEN: NotAllowedError,
+    ErrorCode.HEADERS_TIMEOUT: TimedOutError,
     ErrorCode.BODY_TIMEOUT: TimedOutError,
     ErrorCode.INFERENCE_EXPIRED: ExpiredError,
     ErrorCode.IMAGE_EXPIRED: ExpiredError,

@@ -1,8 +1,8 @@
 """The app: settings and an engine in, an ASGI application out.
 
-The layers, outermost first: observe (ids, problems, log, metrics), keys, body (limits), routes. The engine
-is loaded on the thread that owns it while the server already answers `/healthz`; `/readyz` turns when it
-can answer questions.
+The layers, outermost first: linger, observe (ids, problems, log, metrics), keys, body (limits), routes. The
+engine is loaded on the thread that owns it while the server already answers `/healthz`; `/readyz` turns when
+it can answer questions.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from server.image_store import ImageStore
 from server.metrics import Metrics
 from server.middleware.body import BodyMiddleware, LimitOf
 from server.middleware.keys import KeyMiddleware
+from server.middleware.linger import LingerMiddleware
 from server.middleware.observe import ObserveMiddleware
 from server.openapi import DESCRIPTION, describe
 from server.parts import ServerParts
@@ -75,6 +76,7 @@ def create_app(
     app.add_middleware(BodyMiddleware, settings=settings, limit_of=_body_limits(settings))
     app.add_middleware(KeyMiddleware, keys=settings.keys)
     app.add_middleware(ObserveMiddleware, metrics=parts.metrics, tracer=tracer)
+    app.add_middleware(LingerMiddleware)
     describe(app, has_keys=bool(settings.keys))
     return app
 

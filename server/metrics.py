@@ -125,6 +125,10 @@ class Metrics:
             for metric in ("min_entropy", "shannon", "margin"):
                 self._gate.labels(stage, metric).observe(getattr(facts.confidence, metric))
 
+    def refused(self, code: ErrorCode) -> None:
+        """Count what was answered with a problem before it became a request."""
+        self._rejections.labels(code).inc()
+
     def render(self) -> bytes:
         """The Prometheus text format."""
         return generate_latest(self.registry)

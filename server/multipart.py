@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 MAX_PARTS = 2
+MAX_BOUNDARY_BYTES = 70  # RFC 2046
+MAX_PART_HEADERS = 8
+MAX_PART_HEADER_BYTES = 4096
 
 
 def parse_parts(content_type: str, body: bytes) -> dict[str, bytes]:
@@ -26,11 +29,17 @@ def parse_parts(content_type: str, body: bytes) -> dict[str, bytes]:
     if media_type != b"multipart/form-data":
         raise ProblemError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "the body must be multipart/form-data")
     boundary = options.get(b"boundary")
-    if not boundary:
-        raise _malformed("the multipart boundary is missing")
+    if not 0 < len(boundary or b"") <= MAX_BOUNDARY_BYTES:
+        raise _malformed(f"the multipart boundary must have 1 to {MAX_BOUNDARY_BYTES} bytes")
+    assert boundary is not None
     collector = _Collector()
     try:
-        parser = MultipartParser(boundary, collector.callbacks())
+        parser = MultipartParser(
+            boundary,
+            collector.callbacks(),
+            max_header_count=MAX_PART_HEADERS,
+            max_header_size=MAX_PART_HEADER_BYTES,
+        )
         parser.write(body)
         parser.finalize()
     except FormParserError as exc:

@@ -87,13 +87,15 @@ _LINKS: Final[dict[str, Any]] = {
 
 # On every route of the API: key, server state and failures that no request can rule out.
 _ALWAYS: Final = (
+    ErrorCode.MALFORMED_REQUEST,
+    ErrorCode.HEADERS_TIMEOUT,
+    ErrorCode.HEADERS_TOO_LARGE,
     ErrorCode.UNAUTHENTICATED,
     ErrorCode.FORBIDDEN,
     ErrorCode.RATE_LIMITED,
     ErrorCode.INTERNAL_ERROR,
 )
 _INFERENCE: Final = (
-    ErrorCode.MALFORMED_REQUEST,
     ErrorCode.BODY_TIMEOUT,
     ErrorCode.BODY_TOO_LARGE,
     ErrorCode.IMAGE_TOO_LARGE,

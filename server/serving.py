@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import signal
 from types import FrameType
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from server.app import create_app
+from server.connection import connection_factory
 from server.engine.protocol import Engine
 from server.parts import ServerParts
 from server.settings import ServerSettings
@@ -31,6 +34,27 @@ class _DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
+def uvicorn_config(app: FastAPI, settings: ServerSettings, **options: Any) -> uvicorn.Config:
+    """How uvicorn serves this app: one HTTP parser whatever else is installed, no websockets, our limits.
+
+    `options` are further ones of uvicorn, of which a test may need some.
+    """
+    parts: ServerParts = app.state.parts
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=connection_factory(settings, parts.metrics.refused),  # type: ignore[arg-type]  # any callable
+        ws="none",
+        proxy_headers=False,  # nothing here looks at the client's address or scheme
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+        **options,
+    )
+
+
 def run_until_stopped(settings: ServerSettings, engine: Engine | None = None) -> bool:
     """Serve until a signal comes; False if it stopped because the model could not be loaded."""
 
@@ -39,15 +63,6 @@ def run_until_stopped(settings: ServerSettings, engine: Engine | None = None) ->
 
     app = create_app(settings, engine, on_load_failure=stop)
     parts: ServerParts = app.state.parts
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
-    )
-    server = _DrainingServer(config, parts)
+    server = _DrainingServer(uvicorn_config(app, settings), parts)
     server.run()
     return not parts.readiness.has_failed

@@ -22,6 +22,7 @@ class ErrorCode(StrEnum):
     ROUTE_NOT_FOUND = "route_not_found"
     UNKNOWN_INFERENCE = "unknown_inference"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    HEADERS_TIMEOUT = "headers_timeout"
     BODY_TIMEOUT = "body_timeout"
     STAGE_CONFLICT = "stage_conflict"
     PATCH_CONFLICT = "patch_conflict"
@@ -38,6 +39,7 @@ class ErrorCode(StrEnum):
     PATCH_SIZE_MISMATCH = "patch_size_mismatch"
     IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
     RATE_LIMITED = "rate_limited"
+    HEADERS_TOO_LARGE = "headers_too_large"
     INTERNAL_ERROR = "internal_error"
     BUSY = "busy"
     NOT_READY = "not_ready"
@@ -62,6 +64,7 @@ ERRORS: Final[Mapping[ErrorCode, ErrorRow]] = MappingProxyType(
         ErrorCode.ROUTE_NOT_FOUND: ErrorRow(404, "There is nothing at this path", False),
         ErrorCode.UNKNOWN_INFERENCE: ErrorRow(404, "No such inference", False),
         ErrorCode.METHOD_NOT_ALLOWED: ErrorRow(405, "This path does not take that method", False),
+        ErrorCode.HEADERS_TIMEOUT: ErrorRow(408, "The request headers took too long to arrive", True),
         ErrorCode.BODY_TIMEOUT: ErrorRow(408, "The request body took too long to arrive", True),
         ErrorCode.STAGE_CONFLICT: ErrorRow(409, "The inference does not wait for a patch", False),
         ErrorCode.PATCH_CONFLICT: ErrorRow(409, "Another patch was already given", False),
@@ -78,6 +81,7 @@ ERRORS: Final[Mapping[ErrorCode, ErrorRow]] = MappingProxyType(
         ErrorCode.PATCH_SIZE_MISMATCH: ErrorRow(422, "The patch does not fit the region asked for", False),
         ErrorCode.IDEMPOTENCY_MISMATCH: ErrorRow(422, "This key was used for another request", False),
         ErrorCode.RATE_LIMITED: ErrorRow(429, "Too many requests", True),
+        ErrorCode.HEADERS_TOO_LARGE: ErrorRow(431, "The request headers hold too many bytes", False),
         ErrorCode.INTERNAL_ERROR: ErrorRow(500, "The server failed", True),
         ErrorCode.BUSY: ErrorRow(503, "The server is busy", True),
         ErrorCode.NOT_READY: ErrorRow(503, "The server is not ready", True),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from shared.protocol import MAX_ID_CHARS, MAX_ORIGINAL_SIDE, MAX_QUESTION_BYTES, MediaType
 
@@ -86,7 +86,7 @@ class InferenceRequest(_Wire):
     mode: Mode = "auto"
     gate: GateSettings | None = None
     max_new_tokens: int | None = Field(default=None, ge=1, strict=True)
-    include: tuple[Include, ...] = Field(default=(), max_length=2)
+    include: Annotated[tuple[Include, ...], FailFast()] = Field(default=(), max_length=2)
 
 
 class Confidence(_Wire):

@@ -2,7 +2,8 @@
 
 The limit holds for the declared length (refused unread) and for what is streamed. The app sees one message
 with the whole body, which stays in memory. When the client leaves, the app's work for it is cancelled. Not
-covered: the time that headers take, which passes before ASGI.
+covered: the time that headers take (`server.connection`), and what happens to a body that is not read
+(`middleware.linger`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.middleware.observe import facts_of
@@ -34,18 +35,11 @@ class BodyMiddleware:
             await self._app(scope, receive, send)
             return
         limit = self._limit_of(scope["method"], scope["path"])
-        headers = Headers(scope=scope)
         if limit is None:
-            has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-            await self._app(scope, receive, _closing(send) if has_body else send)
+            await self._app(scope, receive, send)
             return
-        try:
-            declared = _declared_length(headers, limit)
-            body = await self._read(receive, limit)
-        except ProblemError as exc:
-            # The rest of the body is not wanted: without this the connection would wait for it.
-            exc.headers = {**exc.headers, "Connection": "close"}
-            raise
+        declared = _declared_length(Headers(scope=scope), limit)
+        body = await self._read(receive, limit)
         if body is None:
             facts_of(scope).outcome = "client_gone"
             return
@@ -144,12 +138,3 @@ def _replay(body: bytes) -> Receive:
 async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _closing(send: Send) -> Send:
-    async def closing(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            MutableHeaders(scope=message)["Connection"] = "close"
-        await send(message)
-
-    return closing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 import time
 from collections.abc import Mapping
 
@@ -12,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.logs import log_failure, log_request
 from server.metrics import Metrics
-from server.problems import ProblemError, problem_response
+from server.problems import ProblemError, new_request_id, problem_response
 from server.request_facts import RequestFacts
 from server.tracing import TRACERESPONSE_HEADER, Tracer
 from shared.errors import ERRORS, ErrorCode
@@ -99,7 +98,7 @@ async def _answer(app: ASGIApp, facts: RequestFacts, scope: Scope, receive: Rece
 
 def _request_id(headers: Headers) -> str:
     given = headers.get(REQUEST_ID_HEADER, "")
-    return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
+    return given if _REQUEST_ID.fullmatch(given) else new_request_id()
 
 
 def _route_template(scope: Scope) -> str:

@@ -24,6 +24,7 @@ from lab.faults import Fault, Schedule
 from lab.relay import Relay, relaying
 from server.app import create_app
 from server.engine.fake import FakeEngine
+from server.serving import uvicorn_config
 from server.settings import ServerSettings
 from shared.errors import ERRORS, ErrorCode, problem_type
 from shared.protocol import MEDIA_TYPES, PROTOCOL_VERSION
@@ -219,7 +220,7 @@ class Live:
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         certificate, key = tls or (None, None)
         app = create_app(settings, engine)
-        config = uvicorn.Config(app, log_config=None, ssl_certfile=certificate, ssl_keyfile=key)
+        config = uvicorn_config(app, settings, ssl_certfile=certificate, ssl_keyfile=key)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True

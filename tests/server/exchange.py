@@ -16,6 +16,7 @@ from PIL import Image
 from server.app import create_app
 from server.engine.fake import FakeEngine
 from server.keys import ApiKey, hash_key
+from server.serving import uvicorn_config
 from server.settings import ServerSettings
 from server.tracing import Tracer
 from shared.wire import Confidence, InferenceResponse, TimingMs, Usage
@@ -153,8 +154,8 @@ async def until(condition: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def live_server(engine: FakeEngine, **settings: Any) -> AsyncIterator[str]:
     """The base URL of a real uvicorn on a free loopback port, in this process."""
-    app = create_app(ServerSettings(**settings), engine)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+    app = create_app(ServerSettings(port=0, **settings), engine)
+    server = uvicorn.Server(uvicorn_config(app, app.state.parts.settings))
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     host, port = server.servers[0].sockets[0].getsockname()[:2]

@@ -423,6 +423,8 @@ def test_every_row_has_a_test() -> None:
         ErrorCode.UNAUTHENTICATED,
         ErrorCode.NOT_READY,
         ErrorCode.BODY_TIMEOUT,  # test_live.py
+        ErrorCode.HEADERS_TIMEOUT,  # hardening/test_abuse.py
+        ErrorCode.HEADERS_TOO_LARGE,  # hardening/test_abuse.py
         ErrorCode.FORBIDDEN,  # test_keys.py
         ErrorCode.RATE_LIMITED,  # test_keys.py
     }

@@ -1,0 +1,83 @@
+"""The HTTP/1.1 parser: h11, without what it forgives.
+
+h11 takes obsolete line folding, bare line feeds, Content-Length beside Transfer-Encoding and repeated equal
+lengths. A proxy in front may read such a head another way, and the two then disagree about where a request
+ends (request smuggling). So they are refused here, and so are heads that are too large and bodies in crumbs.
+"""
+
+from __future__ import annotations
+
+import re
+
+import h11
+
+MAX_HEADERS = 100
+
+_FREE_CHUNKS = 1000
+_MIN_CHUNK_BYTES = 256  # on average, beyond the free ones
+
+_HEAD_END = b"\r\n\r\n"
+_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+_FOLDED_LINE = re.compile(rb"\n[ \t]")
+_LENGTH = re.compile(rb"^content-length:(.*)$", re.IGNORECASE | re.MULTILINE)
+_TOO_LARGE = 431
+
+
+class StrictConnection(h11.Connection):
+    """The server's side of one connection. `next_event` raises h11.RemoteProtocolError for what is refused;
+    its `error_status_hint` is 431 for a head of more than `max_head_bytes` or 100 fields."""
+
+    def __init__(self, max_head_bytes: int) -> None:
+        super().__init__(h11.SERVER, max_head_bytes)
+        self._max_head_bytes = max_head_bytes
+        self._n_chunks = 0
+        self._chunked_bytes = 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        if self.their_state is h11.IDLE:
+            self._check_head(self.trailing_data[0])
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            _check_framing(event)
+            self._n_chunks = self._chunked_bytes = 0
+        elif isinstance(event, h11.Data):
+            self._check_chunk(event)
+        return event
+
+    @property
+    def is_reading_head(self) -> bool:
+        """Whether a request's head has begun and is not complete."""
+        return self.their_state is h11.IDLE and bool(self.trailing_data[0])
+
+    def _check_head(self, received: bytes) -> None:
+        end = received.find(_HEAD_END)
+        head = received if end < 0 else received[: end + len(_HEAD_END)]
+        if len(head) > self._max_head_bytes:
+            raise h11.RemoteProtocolError("the head is too large", error_status_hint=_TOO_LARGE)
+        if _BARE_LINE_FEED.search(head):
+            raise h11.RemoteProtocolError("a line ends without a carriage return")
+        if _FOLDED_LINE.search(head):
+            raise h11.RemoteProtocolError("a header field is folded over lines")
+        lengths = _LENGTH.findall(head)
+        if len(lengths) > 1 or any(b"," in length for length in lengths):
+            raise h11.RemoteProtocolError("more than one Content-Length")
+
+    def _check_chunk(self, data: h11.Data) -> None:
+        """Each chunk costs the event loop some 20 microseconds, however small it is."""
+        self._n_chunks += data.chunk_start
+        self._chunked_bytes += len(data.data)
+        if self._n_chunks > _FREE_CHUNKS and self._chunked_bytes < _MIN_CHUNK_BYTES * self._n_chunks:
+            raise h11.RemoteProtocolError("the chunks are too small")
+
+
+def _check_framing(request: h11.Request) -> None:
+    if request.http_version not in (b"1.0", b"1.1"):
+        raise h11.RemoteProtocolError("another version of HTTP")
+    names = [name for name, _ in request.headers]
+    if len(names) > MAX_HEADERS:
+        raise h11.RemoteProtocolError("too many header fields", error_status_hint=_TOO_LARGE)
+    if b"transfer-encoding" in names:
+        if b"content-length" in names:
+            raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
+        if request.http_version < b"1.1":
+            raise h11.RemoteProtocolError("Transfer-Encoding in HTTP/1.0")

@@ -1,0 +1,88 @@
+"""`python -m tests.server.fake_server '{"delay_s": 0.5}'`: the real server process around a scripted engine.
+
+The argument holds fields of `FakeScript`; settings come from the environment. `fake_server` runs one.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.child import free_port
+from server.engine.fake import FakeEngine, FakeScript
+from server.logs import configure_logging
+from server.serving import run_until_stopped
+from server.settings import ENV_PREFIX, load_settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class FakeServer:
+    """A running one. `process` writes its log to stderr."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def status(self, path: str) -> int:
+        """Of a GET, 0 if nobody answers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        except OSError:
+            return 0
+        finally:
+            connection.close()
+
+    def wait_for(self, path: str, status: int) -> None:
+        deadline = time.monotonic() + 30
+        while self.status(path) != status:
+            assert time.monotonic() < deadline, f"{path} is not {status}"
+            time.sleep(0.02)
+
+
+@contextmanager
+def fake_server(
+    script: dict[str, Any] | None = None, *, log: int = subprocess.DEVNULL, **settings: Any
+) -> Iterator[FakeServer]:
+    """A ready server; killed at the end, if it still runs. `log`: where stderr goes."""
+    port = free_port()
+    environment = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.server.fake_server", json.dumps(script or {})],
+        cwd=ROOT,
+        env={**os.environ, **environment, f"{ENV_PREFIX}PORT": str(port)},
+        stderr=log,
+        text=True,
+    )
+    server = FakeServer(process, port)
+    try:
+        server.wait_for("/readyz", 200)
+        yield server
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def main() -> None:
+    configure_logging("info")
+    engine = FakeEngine(FakeScript(**json.loads(sys.argv[1])))
+    sys.exit(0 if run_until_stopped(load_settings(), engine) else 1)
+
+
+if __name__ == "__main__":
+    main()

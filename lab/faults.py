@@ -53,18 +53,26 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Both ends are told that the other has finished (FIN). What still comes is counted and thrown away."""
+    """Both ends are told that the other has finished (FIN). What still comes is counted and thrown away.
+
+    `wait_s` later than its byte; the other direction goes on meanwhile.
+    """
 
     direction: Direction
     after_bytes: int
+    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Both ends get a reset (RST); what they had sent and nobody read is lost uncounted."""
+    """Both ends get a reset (RST); what they had sent and nobody read is lost uncounted.
+
+    `wait_s` as in `Cut`.
+    """
 
     direction: Direction
     after_bytes: int
+    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

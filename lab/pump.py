@@ -137,6 +137,8 @@ class Pump:
         """Those whose byte has been reached."""
         for ending in self._endings:
             if self._left(ending) <= 0:
+                if not isinstance(ending, ByteLimit):
+                    await asyncio.sleep(ending.wait_s)
                 raise EndedError(ending)
         for stall in [each for each in self._stalls if self._flow.passed >= each.after_bytes]:
             self._stalls.remove(stall)

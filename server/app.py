@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -51,15 +52,17 @@ def create_app(
     engine: Engine | None = None,
     *,
     tracer: Tracer | None = None,
+    clock: Callable[[], float] = time.monotonic,
     on_load_failure: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The server, with its `ServerParts` in `app.state.parts`.
 
     Without `engine`, the model of the settings is loaded in the lifespan; if that fails, it is logged and
-    `on_load_failure` is called. `tracer` goes before the one of the settings. Raises SettingsError.
+    `on_load_failure` is called. `tracer` goes before the one of the settings; `clock` says how old what is
+    remembered is. Raises SettingsError.
     """
     tracer = tracer or _tracer_of(settings)
-    parts = _build_parts(settings, Readiness(on_failure=on_load_failure), tracer)
+    parts = _build_parts(settings, Readiness(on_failure=on_load_failure), tracer, clock)
     app = FastAPI(
         title="Second Glance",
         version=version("second-glance"),
@@ -93,7 +96,9 @@ def _tracer_of(settings: ServerSettings) -> Tracer:
     return otlp_tracer()
 
 
-def _build_parts(settings: ServerSettings, readiness: Readiness, tracer: Tracer) -> ServerParts:
+def _build_parts(
+    settings: ServerSettings, readiness: Readiness, tracer: Tracer, clock: Callable[[], float]
+) -> ServerParts:
     metrics = Metrics()
     parts = ServerParts(
         settings=settings,
@@ -104,9 +109,9 @@ def _build_parts(settings: ServerSettings, readiness: Readiness, tracer: Tracer)
             max_wait_ms=settings.max_wait_ms,
             on_batch=metrics.observe_batch,
         ),
-        sessions=MemorySessionStore(settings),
-        images=ImageStore(settings),
-        replies=IdempotentReplies(settings),
+        sessions=MemorySessionStore(settings, clock),
+        images=ImageStore(settings, clock),
+        replies=IdempotentReplies(settings, clock),
         metrics=metrics,
         tracer=tracer,
     )

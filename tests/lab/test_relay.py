@@ -145,6 +145,14 @@ def test_a_cut_on_the_way_up_lets_exactly_so_many_bytes_arrive(echo) -> None:
     assert connection.outcome == "cut"
 
 
+def test_a_cut_that_waits_lets_the_answer_pass_meanwhile(echo) -> None:
+    """One byte of the request is still missing when the connection ends; what was there is answered."""
+    received, relay, took_s = through(echo.port, Cut("up", 999, wait_s=1.0), data=DATA[:1000])
+    assert received == DATA[:999]
+    assert relay.connections[0].outcome == "cut"
+    assert took_s >= 1.0
+
+
 def test_a_cut_on_the_way_down_lets_exactly_so_many_bytes_arrive(echo) -> None:
     received, relay, _ = through(echo.port, Cut("down", 12_345))
     assert received == DATA[:12_345]

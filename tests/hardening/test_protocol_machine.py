@@ -1,0 +1,391 @@
+"""Any interleaving of what two tenants and an operator may do keeps the protocol's promises.
+
+The app is the real one, in this process, with a fake engine that counts and a clock that moves when told to.
+The machine remembers what it was answered, and from that alone knows what must come next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import httpx
+from hypothesis import HealthCheck, event, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from server.app import create_app
+from server.engine.fake import FakeEngine
+from server.engine.protocol import AnswerRequest, AnswerResult, EngineError
+from server.settings import ServerSettings
+from tests.server.exchange import (
+    Clock,
+    assert_problem,
+    encode,
+    key_entry,
+    message,
+    parts_of,
+    patch_for,
+)
+
+T = TypeVar("T")
+
+TTL_S = 100.0
+TENANTS = ("north", "south")
+GLOBAL_IMAGES = {colour: encode(64, 48, color=colour) for colour in ("red", "green")}  # sent by both tenants
+KEYS = [key_entry(f"key-{name}", tenant=name) for name in TENANTS]
+COLOURS = st.sampled_from(sorted(GLOBAL_IMAGES))
+
+
+class CountingEngine(FakeEngine):
+    """Counts the answers that it gave, by question and stage; fails when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: Counter[tuple[str, int]] = Counter()
+        self.failures_left = 0
+
+    def answer(self, requests: Sequence[AnswerRequest]) -> list[AnswerResult | EngineError]:
+        results = super().answer(requests)
+        if self.failures_left:
+            self.failures_left -= 1
+            return [EngineError("scripted failure") for _ in requests]
+        self.answers.update((each.question, 1 if each.patch is None else 2) for each in requests)
+        return results
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A first request and everything needed to send it again."""
+
+    tenant: str
+    key: str
+    request: dict[str, Any]
+    image: bytes | None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the machine knows of an inference. `reply` is the latest, `expires_at_s` as the clock counts."""
+
+    id: str
+    tenant: str
+    question: str
+    reply: dict[str, Any]
+    expires_at_s: float
+    patch: bytes | None = None
+    is_deleted: bool = False
+
+    @property
+    def waits_for_patch(self) -> bool:
+        return self.reply["status"] == "needs_patch"
+
+
+class Protocol(RuleBasedStateMachine):
+    asked = Bundle("asked")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.clock = Clock()
+        self.known: dict[str, Known] = {}
+        self.replies: dict[tuple[str, str], tuple[Asked, dict[str, Any], float]] = {}  # by tenant and key
+        self.images: dict[str, tuple[str, float]] = {}  # image id -> tenant, when it expires
+        self.n_questions = 0
+        self.start()
+
+    def start(self) -> None:
+        self.engine = CountingEngine()
+        self.app = create_app(
+            ServerSettings(session_ttl_s=TTL_S, keys=KEYS),
+            self.engine,
+            clock=self.clock,
+        )
+        self.stack = AsyncExitStack()
+        self.run(self.stack.enter_async_context(self.app.router.lifespan_context(self.app)))
+        transport = httpx.ASGITransport(self.app)
+        self.clients = {
+            name: self.run(
+                self.stack.enter_async_context(
+                    httpx.AsyncClient(
+                        transport=transport,
+                        base_url="http://test",
+                        headers={"Authorization": f"Bearer key-{name}"},
+                    )
+                )
+            )
+            for name in TENANTS
+        }
+
+    def stop(self) -> None:
+        self.run(self.stack.aclose())
+        assert self.engine.is_closed
+
+    def teardown(self) -> None:
+        self.stop()
+        self.runner.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    # What is sent.
+
+    async def post(self, asked: Asked) -> httpx.Response:
+        return await self.clients[asked.tenant].post(
+            "/v1/inferences",
+            files=parts_of(asked.request, asked.image),
+            headers={"Idempotency-Key": asked.key} if asked.key else {},
+        )
+
+    async def put(self, tenant: str, inference_id: str, patch: bytes) -> httpx.Response:
+        return await self.clients[tenant].put(
+            f"/v1/inferences/{inference_id}/patch", content=patch, headers={"Content-Type": "image/png"}
+        )
+
+    async def get(self, tenant: str, inference_id: str) -> httpx.Response:
+        return await self.clients[tenant].get(f"/v1/inferences/{inference_id}")
+
+    # What the machine makes of it.
+
+    def new_question(self, **changes: Any) -> dict[str, Any]:
+        self.n_questions += 1
+        return message(question=f"question {self.n_questions}", **changes)
+
+    def learn(self, asked: Asked, response: httpx.Response) -> None:
+        """Of a first answer that was inferred now."""
+        assert response.status_code == 200, response.text
+        assert "idempotency-replayed" not in response.headers
+        reply = response.json()
+        assert reply["id"] not in self.known, "ids are never used again"
+        assert reply["answer"] == "a sign"
+        now_s = self.clock()
+        self.known[reply["id"]] = Known(
+            reply["id"], asked.tenant, asked.request["question"], reply, now_s + TTL_S
+        )
+        self.images[reply["image_id"]] = (asked.tenant, now_s + TTL_S)
+        if asked.key:
+            self.replies[asked.tenant, asked.key] = (asked, reply, now_s + TTL_S)
+
+    def refusal(self, tenant: str, known: Known) -> tuple[int, str] | None:
+        """What a tenant must be told of an inference, None if it is there."""
+        if known.tenant != tenant or known.is_deleted:
+            return 404, "unknown_inference"
+        if self.clock() >= known.expires_at_s:
+            return 410, "inference_expired"
+        return None
+
+    def draw_known(self, data: st.DataObject) -> tuple[str, Known]:
+        """Somebody, and an inference: mostly one's own, and mostly one that is still there."""
+        alive = [known for known in self.known.values() if self.refusal(known.tenant, known) is None]
+        any_of = alive if alive and data.draw(st.integers(0, 3)) else list(self.known.values())
+        known = data.draw(st.sampled_from(any_of))
+        is_owner = data.draw(st.integers(0, 3))
+        return known.tenant if is_owner else TENANTS[1 - TENANTS.index(known.tenant)], known
+
+    # What may happen.
+
+    @rule(
+        tenant=st.sampled_from(TENANTS),
+        colour=COLOURS,
+        mode=st.sampled_from(["auto", "answer_only", "always"]),
+    )
+    def ask(self, tenant: str, colour: str, mode: str) -> None:
+        asked = Asked(tenant, "", self.new_question(mode=mode), GLOBAL_IMAGES[colour])
+        self.learn(asked, self.run(self.post(asked)))
+
+    @rule(
+        target=asked,
+        tenant=st.sampled_from(TENANTS),
+        key=st.sampled_from(["k1", "k2", "k3"]),
+        colour=COLOURS,
+    )
+    def ask_with_a_key(self, tenant: str, key: str, colour: str) -> Any:
+        """A key that this tenant used before is a clash; another tenant's use of it is none."""
+        asked = Asked(tenant, key, self.new_question(), GLOBAL_IMAGES[colour])
+        response = self.run(self.post(asked))
+        held = self.replies.get((tenant, key))
+        if held is not None and self.clock() < held[2]:
+            assert_problem(response, 422, "idempotency_mismatch")
+            return multiple()
+        self.learn(asked, response)
+        return asked
+
+    @rule(asked=asked)
+    def ask_again(self, asked: Asked) -> None:
+        """The same reply while it is remembered; afterwards the question is a new one."""
+        held = self.replies.get((asked.tenant, asked.key))
+        is_remembered = held is not None and self.clock() < held[2]
+        fresh = asked if is_remembered else replace(asked, request=self.new_question())
+        response = self.run(self.post(fresh))
+        if held is None or not is_remembered:
+            self.learn(fresh, response)
+        elif held[0] == asked:
+            assert response.headers["idempotency-replayed"] == "true"
+            assert response.json() == held[1]
+        else:
+            assert_problem(response, 422, "idempotency_mismatch")
+
+    @precondition(lambda self: self.images)
+    @rule(data=st.data(), tenant=st.sampled_from(TENANTS))
+    def ask_about_a_held_image(self, data: st.DataObject, tenant: str) -> None:
+        """Ids of images are hashes: knowing another tenant's is of no use."""
+        image_id = data.draw(st.sampled_from(sorted(self.images)))
+        owner, expires_at_s = self.images[image_id]
+        asked = Asked(tenant, "", self.new_question(image_id=image_id), None)
+        response = self.run(self.post(asked))
+        if owner != tenant or self.clock() >= expires_at_s:
+            assert_problem(response, 410, "image_expired")
+        else:
+            self.learn(asked, response)
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data(), colour=st.sampled_from(["blue", "blue", "white"]))
+    def send_patch(self, data: st.DataObject, colour: str) -> None:
+        tenant, known = self.draw_known(data)
+        offer = known.reply if known.waits_for_patch else OFFER
+        patch = known.patch if known.patch and colour == "blue" else patch_for(offer, colour)
+        response = self.run(self.put(tenant, known.id, patch))
+        refused = self.refusal(tenant, known)
+        event(f"a patch: {refused or ('replayed' if known.patch == patch else 'other or first')}")
+        if refused:
+            assert_problem(response, *refused)
+        elif known.patch == patch:
+            assert response.json() == known.reply
+        elif known.patch:
+            assert_problem(response, 409, "patch_conflict")
+        elif not known.waits_for_patch:
+            assert_problem(response, 409, "stage_conflict")
+        else:
+            self.learn_second(known, patch, response)
+
+    def learn_second(self, known: Known, patch: bytes, response: httpx.Response) -> None:
+        assert response.status_code == 200, response.text
+        reply = response.json()
+        assert (reply["id"], reply["stage"], reply["answer"]) == (known.id, 2, "42")
+        self.known[known.id] = replace(known, reply=reply, patch=patch, expires_at_s=self.clock() + TTL_S)
+
+    @precondition(lambda self: self.waiting())
+    @rule(data=st.data())
+    def send_patch_while_the_model_fails(self, data: st.DataObject) -> None:
+        """The session waits on, and the same patch is taken afterwards."""
+        known = data.draw(st.sampled_from(self.waiting()))
+        patch = patch_for(known.reply)
+        self.engine.failures_left = 1
+        assert_problem(self.run(self.put(known.tenant, known.id, patch)), 503, "engine_failed")
+        known = replace(known, expires_at_s=self.clock() + TTL_S)  # what was tried is renewed
+        self.learn_second(known, patch, self.run(self.put(known.tenant, known.id, patch)))
+
+    @precondition(lambda self: self.waiting())
+    @rule(data=st.data())
+    def send_patch_twice_at_once(self, data: st.DataObject) -> None:
+        known = data.draw(st.sampled_from(self.waiting()))
+        patch = patch_for(known.reply)
+
+        async def both() -> list[httpx.Response]:
+            return list(await asyncio.gather(*(self.put(known.tenant, known.id, patch) for _ in "12")))
+
+        self.learn_second_of_two(known, patch, self.run(both()))
+
+    def learn_second_of_two(self, known: Known, patch: bytes, responses: Sequence[httpx.Response]) -> None:
+        """One is answered; the other gets the same, or is told to wait for it."""
+        answered = [response for response in responses if response.status_code == 200]
+        self.learn_second(known, patch, answered[0])
+        for other in responses:
+            if other.status_code == 200:
+                assert other.json() == answered[0].json()
+            else:
+                assert_problem(other, 409, "idempotency_in_progress")
+
+    def waiting(self) -> list[Known]:
+        return [
+            known
+            for known in self.known.values()
+            if known.waits_for_patch and self.refusal(known.tenant, known) is None
+        ]
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        tenant, known = self.draw_known(data)
+        response = self.run(self.clients[tenant].delete(f"/v1/inferences/{known.id}"))
+        refused = self.refusal(tenant, known)
+        if refused:
+            assert_problem(response, *refused)
+        else:
+            assert response.status_code == 204
+            self.known[known.id] = replace(known, is_deleted=True)
+
+    @rule(seconds=st.sampled_from([1.0, 10.0, TTL_S / 2, TTL_S - 0.5, TTL_S + 0.5]))
+    def let_time_pass(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule()
+    def restart(self) -> None:
+        """A server that comes back remembers nothing: every id is unknown, and so is every image and key."""
+        self.stop()
+        self.start()
+        self.forget()
+
+    def forget(self) -> None:
+        self.known = {name: replace(known, is_deleted=True) for name, known in self.known.items()}
+        self.replies.clear()
+        self.images = {name: (owner, self.clock()) for name, (owner, _) in self.images.items()}
+
+    @precondition(lambda self: self.waiting())
+    @rule(data=st.data())
+    def shut_down_with_work_promised(self, data: st.DataObject) -> None:
+        """The signal comes while a patch is awaited: not ready at once, and the patch is still answered."""
+        known = data.draw(st.sampled_from(self.waiting()))
+        patch = patch_for(known.reply)
+        self.app.state.parts.readiness.drain()
+        assert_problem(self.run(self.clients[known.tenant].get("/readyz")), 503, "not_ready")
+        self.learn_second(known, patch, self.run(self.put(known.tenant, known.id, patch)))
+        self.restart()
+
+    # What holds at any time.
+
+    @invariant()
+    def nothing_is_inferred_twice(self) -> None:
+        assert [what for what, times in self.engine.answers.items() if times > 1] == []
+
+    @invariant()
+    def everybody_sees_their_own_and_nothing_else(self) -> None:
+        """Nothing is lost before its time, nothing is kept after it, and nobody sees another's."""
+        for tenant in TENANTS:
+            for known in self.known.values():
+                response = self.run(self.get(tenant, known.id))
+                refused = self.refusal(tenant, known)
+                if refused:
+                    assert_problem(response, *refused)
+                else:
+                    assert response.json() == known.reply
+
+
+OFFER = {  # of a patch for an inference that asked for none
+    "roi": {"pixels": {"left": 0, "top": 0, "right": 100, "bottom": 100}},
+    "patch": {"max_width": 336, "max_height": 336},
+}
+
+
+def test_no_interleaving_breaks_the_protocol(is_full: bool) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Protocol,
+        settings=settings(
+            max_examples=500 if is_full else 25,
+            stateful_step_count=50 if is_full else 25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -10,6 +10,7 @@ import json
 import pathlib
 import platform
 import time
+from typing import Any
 
 import numpy
 import PIL
@@ -21,6 +22,8 @@ from training.export import export
 from training.render import render_all
 
 STAGES = ("render", "tower", "decoder", "joint", "export")
+# with --start: what has been trained before needs fewer and smaller steps
+FURTHER_TOWER: dict[str, Any] = {"steps": 1700, "peak": 1e-3, "matrix_lr": 0.01}
 WEIGHTS = pathlib.Path(__file__).parent.parent / "server" / "embedded" / "weights"
 
 
@@ -47,7 +50,8 @@ def main() -> None:
         if stage == "render":
             render_all(root)
         elif stage == "tower":
-            tower_stage.train(root, start=arguments.start)
+            further = FURTHER_TOWER if arguments.start else {}
+            tower_stage.train(root, start=arguments.start, **further)
         elif stage == "decoder":
             decoder_stage.train(root)
         elif stage == "joint":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pathlib
 
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from server.embedded.tower import AttentionBlock, ResidualBlock, Tower
 
 PREFIXES = {
     "tower": "vision_tower.",
@@ -31,3 +33,26 @@ def exported_parts(folder: pathlib.Path) -> dict[str, dict[str, Tensor]]:
             raise ValueError(f"{folder} holds no weights under {prefix}")
     parts["decoder"]["lm_head.weight"] = parts["decoder"]["model.embed_tokens.weight"]  # tied
     return parts
+
+
+def load_tower(tower: Tower, weights: dict[str, Tensor]) -> None:
+    """Loads weights of a tower with as many blocks or fewer: the blocks it lacks start as identities."""
+    missing, unexpected = tower.load_state_dict(weights, strict=False)
+    new = {
+        name: block
+        for name, block in tower.named_modules()
+        if isinstance(block, ResidualBlock | AttentionBlock) and f"{name}." not in _block_prefixes(weights)
+    }
+    strange = [name for name in missing if not name.startswith(tuple(f"{block}." for block in new))]
+    if strange or unexpected:
+        raise ValueError(f"not a tower of this kind: {strange + unexpected}")
+    for block in new.values():
+        last = [block.second[1]] if isinstance(block, ResidualBlock) else [block.out, block.mlp[2]]
+        for layer in last:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+def _block_prefixes(weights: dict[str, Tensor]) -> set[str]:
+    """`coarse.1.`, `blocks.0.`, ..."""
+    return {".".join(name.split(".")[:2]) + "." for name in weights}

@@ -22,7 +22,7 @@ from transformers import LlamaForCausalLM
 from scenes.signs import COLORS
 from server.embedded.tower import Tower, TowerConfig
 from training.decoder_stage import WIDTH, Answers, Symbols, answer_logits, decoder_config, whole_answers
-from training.exported import exported_parts
+from training.exported import exported_parts, load_tower
 from training.gaze import Gaze
 from training.journal import Journal, cosine, load_checkpoint, pick_device, save_checkpoint
 from training.muon import Optimizers
@@ -153,7 +153,7 @@ def recover_symbols(projector: Projector, symbols: Symbols, heads: Heads, old: T
 def shipped_cells(root: pathlib.Path, start: pathlib.Path, count: int, device: torch.device) -> Tensor:
     """The shipped tower's cells [count * 3, N, C] of the first shard's first scenes."""
     tower = Tower(TowerConfig()).eval().to(device)
-    tower.load_state_dict(exported_parts(start)["tower"])
+    load_tower(tower, exported_parts(start)["tower"])
     with np.load(sorted((root / "pairs").glob("[0-9]*.npz"))[0]) as shard:
         images = torch.from_numpy(shard["images"][:count]).flatten(0, 1)
     return torch.cat([tower.features(to_pixels(part).to(device))[0] for part in images.split(50)])
@@ -203,11 +203,11 @@ def draw_questions(
     def any_of(kind: str) -> list[Any]:
         return by_kind[kind][int(rng.integers(len(by_kind[kind])))]
 
-    coarse = [(kind, any_of(kind)) for kind in rng.permutation(["count", "presence", "color"]).tolist()]
+    coarse = [(kind, any_of(kind)) for kind in ("count", *rng.permutation(["presence", "color"]).tolist())]
     chosen = coarse
     if view:
         target = record["crops"][view - 1]["target"]
-        chosen = [("read_crop", q) for q in by_kind["read"] if q[3] == target] + ([] if alone else coarse[:1])
+        chosen = [("read_crop", q) for q in by_kind["read"] if q[3] == target] + ([] if alone else coarse[:2])
     if not alone:
         kind = "read_other" if view else "read"
         chosen += [(kind, any_of("read")) for _ in range(QUESTIONS - len(chosen))]

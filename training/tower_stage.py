@@ -17,15 +17,15 @@ from torch.nn import functional
 
 from scenes.signs import CHARACTERS, COLORS
 from server.embedded.tower import Tower, TowerConfig
-from training.exported import exported_parts
+from training.exported import exported_parts, load_tower
 from training.journal import Journal, cosine, load_checkpoint, pick_device, save_checkpoint
 from training.muon import Optimizers
 from training.views import IGNORE, SLOTS
 
 CODES = len(CHARACTERS) + 1
-SCENES_SHARE = (
-    0.5  # of the batches: scenes and their crops; the rest are the tower's own views, mostly collages
-)
+# in the loss, by number of characters: a long text is one label, but four things to get right
+TEXT_WEIGHTS = (0.0, 0.6, 0.8, 1.2, 1.8)
+SCENES_SHARE = 0.5  # of a batch: scenes and their crops; the rest are mostly collages
 FIELDS = ("images", "color", "anchor", "slots", "characters")
 
 
@@ -64,7 +64,9 @@ def dense_loss(out: dict[str, Tensor], labels: dict[str, Tensor]) -> tuple[Tenso
     slot_loss = functional.cross_entropy(
         out["slots"][on_sign].transpose(1, 2).float(), slots[on_sign], reduction="none"
     )
-    weight = (1 + anchor[on_sign]).unsqueeze(1)
+    lengths = (slots[on_sign] > 0).sum(1)
+    weight = (1 + anchor[on_sign]) * torch.tensor(TEXT_WEIGHTS, device=anchor.device)[lengths]
+    weight = weight.unsqueeze(1)
     slot_loss = (slot_loss * weight).sum() / (weight.sum() * SLOTS)
     characters = labels["characters"].long()
     written, empty = (characters > 0) & (characters != IGNORE), characters == 0
@@ -198,7 +200,7 @@ def train(
     load_shards(root / "tower_eval", held_out)
     random = torch.Generator().manual_seed(seed + first)
     if start is not None and first == 0:
-        tower.load_state_dict(exported_parts(start)["tower"])
+        load_tower(tower, exported_parts(start)["tower"])
         load_shards(root / "tower", shards)
         loss = fit_heads(tower, heads, lambda: draw_views(shards, pairs, batch, random))
         journal.write("heads", 0, loss=loss, **{n: evaluate(tower, heads, s) for n, s in held_out.items()})

@@ -24,10 +24,10 @@ class TowerConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # transfo
     def __init__(
         self,
         hidden_size: int = 192,
-        num_hidden_layers: int = 2,
+        num_hidden_layers: int = 3,
         num_attention_heads: int = 6,
         stem_channels: tuple[int, int, int] = (32, 64, 128),
-        residual_blocks: int = 2,
+        residual_blocks: int = 3,
         image_size: int = 224,
         patch_size: int = 16,
         num_channels: int = 3,

@@ -73,7 +73,8 @@ class Conversation:
             model = yield from self.fetch_model()
             first = yield from self._first_stage(original, model)
             second, degraded = yield from self._second_opinion(original, first)
-            return Reply(first, second, self._ledger.receipt(original.encoded_bytes), degraded)
+            receipt = self._ledger.receipt(original.encoded_bytes)
+            return Reply(first, second, receipt, degraded, original.notes)
         finally:
             original.close()
 

@@ -4,7 +4,8 @@ Knows nothing of HTTP or of encodings to send. A JPEG's global view is decoded a
 a crop costs the memory of its rows; other formats are decoded once, whole, and kept while open.
 
 The pixel limit is ours, checked on the header before any decoding; Pillow's process-wide one stays as it is.
-Not covered: other frames than the first; files that change while they are open.
+Of several frames or pages the first is taken, and `notes` says so. Not covered: files that change while they
+are open.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from PIL import Image
 from edge_client.budget import PixelBudget
 from edge_client.color import RESAMPLABLE, to_srgb
 from edge_client.errors import BadImageError
+from edge_client.heic import is_heic, open_heic
 from edge_client.jpeg_band import BandJpeg, open_jpeg
 from edge_client.orientation import Box, Size, stored_box, swaps_sides, turn_upright, upright_size
 
@@ -51,6 +53,7 @@ _DECODER_ERRORS = (
     Image.DecompressionBombWarning,
 )
 _ORIENTATION_TAG = 0x0112
+_PREFIX_BYTES = 64
 _OVERSAMPLING = 1.5  # decoded pixels per pixel of the target, at least; LANCZOS does the rest
 
 
@@ -64,6 +67,7 @@ class Original:
         self._file: IO[bytes] | None = None
         self._decoded: Image.Image | None = None
         self.encoded_bytes: int | None = None
+        self.notes: tuple[str, ...] = ()
         try:
             with _as_bad_image():
                 self._read_header(source, max_pixels)
@@ -82,6 +86,9 @@ class Original:
             size = f"{opened.width}x{opened.height}"
             raise BadImageError(f"the picture has {size} pixels, more than the limit of {max_pixels}")
         self.format = opened.format
+        # The further pictures of an MPO are previews and depth maps of the first.
+        if self._file is not None and opened.format != "MPO" and getattr(opened, "is_animated", False):
+            self.notes = (f"the {opened.format} file holds several pictures; the first one is asked about",)
         self._is_jpeg = self._file is not None and opened.format in ("JPEG", "MPO")
         if not self._is_jpeg:
             opened.load()  # first, because TIFF and PNG know their orientation only then
@@ -202,7 +209,10 @@ def _open_file(source: str | PathLike[str] | bytes | bytearray | memoryview | IO
 def _open_picture(file: IO[bytes]) -> Image.Image:
     """Read the header by content. `Image.open` would judge the size by Pillow's process-wide limit."""
     file.seek(0)
-    prefix = file.read(16)
+    prefix = file.read(_PREFIX_BYTES)
+    if is_heic(prefix):
+        file.seek(0)
+        return open_heic(file)
     Image.preinit()
     for name in FORMATS:
         if name not in Image.OPEN:
@@ -210,10 +220,10 @@ def _open_picture(file: IO[bytes]) -> Image.Image:
         if name not in Image.OPEN:
             continue  # this build of Pillow has no decoder for it
         factory, accepts = Image.OPEN[name]
-        if accepts is not None and accepts(prefix) is True:
+        if accepts is not None and accepts(prefix[:16]) is True:
             file.seek(0)
             return factory(file, "")
-    raise BadImageError(f"not a picture in a known format ({', '.join(FORMATS)})")
+    raise BadImageError(f"not a picture in a known format ({', '.join((*FORMATS, 'HEIC'))})")
 
 
 @contextmanager

@@ -11,12 +11,16 @@ from shared.wire import Confidence, InferenceResponse, RelevanceReport, Roi, Tim
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The server's replies of both stages behind one face; `degraded` says why stage two gave no answer."""
+    """The server's replies of both stages behind one face; `degraded` says why stage two gave no answer.
+
+    `notes` are what a caller should know about the picture: that only its first frame was looked at.
+    """
 
     first: InferenceResponse
     second: InferenceResponse | None
     receipt: Receipt
     degraded: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def final(self) -> InferenceResponse:
@@ -81,6 +85,7 @@ class Reply:
             "answer": self.answer,
             "stage": self.stage,
             "degraded": self.degraded,
+            "notes": list(self.notes),
             "confidence": self.confidence.model_dump(mode="json"),
             "draft_answer": self.draft_answer,
             "draft_confidence": self.draft_confidence.model_dump(mode="json"),

@@ -57,7 +57,7 @@ def log_request(facts: RequestFacts, *, route: str, method: str, status: int, el
         "sent_bytes": facts.sent_bytes,
         "elapsed_ms": round(elapsed_ms, 2),
     }
-    for name in ("stage", "outcome", "skip", "error", "inference_id"):
+    for name in ("stage", "outcome", "skip", "error", "inference_id", "image_sha256"):
         value = getattr(facts, name)
         if value is not None:
             line[name] = value

@@ -54,6 +54,7 @@ class RequestFacts:
     skip: SkipReason | None = None
     error: ErrorCode | None = None
     inference_id: str | None = None
+    image_sha256: str | None = None  # of the image or patch as it arrived, refused ones too
     received_bytes: int = 0
     sent_bytes: int = 0
     pixels: Pixels = field(default_factory=Pixels)

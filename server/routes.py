@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -82,6 +83,8 @@ async def create_inference(request: Request, parts: Parts) -> Response:
     two_stages = parts.loaded()
     given = parse_parts(request.headers.get("content-type", ""), await request.body())
     message, image = _unpack(given)
+    if image is not None:
+        facts.image_sha256 = hashlib.sha256(image).hexdigest()
 
     async def work() -> InferenceResponse:
         return await two_stages.ask(message, image, facts)
@@ -110,7 +113,9 @@ async def put_patch(request: Request, inference_id: InferenceId, parts: Parts) -
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in MEDIA_TYPES:
         raise ProblemError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"Content-Type: {' or '.join(MEDIA_TYPES)}")
-    return _json(await two_stages.look_again(inference_id, await request.body(), facts))
+    patch = await request.body()
+    facts.image_sha256 = hashlib.sha256(patch).hexdigest()
+    return _json(await two_stages.look_again(inference_id, patch, facts))
 
 
 @router.get(

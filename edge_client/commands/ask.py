@@ -98,6 +98,8 @@ def _show(reply: Reply, *, as_json: bool) -> None:
     print(json.dumps(reply.to_dict()) if as_json else reply.answer)
     if reply.degraded and not as_json:
         complain(f"this is the draft answer, stage two failed: {reply.degraded}")
+    for note in () if as_json else reply.notes:
+        complain(note)
     if sys.stderr.isatty():
         _tell_cost(reply)
 

@@ -84,7 +84,8 @@ def extension(reply: Reply, form: Form) -> dict[str, Any]:
     """`second_glance`: what OpenAI's fields have no place for."""
     told = reply.to_dict()
     names = ("id", "stage", "confidence", "draft_confidence", "roi", "degraded", "receipt")
-    return {"draft": reply.draft_answer, **{name: told[name] for name in names}, "notes": list(form.notes)}
+    notes = [*form.notes, *reply.notes]
+    return {"draft": reply.draft_answer, **{name: told[name] for name in names}, "notes": notes}
 
 
 def _head(form: Form, kind: str, model: str) -> dict[str, Any]:

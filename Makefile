@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test hardening lint golden edge-endurance bench eval-model train model-fonts clean
+.PHONY: help demo test hardening lint golden edge-endurance bench bench-engine bench-throughput eval-model train model-fonts clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
 
 $(VENV)/.app: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -40,6 +40,12 @@ edge-endurance: $(VENV)/.dev ## batch killed 50 times, watch over 500 files, a s
 
 bench: $(VENV)/.dev ## the pair over real HTTP on 200 held-out scenes
 	$(BIN)/python -m benchmarks.pair
+
+bench-engine: $(VENV)/.dev ## the engine beside stock generate and the published pipeline
+	$(BIN)/python -m benchmarks.engine
+
+bench-throughput: $(VENV)/.dev ## requests per second with 1, 4 and 16 edges, beside what the hardware allows
+	$(BIN)/python -m benchmarks.throughput
 
 eval-model: $(VENV)/.dev ## the embedded model on 1,000 held-out scenes
 	$(BIN)/python -m training.evaluate

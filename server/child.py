@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
 
 READY_TIMEOUT_S = 120.0
@@ -38,11 +38,13 @@ def free_port() -> int:
 @contextlib.contextmanager
 def serving(
     *arguments: str,
+    program: Sequence[str] = ("server.cli", "serve"),
     environment: Mapping[str, str] | None = None,
     log: IO[bytes] | int = subprocess.DEVNULL,
     ready_timeout_s: float = READY_TIMEOUT_S,
 ) -> Iterator[str]:
-    """Yields the base URL of a ready server, stopped by SIGTERM. `arguments` follow `serve` in its command.
+    """Yields the base URL of a ready server, stopped by SIGTERM. `arguments` follow `serve` in its command;
+    `program` is another module to run with its first arguments, which takes `--host` and `--port`, too.
 
     Raises ServerDidNotStartError.
     """
@@ -50,8 +52,7 @@ def serving(
     command = [
         sys.executable,
         "-m",
-        "server.cli",
-        "serve",
+        *program,
         "--host",
         "127.0.0.1",
         "--port",

@@ -29,6 +29,7 @@ from server.engine.placement import Placement, default_cache_bytes, place
 from server.engine.prefix import PrefixEngine
 from server.engine.prompt import PromptBuilder
 from server.engine.protocol import AnswerRequest, Engine, EngineError, EngineInfo, Picture
+from server.engine.steps import STEPS_BEFORE_RECORDING
 
 EMBEDDED = "embedded"
 EMBEDDED_WEIGHTS = pathlib.Path(__file__).parents[1] / "embedded" / "weights"
@@ -165,8 +166,8 @@ def _processor_template(source: str) -> str | None:
 
 
 def _warm_up(engine: PrefixEngine) -> None:
-    """Both stages and the neutral prompt: kernels are chosen, steps recorded (for a shape that comes up
-    again) and memory is there before the first client."""
+    """Both stages and the neutral prompt once: kernels are chosen, steps recorded and memory is there
+    before the first client."""
     budget = engine.info.image
     width, height = budget.max_width, budget.max_height
     if budget.max_pixels is not None:
@@ -174,9 +175,11 @@ def _warm_up(engine: PrefixEngine) -> None:
     grey = Picture("warm-up", np.full((height, width, 3), 128, np.uint8))
     first = AnswerRequest(grey, "What is this?", max_new_tokens=_WARM_UP_TOKENS)
     second = AnswerRequest(grey, "What is this?", patch=grey, max_new_tokens=_WARM_UP_TOKENS)
-    for request in (first, first, second, second):
+    engine.steps.patience = 0
+    for request in (first, second):
         (outcome,) = engine.answer([request])
         if isinstance(outcome, EngineError):
             raise outcome
+    engine.steps.patience = STEPS_BEFORE_RECORDING
     engine.neutral_attention(grey)
     engine.prefixes.clear()

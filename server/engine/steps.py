@@ -2,9 +2,10 @@
 
 A small model's step is mostly the interpreter's time. A recording (TorchScript, which needs no compiler on
 the machine) runs the same operations without it. It holds for one shape, a number of rows over buffers of one
-capacity: keys and values are written at a slot, a mask hides what lies behind it. A shape is recorded when it
-comes up again; a recording that does not compute what the eager step computes is not used. torch calls the
-tracer deprecated; its successors want a compiler (`docs/log.md`).
+capacity: keys and values are written at a slot, a mask hides what lies behind it. Recording costs what it
+saves in some hundred steps, so a shape is recorded once it has run that often. A recording that does not
+compute what the eager step computes is not used. torch calls the tracer deprecated; its successors want a
+compiler (`docs/log.md`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _log = logging.getLogger("server.engine")
 
 Step = Callable[[Tensor], Tensor]  # tokens [B] to the next logits [B, vocabulary]
 
-_USES_BEFORE_RECORDING = 1
+STEPS_BEFORE_RECORDING = 128
 _MOST_RECORDINGS = 64
 _TOLERANCE = {torch.float32: 1e-4}  # of the largest logit
 _HALF_TOLERANCE = 5e-2
@@ -83,45 +84,54 @@ def fixed_step(adapter: Adapter) -> Callable[..., Tensor]:
 
 
 class StepRecorder:
-    """Gives every prefilled batch its way to step, and owns the recordings."""
+    """Gives every prefilled batch its way to step, and owns the recordings.
+
+    `patience`: eager steps of a shape before it is recorded; 0 while warming up.
+    """
 
     def __init__(self, adapter: Adapter, *, is_recording: bool) -> None:
         self._adapter = adapter
         self._is_recording = is_recording and adapter.is_recordable
         self._fixed_step = fixed_step(adapter)
-        self._uses: Counter[tuple[int, int]] = Counter()
+        self._eager_steps: Counter[tuple[int, int]] = Counter()
         self._recordings: OrderedDict[tuple[int, int], Callable[..., Tensor] | None] = OrderedDict()
+        self.patience = STEPS_BEFORE_RECORDING
 
     def step_from(self, state: Prefilled) -> Step:
         """How to go on from `state`, whose cache the steps fill."""
+        eager = EagerStep(self._adapter, state)
         if not self._is_recording:
-            return EagerStep(self._adapter, state)
+            return eager
         inputs = _fixed_inputs(state)
-        recording = self._recording(state, inputs)
-        if recording is None:
-            return EagerStep(self._adapter, state)
-        return lambda tokens: recording(tokens, *inputs)
+        shape = (len(state.logits), inputs[-1].shape[2])
+        recording = self._recording(shape, state, inputs)
+        if recording is not None:
+            return lambda tokens: recording(tokens, *inputs)
+
+        def counted(tokens: Tensor) -> Tensor:
+            self._eager_steps[shape] += 1
+            return eager(tokens)
+
+        return counted
 
     def clear(self) -> None:
         """Recordings hold the model's weights."""
         self._recordings.clear()
-        self._uses.clear()
+        self._eager_steps.clear()
 
     def __len__(self) -> int:
         return sum(recording is not None for recording in self._recordings.values())
 
-    def _recording(self, state: Prefilled, inputs: list[Tensor]) -> Callable[..., Tensor] | None:
-        shape = (len(state.logits), inputs[-1].shape[2])
+    def _recording(
+        self, shape: tuple[int, int], state: Prefilled, inputs: list[Tensor]
+    ) -> Callable[..., Tensor] | None:
         if shape in self._recordings:
             self._recordings.move_to_end(shape)
-            return self._recordings[shape]
-        self._uses[shape] += 1
-        if self._uses[shape] <= _USES_BEFORE_RECORDING:
-            return None
-        self._recordings[shape] = self._record(state, inputs)
-        if len(self._recordings) > _MOST_RECORDINGS:
-            self._recordings.popitem(last=False)
-        return self._recordings[shape]
+        elif self._eager_steps[shape] >= self.patience:
+            self._recordings[shape] = self._record(state, inputs)
+            if len(self._recordings) > _MOST_RECORDINGS:
+                self._recordings.popitem(last=False)
+        return self._recordings.get(shape)
 
     def _record(self, state: Prefilled, inputs: list[Tensor]) -> Callable[..., Tensor] | None:
         """None where the model's step cannot be recorded; it is not tried again for this shape."""

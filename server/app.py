@@ -1,8 +1,8 @@
 """The app: settings and an engine in, an ASGI application out.
 
-The layers, outermost first: linger, observe (ids, problems, log, metrics), keys, body (limits), routes. The
-engine is loaded on the thread that owns it while the server already answers `/healthz`; `/readyz` turns when
-it can answer questions.
+The layers, outermost first: linger, observe (ids, problems, log, metrics), keys, admission, body (limits),
+routes. The engine is loaded on the thread that owns it while the server already answers `/healthz`; `/readyz`
+turns when it can answer questions.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from server.gauges import show_model, show_state
 from server.idempotency import IdempotentReplies
 from server.image_store import ImageStore
 from server.metrics import Metrics
+from server.middleware.admission import AdmissionMiddleware, Stage
 from server.middleware.body import BodyMiddleware, LimitOf
 from server.middleware.keys import KeyMiddleware
 from server.middleware.linger import LingerMiddleware
@@ -77,6 +78,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, on_validation_error)
     # Starlette puts the last one added outermost.
     app.add_middleware(BodyMiddleware, settings=settings, limit_of=_body_limits(settings))
+    app.add_middleware(AdmissionMiddleware, stage_of=_stage_of, admit=parts.admit)
     app.add_middleware(KeyMiddleware, keys=settings.keys)
     app.add_middleware(ObserveMiddleware, metrics=parts.metrics, tracer=tracer)
     app.add_middleware(LingerMiddleware)
@@ -119,15 +121,17 @@ def _build_parts(
     return parts
 
 
-def _body_limits(settings: ServerSettings) -> LimitOf:
-    def limit_of(method: str, path: str) -> int | None:
-        if method == "POST" and path == f"{API_PREFIX}/inferences":
-            return settings.max_image_bytes
-        if method == "PUT" and _PATCH_PATH.fullmatch(path):
-            return settings.max_patch_bytes
-        return None
+def _stage_of(method: str, path: str) -> Stage | None:
+    if method == "POST" and path == f"{API_PREFIX}/inferences":
+        return 1
+    if method == "PUT" and _PATCH_PATH.fullmatch(path):
+        return 2
+    return None
 
-    return limit_of
+
+def _body_limits(settings: ServerSettings) -> LimitOf:
+    limits: dict[Stage | None, int] = {1: settings.max_image_bytes, 2: settings.max_patch_bytes}
+    return lambda method, path: limits.get(_stage_of(method, path))
 
 
 def _lifespan(

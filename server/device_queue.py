@@ -2,8 +2,8 @@
 
 Half-done work goes first: neutral maps and second stages before first stages, each in order of arrival.
 Answers of one stage run in batches of what is waiting; an idle device never waits for company. Work whose
-future was cancelled (the client left, the deadline passed) is dropped before it runs. Knows nothing of HTTP
-or torch.
+future was cancelled (the client left) or whose deadline has passed is dropped before it runs. Knows nothing
+of HTTP or torch.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine, EngineError, Picture
+from server.ticket import Ticket
+
+Stage = Literal[1, 2]
 
 
 class QueueFull(Exception):  # noqa: N818  # reads as the state it names, like queue.Full
@@ -32,6 +36,10 @@ class QueueClosed(Exception):  # noqa: N818  # see QueueFull
     """The owner thread has ended or was never started."""
 
 
+class TooLate(Exception):  # noqa: N818  # see QueueFull
+    """The deadline passed before the device had time for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answered:
     """An engine's result and the milliseconds that its request waited for the device."""
@@ -44,6 +52,7 @@ class Answered:
 class _Answer:
     request: AnswerRequest
     future: Future[Answered]
+    ticket: Ticket
     queued_at: float = field(default_factory=time.monotonic)
 
 
@@ -78,6 +87,7 @@ class DeviceQueue:
         self._first: deque[_Answer] = deque()
         self._thread: threading.Thread | None = None
         self._is_open = False
+        self._preparing = {1: 0, 2: 0}  # requests of each stage that will ask for an answer soon
         self._last_batch = 0  # requests in the batch before
         self._last_batch_s = 0.0
 
@@ -100,21 +110,37 @@ class DeviceQueue:
 
     @property
     def depth(self) -> int:
-        """Answers that wait for the device."""
-        return len(self._first) + len(self._second)
+        """Answers that wait for the device, those that are being prepared included."""
+        return self._n_queued + sum(self._preparing.values())
 
-    def check_room(self) -> None:
-        """Raises QueueFull, so that a full server can refuse before it decodes anything."""
-        if self.depth >= self._max_queue:
+    def check_room(self, stage: Stage) -> None:
+        """Raises QueueFull, so that a full server can refuse before it reads or decodes anything.
+
+        The first stage has room while less than `max_queue` of both wait; the second, which a client
+        holds its picture for, while less than that of its own do.
+        """
+        if self._waiting(stage) >= self._max_queue:
             self._shed_cancelled()
-        if self.depth >= self._max_queue:
-            batches = self.depth / self._max_batch
+        if self._waiting(stage) >= self._max_queue:
+            batches = self._waiting(stage) / self._max_batch
             raise QueueFull(retry_after_s=max(1.0, batches * self._last_batch_s))
 
-    async def answer(self, request: AnswerRequest) -> Answered:
-        """Raises QueueFull at once, EngineError, QueueClosed. Cancelling it drops work that has not begun."""
-        self.check_room()
-        work = _Answer(request, Future())
+    @contextmanager
+    def preparing(self, stage: Stage) -> Iterator[None]:
+        """Hold a place in the queue while the request's pictures are decoded. Raises QueueFull."""
+        self.check_room(stage)
+        self._preparing[stage] += 1
+        try:
+            yield
+        finally:
+            self._preparing[stage] -= 1
+
+    async def answer(self, request: AnswerRequest, ticket: Ticket | None = None) -> Answered:
+        """Raises QueueFull at once, EngineError, QueueClosed, TooLate. Cancelling it, or dropping its ticket,
+        drops work that has not begun."""
+        self.check_room(1 if request.patch is None else 2)
+        work = _Answer(request, Future(), ticket or Ticket())
+        work.ticket.queue(work.future)
         waiting = self._first if request.patch is None else self._second
         self._enqueue(waiting, work)
         return await asyncio.wrap_future(work.future)
@@ -124,6 +150,13 @@ class DeviceQueue:
         work = _Neutral(picture, Future())
         self._enqueue(self._neutrals, work)
         return await asyncio.wrap_future(work.future)
+
+    @property
+    def _n_queued(self) -> int:
+        return len(self._first) + len(self._second)
+
+    def _waiting(self, stage: Stage) -> int:
+        return self.depth if stage == 1 else len(self._second) + self._preparing[2]
 
     def _enqueue(self, waiting: deque[W], work: W) -> None:
         with self._changed:
@@ -177,13 +210,17 @@ class DeviceQueue:
         """The next requests of one stage; called with the lock held."""
         if self._last_batch > 1:  # under load only: the batch before had company, more is on its way
             self._changed.wait_for(
-                lambda: self.depth >= self._max_batch or not self._is_open, timeout=self._max_wait_s
+                lambda: self._n_queued >= self._max_batch or not self._is_open, timeout=self._max_wait_s
             )
         waiting = self._second or self._first
         batch: list[_Answer] = []
         while waiting and len(batch) < self._max_batch:
             work = waiting.popleft()
-            if work.future.set_running_or_notify_cancel():
+            if not work.future.set_running_or_notify_cancel():
+                continue
+            if work.ticket.is_late:
+                work.future.set_exception(TooLate())
+            else:
                 batch.append(work)
         self._last_batch = len(batch)
         return batch

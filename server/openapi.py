@@ -12,6 +12,7 @@ from server.middleware.keys import PROBES
 from shared.errors import ERRORS, ErrorCode
 from shared.protocol import (
     API_PREFIX,
+    DEADLINE_HEADER,
     IDEMPOTENCY_KEY_HEADER,
     IMAGE_PART,
     MEDIA_TYPES,
@@ -126,6 +127,11 @@ _REQUEST_ID: Final = _header(
     REQUEST_ID_HEADER,
     "Comes back in the reply and stands in the logs; replaced unless it is 1 to 128 of A-Z a-z 0-9 . _ : -",
 )
+_DEADLINE: Final = _header(
+    DEADLINE_HEADER,
+    "Milliseconds from the headers on after which an answer is no use; work that is late does not begin.",
+    pattern="^[1-9][0-9]{0,5}$",
+)
 _IDEMPOTENCY_KEY: Final = _header(
     IDEMPOTENCY_KEY_HEADER,
     "The same request sent twice under one key is done once.",
@@ -192,7 +198,7 @@ POST_DOCS: Final[dict[str, Any]] = {
         examples={"needs a patch": _NEEDS_PATCH, "answered": _ANSWERED | {"stage": 1, "roi": None}},
     ),
     "openapi_extra": {
-        "parameters": [_REQUEST_ID, _IDEMPOTENCY_KEY],
+        "parameters": [_REQUEST_ID, _DEADLINE, _IDEMPOTENCY_KEY],
         "requestBody": {
             "required": True,
             "content": {
@@ -231,7 +237,7 @@ PUT_DOCS: Final[dict[str, Any]] = {
         ErrorCode.PATCH_SIZE_MISMATCH,
         examples={"answered": _ANSWERED},
     ),
-    "openapi_extra": {"parameters": [_REQUEST_ID], "requestBody": _binary_body()},
+    "openapi_extra": {"parameters": [_REQUEST_ID, _DEADLINE], "requestBody": _binary_body()},
 }
 GET_DOCS: Final[dict[str, Any]] = {
     "response_model": InferenceResponse,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import Literal
 
-from server.device_queue import DeviceQueue
+from server.device_queue import DeviceQueue, QueueFull
 from server.engine.protocol import Engine
 from server.idempotency import IdempotentReplies
 from server.image_store import ImageStore
 from server.metrics import Metrics
 from server.problems import not_ready
 from server.readiness import Readiness
+from server.request_facts import RequestFacts
 from server.sessions import MemorySessionStore
 from server.settings import ServerSettings
+from server.ticket import Ticket
 from server.tracing import Tracer
-from server.two_stages import TwoStages
+from server.two_stages import TwoStages, queue_full
 
 
 @dataclass(slots=True)
@@ -32,8 +36,22 @@ class ServerParts:
     engine: Engine | None = None
     two_stages: TwoStages | None = None
 
+    def admit(self, stage: Literal[1, 2]) -> None:
+        """Raises ProblemError NOT_READY or BUSY for a stage that is not taken now."""
+        self.loaded()
+        if stage == 1 or self.readiness.has_failed:
+            self.readiness.check()
+        try:
+            self.device.check_room(stage)
+        except QueueFull as exc:
+            raise queue_full(exc) from None
+
+    def ticket(self, facts: RequestFacts) -> Ticket:
+        """Until the client's deadline or the setting's, whichever comes first."""
+        return Ticket(min(facts.deadline, time.monotonic() + self.settings.inference_deadline_s))
+
     def loaded(self) -> TwoStages:
-        """Raises ProblemError NOT_READY without a model. A draining server still serves what reaches it."""
+        """Raises ProblemError NOT_READY without a model."""
         if self.two_stages is None:
             raise not_ready(self.readiness.reason)
         return self.two_stages

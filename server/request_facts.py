@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ class RequestFacts:
     trace_id: str = ""
     span_id: str = ""
     tenant: Tenant = NO_TENANT
+    deadline: float = math.inf  # of the client, on the monotonic clock
     stage: Literal[1, 2] | None = None
     outcome: Outcome | None = None
     skip: SkipReason | None = None

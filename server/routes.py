@@ -23,6 +23,7 @@ from server.openapi import (
 from server.parts import ServerParts
 from server.problems import ProblemError
 from server.replies import model_response
+from server.ticket import see_through
 from server.validation import validation_problem
 from shared.errors import ErrorCode
 from shared.protocol import (
@@ -79,21 +80,22 @@ async def get_model(parts: Parts) -> ModelResponse:
 @router.post(f"{API_PREFIX}/inferences", tags=["inference"], summary="Stage one: ask", **POST_DOCS)
 async def create_inference(request: Request, parts: Parts) -> Response:
     facts = facts_of(request.scope)
-    facts.stage = 1
     two_stages = parts.loaded()
     given = parse_parts(request.headers.get("content-type", ""), await request.body())
     message, image = _unpack(given)
     if image is not None:
         facts.image_sha256 = hashlib.sha256(image).hexdigest()
+    ticket = parts.ticket(facts)
 
     async def work() -> InferenceResponse:
-        return await two_stages.ask(message, image, facts)
+        return await two_stages.ask(message, image, facts, ticket)
 
     key = request.headers.get(IDEMPOTENCY_KEY_HEADER)
     if key is None:
-        return _json(await work())
+        return _json(await see_through(work(), ticket))
     payload = payload_sha256(given[REQUEST_PART], image or b"")
-    reply, is_replay = await parts.replies.once(facts.tenant, key, payload, work)
+    once = parts.replies.once(facts.tenant, key, payload, work)
+    reply, is_replay = await see_through(once, ticket)
     if is_replay:
         facts.outcome = "replayed"
         facts.inference_id = reply.id
@@ -108,14 +110,15 @@ async def create_inference(request: Request, parts: Parts) -> Response:
 )
 async def put_patch(request: Request, inference_id: InferenceId, parts: Parts) -> Response:
     facts = facts_of(request.scope)
-    facts.stage = 2
     two_stages = parts.loaded()
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in MEDIA_TYPES:
         raise ProblemError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"Content-Type: {' or '.join(MEDIA_TYPES)}")
     patch = await request.body()
     facts.image_sha256 = hashlib.sha256(patch).hexdigest()
-    return _json(await two_stages.look_again(inference_id, patch, facts))
+    ticket = parts.ticket(facts)
+    work = two_stages.look_again(inference_id, patch, facts, ticket)
+    return _json(await see_through(work, ticket))
 
 
 @router.get(

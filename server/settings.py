@@ -69,12 +69,13 @@ class ServerSettings(BaseSettings):
     body_timeout_s: PositiveFloat = 60.0  # from the end of the headers to the last byte
     body_grace_s: PositiveFloat = 10.0  # before the slowest allowed pace is held
     min_body_bytes_per_s: PositiveInt = 1024
+    max_buffered_bytes: PositiveInt = 256 * 1024 * 1024  # request bodies in memory, all together
 
     max_queue: PositiveInt = 64
     max_batch: PositiveInt = 8
     max_wait_ms: float = Field(default=2.0, ge=0, allow_inf_nan=False)  # under load; never when idle
     decode_threads: PositiveInt = 2
-    inference_deadline_s: PositiveFloat = 60.0
+    inference_deadline_s: PositiveFloat = 60.0  # from the end of the body; clients may want less
     default_max_new_tokens: PositiveInt = 16
 
     session_ttl_s: PositiveFloat = 120.0

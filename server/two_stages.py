@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.device_queue import DeviceQueue, QueueClosed, QueueFull
+from server.device_queue import DeviceQueue, QueueClosed, QueueFull, TooLate
 from server.engine.protocol import AnswerRequest, AttentionMap, EngineError, EngineInfo, Picture
 from server.expiring import ExpiringStore
 from server.gate import is_doubtful, judge, resolve_gate
@@ -30,6 +30,7 @@ from server.request_facts import RequestFacts
 from server.sessions import PendingPatch, Session, SessionStore, new_inference_id
 from server.settings import ServerSettings
 from server.skip import SkipReason, seen_size, skip_before_looking, skip_region
+from server.ticket import Ticket, deadline_exceeded
 from shared.errors import ErrorCode
 from shared.geometry import has_shape_of, roi_of
 from shared.wire import ImageSize, InferenceRequest, InferenceResponse, Roi
@@ -71,26 +72,24 @@ class TwoStages:
         )
 
     async def ask(
-        self, request: InferenceRequest, upload: bytes | None, facts: RequestFacts
+        self, request: InferenceRequest, upload: bytes | None, facts: RequestFacts, ticket: Ticket
     ) -> InferenceResponse:
         """Stage one. `upload` is the encoded global image, None if the request names one by id."""
-        facts.stage = 1
-        async with self._translated_failures():
-            self._device.check_room()
+        with _translated_failures():
             max_new_tokens = self._max_new_tokens(request.max_new_tokens)
             gate = resolve_gate(request.gate, self.info.gate)
             image = self._image_of(request, upload, facts.tenant)
 
             began = time.perf_counter()
-            with facts.phase("decode_image"):
-                rgb = await self._pixels_of(image)
+            with self._device.preparing(1), facts.phase("decode_image"):
+                rgb = await self._pixels_of(image, ticket)
             decode_ms = _ms_since(began)
             self._images.put(image)
 
             picture = Picture(image.id, rgb)
             with facts.phase("answer"):
                 answered = await self._device.answer(
-                    AnswerRequest(picture, request.question, max_new_tokens=max_new_tokens)
+                    AnswerRequest(picture, request.question, max_new_tokens=max_new_tokens), ticket
                 )
             result = answered.result
             confidence = judge(result.tokens, gate)
@@ -130,9 +129,10 @@ class TwoStages:
         _note(reply, facts)
         return reply
 
-    async def look_again(self, inference_id: str, patch: bytes, facts: RequestFacts) -> InferenceResponse:
+    async def look_again(
+        self, inference_id: str, patch: bytes, facts: RequestFacts, ticket: Ticket
+    ) -> InferenceResponse:
         """Stage two. The same bytes again give the same reply; after a failure the session waits again."""
-        facts.stage = 2
         session = self._sessions.get(facts.tenant, inference_id)
         facts.inference_id = inference_id  # not before: what names no session is a client's free text
         sha256 = hashlib.sha256(patch).hexdigest()
@@ -142,11 +142,11 @@ class TwoStages:
             return reply
         if session.pending is None:
             raise ProblemError(ErrorCode.STAGE_CONFLICT, "this inference was answered in its first stage")
-        async with self._translated_failures():
-            self._device.check_room()
+        with _translated_failures():
+            self._device.check_room(2)
             self._sessions.put(replace(session, patch_sha256=sha256, is_running=True))
             try:
-                reply = await self._answer_with_patch(session, session.pending, patch, facts)
+                reply = await self._answer_with_patch(session, session.pending, patch, facts, ticket)
             except BaseException:  # a cancelled request, too, leaves the session waiting
                 self._replace(session)
                 raise
@@ -155,16 +155,16 @@ class TwoStages:
         return reply
 
     async def _answer_with_patch(
-        self, session: Session, pending: PendingPatch, patch: bytes, facts: RequestFacts
+        self, session: Session, pending: PendingPatch, patch: bytes, facts: RequestFacts, ticket: Ticket
     ) -> InferenceResponse:
         settings, roi = self._settings, pending.roi
 
         began = time.perf_counter()
-        with facts.phase("decode_image"):
+        with self._device.preparing(2), facts.phase("decode_image"):
             local_rgb = await self._decode(
-                patch, patch_limits(settings), lambda size: self._check_patch_size(size, roi)
+                patch, patch_limits(settings), ticket, lambda size: self._check_patch_size(size, roi)
             )
-            global_rgb = await self._pixels_of(pending.image)
+            global_rgb = await self._pixels_of(pending.image, ticket)
         decode_ms = _ms_since(began)
         facts.pixels.uploaded = local_rgb.shape[0] * local_rgb.shape[1]
 
@@ -175,7 +175,8 @@ class TwoStages:
                     pending.question,
                     patch=Picture(image_id(session.tenant, patch), local_rgb),
                     max_new_tokens=pending.max_new_tokens,
-                )
+                ),
+                ticket,
             )
         return build_reply(
             Outcome(
@@ -260,37 +261,48 @@ class TwoStages:
                 return
         self._sessions.put(session)
 
-    async def _pixels_of(self, image: EncodedImage) -> NDArray[np.uint8]:
+    async def _pixels_of(self, image: EncodedImage, ticket: Ticket) -> NDArray[np.uint8]:
         """Decoded once for both stages and further questions, as long as there is room."""
         rgb = self._pixels.get(image.id)
         if rgb is None:
-            rgb = await self._decode(image.data, image_limits(self._settings))
+            rgb = await self._decode(image.data, image_limits(self._settings), ticket)
         self._pixels.put(image.id, rgb)
         return rgb
 
     async def _decode(
-        self, data: bytes, limits: ImageLimits, check_size: Callable[[ImageSize], None] = lambda _: None
+        self,
+        data: bytes,
+        limits: ImageLimits,
+        ticket: Ticket,
+        check_size: Callable[[ImageSize], None] = lambda _: None,
     ) -> NDArray[np.uint8]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._decoders, decode, data, limits, check_size)
+        def work() -> NDArray[np.uint8]:
+            if ticket.is_late:
+                raise TooLate
+            return decode(data, limits, check_size)
 
-    @asynccontextmanager
-    async def _translated_failures(self) -> AsyncIterator[None]:
-        """The one seam where the queue's and the engine's errors become problems; the deadline runs here."""
-        deadline_s = self._settings.inference_deadline_s
-        try:
-            async with asyncio.timeout(deadline_s):
-                yield
-        except TimeoutError:
-            raise ProblemError(ErrorCode.DEADLINE_EXCEEDED, f"no answer within {deadline_s:g} s") from None
-        except QueueFull as exc:
-            raise busy("the queue is full", retry_after_s=exc.retry_after_s) from None
-        except QueueClosed:
-            raise not_ready("the server is shutting down") from None
-        except EngineError as exc:
-            raise ProblemError(
-                ErrorCode.ENGINE_FAILED, "the failure has been logged", {"Retry-After": "1"}
-            ) from exc
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+
+
+@contextmanager
+def _translated_failures() -> Iterator[None]:
+    """The one seam where the queue's and the engine's errors become problems."""
+    try:
+        yield
+    except TooLate:
+        raise deadline_exceeded() from None
+    except QueueFull as exc:
+        raise queue_full(exc) from None
+    except QueueClosed:
+        raise not_ready("the server is shutting down") from None
+    except EngineError as exc:
+        raise ProblemError(
+            ErrorCode.ENGINE_FAILED, "the failure has been logged", {"Retry-After": "1"}
+        ) from exc
+
+
+def queue_full(exc: QueueFull) -> ProblemError:
+    return busy("the queue is full", retry_after_s=exc.retry_after_s)
 
 
 def _replay(session: Session, sha256: str) -> InferenceResponse:

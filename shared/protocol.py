@@ -12,6 +12,7 @@ IMAGE_PART: Final = "image"  # of the multipart POST: the encoded global image
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
+DEADLINE_HEADER: Final = "X-Deadline-Ms"  # milliseconds from the headers on; later an answer is no use
 API_KEY_HEADER: Final = "Authorization"  # "Bearer <key>"
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 

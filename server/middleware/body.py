@@ -9,14 +9,16 @@ covered: the time that headers take (`server.connection`), and what happens to a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.middleware.observe import facts_of
-from server.problems import ProblemError
+from server.problems import ProblemError, busy
 from server.settings import ServerSettings
+from server.ticket import deadline_exceeded
 from shared.errors import ErrorCode
 
 LimitOf = Callable[[str, str], int | None]  # (method, path) -> most bytes of body, None where no body is read
@@ -29,6 +31,7 @@ class BodyMiddleware:
         self._app = app
         self._settings = settings
         self._limit_of = limit_of
+        self._memory = _Memory(settings.max_buffered_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,18 +41,27 @@ class BodyMiddleware:
         if limit is None:
             await self._app(scope, receive, send)
             return
+        facts = facts_of(scope)
         declared = _declared_length(Headers(scope=scope), limit)
-        body = await self._read(receive, limit)
-        if body is None:
-            facts_of(scope).outcome = "client_gone"
-            return
-        facts_of(scope).received_bytes = len(body)
-        if declared is not None and declared != len(body):
-            raise ProblemError(ErrorCode.MALFORMED_REQUEST, "Content-Length is not the length of the body")
-        await self._run_while_connected(scope, body, receive, send)
+        with self._memory.share() as hold:
+            body = await self._read(receive, limit, hold, facts.deadline)
+            if body is None:
+                facts.outcome = "client_gone"
+                return
+            facts.received_bytes = len(body)
+            if declared is not None and declared != len(body):
+                raise ProblemError(
+                    ErrorCode.MALFORMED_REQUEST, "Content-Length is not the length of the body"
+                )
+            await self._run_while_connected(scope, body, receive, send)
 
-    async def _read(self, receive: Receive, limit: int) -> bytes | None:
-        """The whole body, None if the client left. Raises ProblemError BODY_TOO_LARGE or BODY_TIMEOUT."""
+    async def _read(
+        self, receive: Receive, limit: int, hold: Callable[[int], None], deadline: float
+    ) -> bytes | None:
+        """The whole body, None if the client left.
+
+        Raises ProblemError BODY_TOO_LARGE, BODY_TIMEOUT, DEADLINE_EXCEEDED, and what `hold` raises.
+        """
         settings = self._settings
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -57,15 +69,19 @@ class BodyMiddleware:
         while True:
             pace_s = max(settings.body_grace_s, len(received) / settings.min_body_bytes_per_s)
             try:
-                async with asyncio.timeout_at(began + min(settings.body_timeout_s, pace_s)):
+                async with asyncio.timeout_at(min(deadline, began + min(settings.body_timeout_s, pace_s))):
                     message = await receive()
             except TimeoutError as exc:
+                if loop.time() >= deadline:
+                    raise deadline_exceeded() from None
                 raise ProblemError(
                     ErrorCode.BODY_TIMEOUT, f"{len(received)} bytes came in {loop.time() - began:.0f} s"
                 ) from exc
             if message["type"] == "http.disconnect":
                 return None
-            received += message.get("body", b"")
+            chunk = message.get("body", b"")
+            hold(len(chunk))
+            received += chunk
             if len(received) > limit:
                 raise _too_large(limit)
             if not message.get("more_body", False):
@@ -91,6 +107,31 @@ class BodyMiddleware:
         finally:
             app.cancel()
             left.cancel()
+
+
+class _Memory:
+    """Bounds what all bodies together hold, from their first byte to the end of their requests."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held = 0
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """A function to hold so many more bytes, which raises ProblemError BUSY."""
+        mine = 0
+
+        def hold(n_bytes: int) -> None:
+            nonlocal mine
+            if self._held + n_bytes > self._max_bytes:
+                raise busy("too many bytes are being uploaded")
+            self._held += n_bytes
+            mine += n_bytes
+
+        try:
+            yield hold
+        finally:
+            self._held -= mine
 
 
 class _Reply:

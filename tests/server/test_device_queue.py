@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from server.device_queue import Answered, DeviceQueue, QueueClosed, QueueFull
+from server.device_queue import Answered, DeviceQueue, QueueClosed, QueueFull, TooLate
 from server.engine.fake import FakeEngine, FakeScript
 from server.engine.protocol import AnswerRequest, Engine, EngineError, Picture
+from server.ticket import Ticket
 from tests.server.exchange import until
 
 PICTURE = Picture("p", np.zeros((2, 2, 3), np.uint8))
@@ -245,3 +247,46 @@ async def test_the_size_of_every_batch_is_told() -> None:
         device.let_go()
         await asyncio.gather(*tasks)
     assert sizes == [1, 2, 1]
+
+
+async def test_what_is_late_when_its_turn_comes_never_runs() -> None:
+    async with running() as device:
+        holding = await device.hold()
+        late = asyncio.create_task(device.queue.answer(first("late"), Ticket(time.monotonic())))
+        await device.wait_for_depth(1)
+        device.let_go()
+        await holding
+        with pytest.raises(TooLate):
+            await late
+        assert device.served == []
+
+
+async def test_a_ticket_can_be_dropped_until_the_device_begins() -> None:
+    async with running() as device:
+        running_one, waiting_one = Ticket(), Ticket()
+        device.engine.before_call = device.release.wait
+        begun = asyncio.create_task(device.queue.answer(first("begun"), running_one))
+        await until(lambda: len(device.engine.calls) == 1)
+        waiting = asyncio.create_task(device.queue.answer(first("waiting"), waiting_one))
+        await device.wait_for_depth(1)
+        assert not running_one.drop()
+        assert waiting_one.drop()
+        device.let_go()
+        assert (await begun).result.text == "a sign"
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert len(device.engine.calls) == 1
+        assert not running_one.drop()
+
+
+async def test_what_is_prepared_has_a_place_already() -> None:
+    async with running(max_queue=1) as device:
+        with device.queue.preparing(1):
+            assert device.queue.depth == 1
+            with pytest.raises(QueueFull):
+                device.queue.check_room(1)
+            device.queue.check_room(2)
+            with device.queue.preparing(2), pytest.raises(QueueFull):
+                device.queue.check_room(2)
+        device.queue.check_room(1)
+        assert device.queue.depth == 0

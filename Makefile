@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test hardening lint golden edge-endurance bench bench-engine bench-throughput eval-model train model-fonts clean
+.PHONY: help demo test hardening lint golden edge-endurance bench bench-engine bench-throughput eval-model train model-fonts clean fuzz audit
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -26,6 +26,19 @@ test: $(VENV)/.dev ## all tests (a few minutes on two cores)
 
 hardening: $(VENV)/.dev ## abuse, overload and faults at full length
 	SECONDGLANCE_HARDENING=full $(BIN)/python -m pytest tests/hardening -s --timeout 3600
+
+fuzz: $(VENV)/.dev ## image intake and request parser, coverage-guided, ten minutes each
+	mkdir -p out/fuzz/image out/fuzz/request
+	$(BIN)/python -m tests.fuzz image out/fuzz/image tests/fuzz/corpus/image -max_total_time=600 -artifact_prefix=out/fuzz/
+	$(BIN)/python -m tests.fuzz request out/fuzz/request tests/fuzz/corpus/request -max_total_time=600 -artifact_prefix=out/fuzz/
+
+# Advisories that are explained in docs/operations.md, by their ids.
+EXPLAINED :=
+
+audit: $(VENV)/.dev ## known vulnerabilities of what is installed (asks PyPI's advisory database)
+	mkdir -p out
+	$(BIN)/pip freeze --exclude-editable > out/requirements.txt
+	$(BIN)/pip-audit --requirement out/requirements.txt --no-deps --disable-pip --strict --progress-spinner off $(addprefix --ignore-vuln ,$(EXPLAINED))
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -40,6 +40,8 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # At debug level Pillow writes out the EXIF tags that it reads: descriptions, places, owners.
     logging.getLogger("PIL").setLevel(logging.INFO)
+    # The multipart parser warns with bytes of broken bodies; the request's own line says what was wrong.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.captureWarnings(True)
 
 

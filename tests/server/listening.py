@@ -17,7 +17,8 @@ from server.logs import configure_logging
 def captured_log(level: str = "info") -> Iterator[io.StringIO]:
     """Everything that is logged inside the block; afterwards logging is as it was."""
     root, stderr = logging.getLogger(), sys.stderr
-    handlers, root_level, pillow_level = root.handlers[:], root.level, logging.getLogger("PIL").level
+    handlers, root_level = root.handlers[:], root.level
+    quiet = {name: logging.getLogger(name).level for name in ("PIL", "python_multipart")}
     sys.stderr = stream = io.StringIO()
     try:
         configure_logging(level)
@@ -27,7 +28,8 @@ def captured_log(level: str = "info") -> Iterator[io.StringIO]:
         logging.captureWarnings(False)
         root.handlers[:] = handlers
         root.setLevel(root_level)
-        logging.getLogger("PIL").setLevel(pillow_level)
+        for name, its_level in quiet.items():
+            logging.getLogger(name).setLevel(its_level)
 
 
 def lines(log: io.StringIO, event: str = "request") -> list[dict[str, Any]]:

@@ -47,6 +47,15 @@ async def test_each_request_is_one_line_of_json(log: io.StringIO, client: httpx.
     assert first["sent_bytes"] > 100
 
 
+async def test_a_broken_body_is_one_line_too(log: io.StringIO, client: httpx.AsyncClient) -> None:
+    """The multipart parser used to add a warning with bytes of the body."""
+    headers = {"Content-Type": "multipart/form-data; boundary=cut"}
+    for body in (b"--cut\r\nA;B: c\r\n\r\n", b"--cUt", b"--cut\r\n\r\nx\r\n--cut."):
+        await client.post("/v1/inferences", content=body, headers=headers)
+    assert len(lines(log)) == 3
+    assert "python_multipart" not in log.getvalue()
+
+
 @pytest.mark.parametrize(
     ("given", "is_kept"),
     [("abc-1.2_3:4", True), ("x" * 128, True), ("x" * 129, False), ("a b", False), ("ü", False), ("", False)],

@@ -1,0 +1,27 @@
+"""Fuzz one target: `python -m tests.fuzz image NEW_FINDS tests/fuzz/corpus/image -max_total_time=600`.
+
+Everything after the target's name is libFuzzer's: folders (new inputs go into the first) and options. It
+exits with 0 when the time is over, and otherwise leaves the input that failed behind.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import atheris
+
+OPTIONS = ("-timeout=10", "-rss_limit_mb=2048", "-max_len=16384")  # seconds for one input; MB; bytes of one
+
+with atheris.instrument_imports(include=["server", "shared", "PIL", "python_multipart"]):
+    from tests.fuzz.targets import TARGETS
+
+
+def main() -> None:
+    program, name, *arguments = sys.argv
+    target = TARGETS[name]
+    atheris.Setup([program, *OPTIONS, *arguments], target)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

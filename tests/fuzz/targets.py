@@ -1,0 +1,52 @@
+"""What is fuzzed, as functions of bytes that raise only if something is wrong.
+
+Coverage guides the fuzzer through Python (ours, Pillow's, the multipart parser's); the C decoders below and
+pydantic's core run uninstrumented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from server.images import decode, image_limits
+from server.multipart import parse_parts
+from server.problems import ProblemError
+from server.routes import _unpack
+from server.settings import ServerSettings
+from shared.errors import ERRORS
+
+LIMITS = image_limits(ServerSettings())
+BOUNDARY_TYPE = "multipart/form-data; boundary=cut"
+_TYPE_MARK = b"\0"  # what comes before it is the Content-Type; without it the type is right
+
+
+def image(data: bytes) -> None:
+    """Image intake: a picture within the limits, or a problem that is the client's."""
+    try:
+        rgb = decode(data, LIMITS)
+    except ProblemError as problem:
+        _check_blames_the_client(problem)
+        return
+    height, width, channels = rgb.shape
+    assert (channels, str(rgb.dtype)) == (3, "uint8")
+    assert LIMITS.complaint(width, height) is None
+
+
+def request(data: bytes) -> None:
+    """The multipart parser and the request's schema: parts and a message, or a problem of the client."""
+    given_type, mark, body = data.partition(_TYPE_MARK)
+    content_type = given_type.decode("latin-1") if mark else BOUNDARY_TYPE
+    try:
+        parts = parse_parts(content_type, body if mark else data)
+        message, _ = _unpack(parts)
+    except ProblemError as problem:
+        _check_blames_the_client(problem)
+        return
+    assert 1 <= len(message.question.encode()) <= 4096
+
+
+def _check_blames_the_client(problem: ProblemError) -> None:
+    assert 400 <= ERRORS[problem.code].status < 500, problem
+
+
+TARGETS: Mapping[str, Callable[[bytes], None]] = {"image": image, "request": request}

@@ -42,6 +42,7 @@ _BROKEN = (
     IndexError,
     KeyError,
     TypeError,
+    AssertionError,  # a palette that comes after the pixels
     struct.error,
     zlib.error,
 )

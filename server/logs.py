@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+import warnings
 
 import structlog
 from structlog.types import Processor
@@ -42,6 +43,8 @@ def configure_logging(level: str) -> None:
     logging.getLogger("PIL").setLevel(logging.INFO)
     # The multipart parser warns with bytes of broken bodies; the request's own line says what was wrong.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    # Pillow warns of broken tags of uploads, by number: a client could fill the log with them.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.captureWarnings(True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from server.images import ImageLimits, decode
 from server.problems import ProblemError
+from shared.errors import ErrorCode
 from shared.wire import ImageSize
 from tests.server.exchange import encode
 
@@ -65,6 +67,14 @@ def test_a_jpeg_with_a_second_picture_behind_it_is_its_first() -> None:
     first, second = Image.new("RGB", (20, 10), "red"), Image.new("RGB", (8, 8), "blue")
     first.save(buffer, "MPO", save_all=True, append_images=[second])
     assert decode(buffer.getvalue(), LIMITS).shape == (10, 20, 3)
+
+
+def test_a_palette_that_comes_after_the_pixels_is_the_clients_fault() -> None:
+    """Pillow asserts that there is one: found by the fuzzer, it was answered with 500."""
+    corpus = Path(__file__).parents[1] / "fuzz" / "corpus" / "image"
+    with pytest.raises(ProblemError) as caught:
+        decode((corpus / "palette-behind-pixels.png").read_bytes(), LIMITS)
+    assert caught.value.code == ErrorCode.UNREADABLE_IMAGE
 
 
 @pytest.mark.parametrize("orientation", [0, 1, 9, 65535])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.engine.fake import FakeEngine, FakeScript
-from tests.server.exchange import GLOBAL_IMAGE, ORIGINAL, ask, patch_for, put_patch
+from tests.server.exchange import GLOBAL_IMAGE, ORIGINAL, ask, encode, patch_for, put_patch
 from tests.server.listening import captured_log, lines
 
 
@@ -54,6 +55,19 @@ async def test_a_broken_body_is_one_line_too(log: io.StringIO, client: httpx.Asy
         await client.post("/v1/inferences", content=body, headers=headers)
     assert len(lines(log)) == 3
     assert "python_multipart" not in log.getvalue()
+
+
+async def test_an_upload_with_broken_tags_is_one_line_too(
+    log: io.StringIO, client: httpx.AsyncClient
+) -> None:
+    """Pillow warns of each tag number once: a client could fill the log with 65,536 of them."""
+    reaches_too_far = struct.pack("<HHII", 0xFE00, 2, 1000, 5000)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + reaches_too_far + bytes(4)
+    with pytest.warns(UserWarning, match="Skipping tag 65024"):
+        Image.open(io.BytesIO(encode(20, 10, "JPEG", exif=exif))).getexif()
+    assert (await ask(client, upload=encode(20, 10, "JPEG", exif=exif))).status_code == 200
+    assert len(lines(log)) == 1
+    assert "Skipping tag" not in log.getvalue()
 
 
 @pytest.mark.parametrize(

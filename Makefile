@@ -60,6 +60,13 @@ bench-engine: $(VENV)/.dev ## the engine beside stock generate and the published
 bench-throughput: $(VENV)/.dev ## requests per second with 1, 4 and 16 edges, beside what the hardware allows
 	$(BIN)/python -m benchmarks.throughput
 
+SCENES ?= 1000
+.PHONY: evaluate
+
+evaluate: $(VENV)/.dev ## accuracy against bytes over HTTP, every baseline, SCENES=1000; goes on where it was cut off
+	$(BIN)/secondglance-eval run --scenes $(SCENES)
+	$(BIN)/secondglance-eval report --markdown docs/results.md
+
 eval-model: $(VENV)/.dev ## the embedded model on 1,000 held-out scenes
 	$(BIN)/python -m training.evaluate
 

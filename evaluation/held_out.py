@@ -43,7 +43,10 @@ class HeldOutScenes:
 
     scenes: int
     first_seed: int = TEST_SEED
-    name: str = "held-out scenes"
+
+    @property
+    def name(self) -> str:
+        return f"held-out scenes from seed {self.first_seed}"
 
     def __len__(self) -> int:
         return self.scenes

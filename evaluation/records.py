@@ -44,8 +44,10 @@ class Record(_Frozen):
     """One question x one method.
 
     `stage` is the stage that gave `answer`; `asked_again` whether the server wanted a patch. `tokens` are the
-    draft's, so that every gate can be judged afterwards. `second` is None where no second stage took place;
-    bytes are those of the question asked alone: nothing is saved by an earlier question about the picture.
+    draft's, so that every gate can be judged afterwards. `second` is None where no second stage took place.
+    Bytes are those of the question asked alone and plainly: nothing is saved by an earlier question about the
+    picture, and what the evaluation itself adds to a request and gets for it is taken off. `offer_bytes` of
+    the first downlink are the offer to send a patch, which an answer of the first stage comes without.
     What the example is (`image_id` to `box`) is repeated here, so that a report needs no dataset.
     """
 
@@ -70,6 +72,7 @@ class Record(_Frozen):
     height: int
     text_height_px: float | None = None
     box: PixelBox | None = None
+    offer_bytes: int = 0
     degraded: str | None = None
 
     @property

@@ -25,6 +25,7 @@ from edge_client.budget import PixelBudget
 from edge_client.encoding import encode
 from edge_client.images import Original
 from edge_client.settings import EdgeSettings
+from evaluation.intervals import auroc
 from scenes.generator import Scene, shown_share
 from scenes.photos import originals
 from server.engine.loader import load_engine
@@ -137,18 +138,6 @@ def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes)
             AnswerRequest(picture, question.text, edge.patch(true_box, f"{scene.seed}:{question.sign}:true")),
         ).text
     return rows
-
-
-def auroc(scores: list[float], positives: list[bool]) -> float:
-    """The chance that a positive scores above a negative (ties count half)."""
-    order = np.argsort(np.argsort(scores, kind="stable"), kind="stable") + 1.0
-    values = np.asarray(scores)
-    for value in np.unique(values):  # ties share their mean rank
-        same = values == value
-        order[same] = order[same].mean()
-    positive = np.asarray(positives)
-    p, n = int(positive.sum()), int((~positive).sum())
-    return float((order[positive].sum() - p * (p + 1) / 2) / (p * n)) if p and n else math.nan
 
 
 def _mean(values: list[bool] | list[float]) -> float:

@@ -1,0 +1,116 @@
+"""`secondglance-eval`: measure, then report.
+
+stdout carries results only (the last line is JSON), progress goes to stderr. Heavy imports wait until a
+command runs. Exit codes: 0 ok, 1 the run failed (run it again to go on), 2 usage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Accuracy against bytes on the wire, next to what one would do otherwise.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Out = Annotated[Path, typer.Option(help="Folder of the run: records, choices, report.")]
+
+_READY_TIMEOUT_S = 600.0  # a large model, or a busy machine
+
+# The original whole is larger than what a server takes by default.
+_RAISED_LIMITS = {
+    "SECONDGLANCE_SERVER_MAX_IMAGE_BYTES": str(64 * 1024 * 1024),
+    "SECONDGLANCE_SERVER_MAX_IMAGE_PIXELS": "100000000",
+}
+
+
+@app.command()
+def run(
+    out: Out = Path("out/evaluation"),
+    scenes: Annotated[int, typer.Option(min=1, help="How many held-out scenes.")] = 1000,
+    first_seed: Annotated[int | None, typer.Option(min=0, help="Of the first scene.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A running server; by default one is started with raised limits.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="For the server that is started.")] = "embedded",
+    parallel: Annotated[int, typer.Option(min=1, help="Pictures asked about at a time.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render pictures ahead.")] = 2,
+    choice_scenes: Annotated[
+        int, typer.Option(min=1, help="Other scenes, on which the equal-bytes encodings are chosen.")
+    ] = 40,
+) -> None:
+    """Put every question to a server under every method; what is in OUT already is not asked again."""
+    from evaluation.asking import Asker
+    from evaluation.campaign import measure
+    from evaluation.facts import Facts, files_of_model
+    from evaluation.held_out import CALIBRATION_SEED, TEST_SEED, HeldOutScenes
+    from evaluation.run import Pace
+
+    dataset = HeldOutScenes(scenes, TEST_SEED if first_seed is None else first_seed)
+    choice_set = HeldOutScenes(choice_scenes, CALIBRATION_SEED)
+    with _failures(), _server(url, model) as address, Asker(address, dataset.score) as asker:
+        files = None if url else files_of_model(model)
+        Facts.gather(dataset, asker.model, model_files=files).keep_in(out)
+        measure(dataset, choice_set, asker, out, pace=Pace(parallel=parallel, workers=workers))
+
+
+@app.command()
+def report(
+    out: Out = Path("out/evaluation"),
+    markdown: Annotated[Path | None, typer.Option(help="Also write the figures there.")] = None,
+) -> None:
+    """Write figures, plots and one HTML page from the records in OUT; print the headline as JSON."""
+    import json
+
+    from evaluation.report.write import write_report
+
+    with _failures():
+        headline = write_report(out, markdown=markdown)
+    print(json.dumps(headline))
+
+
+def main() -> None:
+    """Entry point of `secondglance-eval`."""
+    app(prog_name="secondglance-eval")
+
+
+@contextlib.contextmanager
+def _server(url: str | None, model: str) -> Iterator[str]:
+    if url is not None:
+        yield url
+        return
+    from server.child import serving
+
+    # Half of the cores, as the edge needs the others: more threads than cores wait for each other.
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
+    settings = threads | _RAISED_LIMITS
+    with serving("--model", model, environment=settings, ready_timeout_s=_READY_TIMEOUT_S) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    from edge_client.errors import EdgeError
+    from evaluation.facts import OtherRunError
+    from evaluation.records import RecordsError
+    from server.child import ServerDidNotStartError
+
+    try:
+        yield
+    except (EdgeError, OtherRunError, RecordsError, ServerDidNotStartError) as exc:
+        print(f"secondglance-eval: {exc}", file=sys.stderr)
+        raise typer.Exit(1) from exc
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The records of a run as columns, one row for each question, and every method's outcome on those rows.
+
+Put to the server: always-retransmit, other crops, single pictures in other encodings, the original whole.
+Computed from always-retransmit's records: global-only (the draft), the pair under any gate and threshold,
+the oracle gate. A method without a record for a question has NaN there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.gates import Gate, doubts
+from evaluation.methods import ALWAYS, ORACLE_CROP
+from evaluation.records import Record
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """One method on every question: `second` is 1 where a second stage took place."""
+
+    name: str
+    score: Floats
+    uplink: Floats
+    downlink: Floats
+    second: Floats
+
+    def only(self, rows: Flags) -> Self:
+        """The outcome on those rows."""
+        return type(self)(
+            self.name, self.score[rows], self.uplink[rows], self.downlink[rows], self.second[rows]
+        )
+
+
+class Study:
+    """`always` are the records of always-retransmit, in the order of the rows."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._by_method: dict[str, dict[str, Record]] = {}
+        for record in records:
+            self._by_method.setdefault(record.method, {})[record.example_id] = record
+        self.always: tuple[Record, ...] = tuple(self._by_method.get(ALWAYS, {}).values())
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return tuple(self._by_method)
+
+    @property
+    def image_ids(self) -> list[str]:
+        return [record.image_id for record in self.always]
+
+    @property
+    def kinds(self) -> NDArray[np.str_]:
+        return np.array([record.kind for record in self.always], dtype=np.str_)
+
+    @property
+    def draft_scores(self) -> Floats:
+        return _column(self.always, lambda record: record.draft_score)
+
+    @property
+    def original_bytes(self) -> Floats:
+        return _column(self.always, lambda record: record.original_bytes)
+
+    @property
+    def text_heights(self) -> Floats:
+        """NaN where nothing is read."""
+        return _column(self.always, lambda r: np.nan if r.text_height_px is None else r.text_height_px)
+
+    @property
+    def can_look_again(self) -> Flags:
+        """False where the server found nothing to gain from a second glance."""
+        return np.array([record.second is not None for record in self.always], dtype=bool)
+
+    def doubts(self, gate: Gate) -> Floats:
+        return doubts([record.tokens for record in self.always], gate)
+
+    def rows_of(self, method: str) -> list[Record | None]:
+        """The method's records in the order of the rows."""
+        records = self._by_method.get(method, {})
+        return [records.get(record.example_id) for record in self.always]
+
+    def measured(self, method: str) -> Outcome:
+        """What was put to the server."""
+        rows = self.rows_of(method)
+        return Outcome(
+            method,
+            _known(rows, lambda record: record.score),
+            _known(rows, lambda record: record.uplink_bytes),
+            _known(rows, lambda record: record.downlink_bytes),
+            _known(rows, lambda record: float(record.second is not None)),
+        )
+
+    def gated(self, name: str, fires: Flags) -> Outcome:
+        """The pair, if the gate fired in those rows: the draft elsewhere."""
+        looks_again = fires & self.can_look_again
+        up, up_again = self._bytes("uplink_bytes")
+        down, down_again = self._bytes("downlink_bytes")
+        offers = _column(self.always, lambda record: record.offer_bytes)
+        return Outcome(
+            name,
+            np.where(looks_again, _column(self.always, lambda record: record.score), self.draft_scores),
+            up + looks_again * up_again,
+            down - ~looks_again * offers + looks_again * down_again,
+            looks_again.astype(np.float64),
+        )
+
+    def pair(self, gate: Gate, threshold: float) -> Outcome:
+        return self.gated("pair", self.doubts(gate) > threshold)
+
+    def global_only(self) -> Outcome:
+        return self.gated("global only", np.zeros(len(self.always), dtype=bool))
+
+    def oracle_gate(self) -> Outcome:
+        """Looks again only where the draft is not right."""
+        return self.gated("oracle gate", self.draft_scores < 1)
+
+    def oracle_crop(self) -> Outcome:
+        """Sees the true crop always; the draft where no place is the true one."""
+        seen, draft = self.measured(ORACLE_CROP), self.global_only()
+        unknown = np.isnan(seen.score) & np.array([record.box is None for record in self.always], dtype=bool)
+
+        return Outcome(
+            "oracle crop",
+            np.where(unknown, draft.score, seen.score),
+            np.where(unknown, draft.uplink, seen.uplink),
+            np.where(unknown, draft.downlink, seen.downlink),
+            np.where(unknown, draft.second, seen.second),
+        )
+
+    def _bytes(self, direction: str) -> tuple[Floats, Floats]:
+        first = _column(self.always, lambda record: getattr(record.first, direction))
+        second = _column(
+            self.always, lambda record: getattr(record.second, direction) if record.second else 0
+        )
+        return first, second
+
+
+def _column(records: Sequence[Record], value: Callable[[Record], float]) -> Floats:
+    return np.array([value(record) for record in records], dtype=np.float64)
+
+
+def _known(rows: Sequence[Record | None], value: Callable[[Record], float]) -> Floats:
+    return np.array([np.nan if row is None else value(row) for row in rows], dtype=np.float64)

@@ -1,0 +1,122 @@
+"""A small evaluation of the embedded model over real HTTP: what `make evaluate` does with 1,000 scenes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from evaluation.campaign import RECORDS_FILE
+from evaluation.cli import app
+from evaluation.gates import Gate
+from evaluation.held_out import HeldOutScenes
+from evaluation.methods import GLOBAL_PREFIX, WHOLE_EVERY
+from evaluation.records import Record, read_records
+from evaluation.study import Study
+
+SCENES = 5
+KEYS = (
+    "scenes",
+    "pair_vs_always_points",
+    "uplink_saving_vs_always",
+    "pair_vs_random_crop_points",
+    "pair_vs_centre_crop_points",
+    "pair_vs_equal_bytes_points",
+    "pair_vs_oracle_points",
+    "bytes_vs_original",
+)
+pytestmark = pytest.mark.timeout(900)  # half a minute on two idle cores
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("evaluation")
+    run(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def records(folder: Path) -> list[Record]:
+    return list(read_records(folder / RECORDS_FILE))
+
+
+def run(out: Path) -> None:
+    arguments = ["run", "--out", str(out), "--scenes", str(SCENES), "--choice-scenes", "1", "--workers", "1"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def test_every_question_was_asked_under_every_method(records: list[Record]) -> None:
+    examples = [example for group in HeldOutScenes(SCENES) for example in group]
+    counts = Counter(record.method for record in records)
+    for method in ("always", "random_crop", "centre_crop", "pair"):
+        assert counts[method] == len(examples)
+    assert counts["oracle_crop"] == sum(example.box is not None for example in examples)
+    whole = [group for number, group in enumerate(HeldOutScenes(SCENES)) if number % WHOLE_EVERY == 0]
+    assert counts["original_whole"] == sum(map(len, whole))
+    assert sum(method.startswith(GLOBAL_PREFIX) for method in counts) >= 2
+
+
+def test_the_pair_computed_from_always_is_the_pair_over_the_wire(records: list[Record]) -> None:
+    """Answer, stage and, to the byte, what was sent."""
+    study = Study(records)
+    computed, asked = study.pair(Gate("min_entropy", "max"), _threshold(records)), study.measured("pair")
+    assert computed.second.tolist() == asked.second.tolist()
+    assert computed.score.tolist() == asked.score.tolist()
+    assert computed.uplink.tolist() == asked.uplink.tolist()
+    assert abs(computed.downlink - asked.downlink).max() < 64  # timings are numbers of varying length
+
+
+def test_every_method_starts_from_the_same_draft(records: list[Record]) -> None:
+    drafts: dict[str, set[tuple[str, int]]] = {}
+    for record in records:
+        if record.method in ("always", "pair", "random_crop", "centre_crop", "oracle_crop"):
+            said = (record.draft_answer, record.first.uplink_bytes)
+            drafts.setdefault(record.example_id, set()).add(said)
+    assert all(len(said) == 1 for said in drafts.values())
+
+
+def test_every_question_uploads_its_picture_anew(records: list[Record]) -> None:
+    by_picture: dict[str, list[int]] = {}
+    for record in records:
+        if record.method == "always":
+            by_picture.setdefault(record.image_id, []).append(record.first.uplink_bytes)
+    assert all(max(sent) - min(sent) < 64 for sent in by_picture.values())  # questions differ in length
+
+
+def test_the_original_whole_costs_what_it_weighs(records: list[Record]) -> None:
+    whole = [record for record in records if record.method == "original_whole"]
+    assert all(0 < record.uplink_bytes - record.original_bytes < 1024 for record in whole)
+
+
+def test_the_pair_sends_less_than_always_and_a_fraction_of_the_original(records: list[Record]) -> None:
+    study = Study(records)
+    pair, always = study.measured("pair"), study.measured("always")
+    assert pair.uplink.sum() < always.uplink.sum()
+    assert pair.uplink.sum() * 20 < study.original_bytes.sum()
+
+
+def test_a_run_that_is_complete_asks_nothing(folder: Path) -> None:
+    before = (folder / RECORDS_FILE).read_bytes()
+    run(folder)
+    assert (folder / RECORDS_FILE).read_bytes() == before
+
+
+def test_the_report_ends_in_one_line_of_json(folder: Path) -> None:
+    result = CliRunner().invoke(app, ["report", "--out", str(folder)], catch_exceptions=False)
+    figures = json.loads(result.stdout.splitlines()[-1])
+    assert tuple(figures)[: len(KEYS)] == KEYS
+    assert figures["scenes"] == SCENES
+    assert (folder / "report" / "report.html").is_file()
+
+
+def _threshold(records: list[Record]) -> float:
+    """Any value between the doubts of answers that were and were not asked again, as the server judged."""
+    study = Study(records)
+    doubt, asked = study.doubts(Gate("min_entropy", "max")), study.measured("pair").second > 0
+    low, high = doubt[~asked].max(), doubt[asked].min()
+    assert low < high
+    return float((low + high) / 2)

@@ -1,0 +1,154 @@
+"""What the report says and looks like, from records made by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation.campaign import CASES_FOLDER, RECORDS_FILE, cases_of
+from evaluation.cases import save_pictures
+from evaluation.facts import Facts
+from evaluation.held_out import HeldOutScenes
+from evaluation.photo import View
+from evaluation.records import Record, RecordWriter, StageCost
+from evaluation.report import page
+from evaluation.report.comparison import Comparison
+from evaluation.report.markdown import markdown_table
+from evaluation.report.tables import TextTable
+from evaluation.report.write import write_report
+from evaluation.study import Study
+from scenes.generator import encode_jpeg
+from server.engine.fake import FakeEngine
+from server.replies import model_response
+from server.settings import ServerSettings
+from shared.wire import DefaultGate
+
+MakeRecord = Callable[..., Record]
+GATE = DefaultGate(metric="min_entropy", aggregate="max", threshold=0.5)
+
+
+def single(make_record: MakeRecord, number: int, name: str, *, right: bool, uplink: int) -> Record:
+    cost = StageCost(uplink_bytes=uplink, downlink_bytes=900)
+    return make_record(f"{number}/0", f"global: {name}", score=float(right), first=cost, second=None)
+
+
+@pytest.fixture
+def records(make_record: MakeRecord) -> list[Record]:
+    """Forty pictures; of four questions one is wrong at first, doubtful, and right after."""
+    found = []
+    for i in range(40):
+        helped = i % 4 == 0
+        facts = {"draft_score": float(not helped), "nats": 2.0 if helped else 0.01 + i / 1000}
+        found.append(make_record(f"{i}/0", text_height_px=3.0 + i % 15, **facts))
+        for method in ("random_crop", "centre_crop"):
+            found.append(make_record(f"{i}/0", method, score=float(not helped), **facts))
+        found.append(make_record(f"{i}/0", "oracle_crop", **facts))
+        found.append(single(make_record, i, "small", right=i % 4 > 1, uplink=4000))
+        found.append(single(make_record, i, "equal", right=i % 8 > 0, uplink=5000))
+        found.append(single(make_record, i, "ample", right=True, uplink=10_000))
+    found += [make_record(f"{i}/0", "original_whole", score=0.0, second=None) for i in range(0, 40, 4)]
+    return found
+
+
+@pytest.fixture
+def comparison(records: list[Record]) -> Comparison:
+    return Comparison("all", records, GATE)
+
+
+def test_the_headline_is_what_a_person_would_compute(comparison: Comparison) -> None:
+    figures = {name: figure.value for name, figure in comparison.headline().items()}
+    assert figures["pair_vs_always_points"] == 0
+    assert figures["uplink_saving_vs_always"] == pytest.approx(1 - (3000 + 7000 / 4) / 10_000)
+    assert figures["pair_vs_random_crop_points"] == 25
+    assert figures["pair_vs_centre_crop_points"] == 25
+    assert figures["pair_vs_oracle_points"] == 0
+    assert figures["bytes_vs_original"] == pytest.approx(4750 / 1_000_000)
+    assert figures["pair_vs_equal_bytes_points"] == 12.5
+
+
+def test_equal_bytes_is_the_best_picture_up_to_the_first_that_takes_as_much(
+    comparison: Comparison,
+) -> None:
+    """The pair takes 4,750 bytes: the picture of 5,000 counts, the better one of 10,000 no more."""
+    assert comparison.equal_bytes.name == "global: equal"
+    labels = {line.name: line.label for line in comparison.lines}
+    assert labels["global: equal"].endswith("(best at equal bytes)")
+    assert not labels["global: ample"].endswith("(best at equal bytes)")
+
+
+def test_a_method_for_some_pictures_is_compared_on_those(comparison: Comparison) -> None:
+    whole = next(line for line in comparison.lines if line.name == "original_whole")
+    assert whole.questions == 10
+    assert whole.pair_ahead.value == 1.0
+
+
+def test_methods_that_were_not_put_to_the_server_are_left_out(records: list[Record]) -> None:
+    few = Comparison("all", [record for record in records if record.method == "always"], GATE)
+    assert {line.name for line in few.lines} == {
+        "global only",
+        "pair",
+        "always",
+        "oracle gate",
+        "oracle crop",
+    } - {"oracle crop"}
+
+
+def test_a_page_escapes_what_it_shows_and_needs_no_network() -> None:
+    table = TextTable("<b>", ("", "<i>"), (("<script>alert(1)</script>", "1"),), marked=0)
+    shown = page.page(
+        "<title>", [page.table(table), page.paragraph("<p>"), page.case(b"jpeg", ["<q>", "<a>"])]
+    )
+    assert "<script" not in shown
+    assert "&lt;script&gt;" in shown
+    assert not re.search(r"(src|href)=\"(?!data:)", shown)
+    assert not re.search(r"url\(|@import|https?:", shown)
+
+
+def test_a_markdown_table_marks_our_row() -> None:
+    table = TextTable("T", ("a", "b"), (("x", "1"), ("y", "")), marked=1)
+    assert markdown_table(table).splitlines() == [
+        "T:", "", "| a | b |", "|---|---:|", "| x | 1 |", "| **y** |  |",
+    ]  # fmt: skip
+
+
+def test_views_have_names_that_tell_them_apart() -> None:
+    from edge_client.encoding import Recipe
+
+    views = [
+        View(Recipe("jpeg", 80)),
+        View(Recipe("jpeg", 80, subsampling="4:4:4")),
+        View(Recipe("webp", 80), 2.0),
+    ]
+    assert [view.name for view in views] == ["jpeg 4:2:0 q80 1x", "jpeg 4:4:4 q80 1x", "webp q80 2x"]
+
+
+def test_a_report_is_written_from_the_folder_of_a_run(
+    records: list[Record], make_record: MakeRecord, tmp_path: Path
+) -> None:
+    model = model_response(FakeEngine().info, ServerSettings()).model_copy(update={"gate": GATE})
+    Facts.gather(HeldOutScenes(40), model, model_files=None).keep_in(tmp_path)
+    with RecordWriter(tmp_path / RECORDS_FILE) as writer:
+        writer.add(*records)
+        writer.add(*(make_record(f"{i}/0", "pair", nats=2.0) for i in range(0, 40, 4)))
+    photo = encode_jpeg(Image.fromarray(np.full((3000, 4000, 3), 90, np.uint8)), 60)
+    for case in cases_of(Study(records), model):
+        save_pictures(case.record, photo, tmp_path / CASES_FOLDER)
+    headline = write_report(tmp_path, markdown=tmp_path / "docs" / "results.md")
+    assert json.loads(json.dumps(headline))["reading"]["pair_vs_random_crop_points"] == 25
+    assert list(headline)[:3] == ["scenes", "pair_vs_always_points", "uplink_saving_vs_always"]
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert not re.search(r"(src|href|srcset)=\"(?!data:)|https?:", html)
+    assert html.count("<figure>") == 5 + 12
+    results = (tmp_path / "docs" / "results.md").read_text()
+    assert "10 questions gave the same answer in 10 cases" in results
+    assert all((tmp_path / "docs" / name).is_file() for name in re.findall(r"\]\((.+?)\)", results))
+    for name in ("accuracy-bytes", "gate-roc", "doubt", "accuracy-by-height"):
+        for suffix in ("", "-dark"):
+            with Image.open(tmp_path / "report" / f"{name}{suffix}.png") as image:
+                assert min(image.size) > 400

@@ -49,7 +49,8 @@ golden: $(VENV)/.dev ## write the golden files of the command line anew
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/edge_client/test_golden.py
 
 edge-endurance: $(VENV)/.dev ## batch killed 50 times, watch over 500 files, a server away for a minute
-	EDGE_ENDURANCE=1 $(BIN)/python -m pytest -q -s tests/edge_client/test_batch_kills.py
+	EDGE_ENDURANCE=1 $(BIN)/python -m pytest -q -s tests/edge_client/test_batch_kills.py \
+		tests/edge_client/watching/test_watch_many.py tests/edge_client/watching/test_outage.py
 
 bench: $(VENV)/.dev ## the pair over real HTTP on 200 held-out scenes
 	$(BIN)/python -m benchmarks.pair

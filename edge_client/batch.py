@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_client.client import AsyncEdgeClient
 from edge_client.errors import EdgeError, NotAllowedError, UplinkBudgetError, UsageError
 from edge_client.outage import wait_s, will_pass
 from edge_client.reply import Reply
-from edge_client.requests import Ask
 from edge_client.results_file import Version
 from edge_client.retry import RetryPolicy
 
@@ -44,15 +43,15 @@ class Batch:
     def __init__(
         self,
         client: AsyncEdgeClient,
-        terms: Ask,
         *,
+        idempotency_key: str | None,
         policy: RetryPolicy,
         patience_s: float,
         answered: Callable[[Task, str, Reply], Awaitable[None]],
         failed: Callable[[Task, str, EdgeError], None],
     ) -> None:
         self._client = client
-        self._terms = terms
+        self._idempotency_key = idempotency_key
         self._policy = policy
         self._patience_s = patience_s
         self._answered = answered
@@ -87,7 +86,7 @@ class Batch:
         failures = 0
         while True:
             try:
-                reply = await self._converse(task, question)
+                reply = await self._client.ask(task.path, question, idempotency_key=self._idempotency_key)
             except EdgeError as exc:
                 if not will_pass(exc):
                     self._last_contact = time.monotonic()
@@ -100,19 +99,6 @@ class Batch:
             else:
                 self._last_contact = time.monotonic()
                 return reply
-
-    async def _converse(self, task: Task, question: str) -> Reply:
-        terms = replace(self._terms, question=question)
-        return await self._client.ask(
-            task.path,
-            terms.question,
-            mode=terms.mode,
-            threshold=terms.threshold,
-            timeout_s=terms.timeout_s,
-            max_uplink_bytes=terms.max_uplink_bytes,
-            strict=terms.strict,
-            idempotency_key=terms.idempotency_key,
-        )
 
 
 def _concerns_all(error: EdgeError) -> bool:

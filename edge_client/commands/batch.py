@@ -14,14 +14,24 @@ import typer
 
 from edge_client.commands.console import complain, exit_code_of_errors
 from edge_client.commands.lines import printable, text_line
-from edge_client.commands.options import Json, MaxUplinkBytes, ModeName, Strict, Threshold, Timeout, Url
+from edge_client.commands.options import (
+    Json,
+    MaxUplinkBytes,
+    ModeName,
+    Strict,
+    Threshold,
+    Timeout,
+    Url,
+    terms_of,
+)
+from edge_client.commands.questions import Questions, QuestionsFile, all_questions
 
 if TYPE_CHECKING:
     from edge_client.batch import Task
     from edge_client.commands.tally import Tally
     from edge_client.errors import EdgeError
     from edge_client.reply import Reply
-    from edge_client.requests import Ask
+    from edge_client.requests import Terms
     from edge_client.results_file import ResultsFile, Version
     from edge_client.settings import EdgeSettings
 
@@ -31,13 +41,8 @@ def batch(
         list[str],
         typer.Argument(metavar="PATHS...", help="Files, folders, patterns; - reads a list of names."),
     ],
-    question: Annotated[
-        list[str] | None, typer.Option("--question", "-q", metavar="QUESTION", help="May be repeated.")
-    ] = None,
-    questions: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", exists=True, dir_okay=False, help="More questions, one a line."),
-    ] = None,
+    question: Questions = None,
+    questions: QuestionsFile = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -86,19 +91,17 @@ def batch(
       0 all answered   1 some failed   2 usage   130 interrupted
       stopped early: 69 server unavailable   75 busy, try later   77 not allowed
     """
-    asked = _questions(question, questions)
+    asked = all_questions(question, questions)
     if resume and out is None:
         raise typer.BadParameter("needs --out", param_hint="--resume")
     with exit_code_of_errors():
-        from edge_client.requests import Ask
         from edge_client.results_file import ResultsFile
         from edge_client.settings import load_settings
 
         settings = load_settings(url=url)
         found = _find(paths)
         with nullcontext() if out is None else ResultsFile(out, resume=resume) as results:
-            run_name = None if results is None else results.run
-            terms = Ask("", mode, threshold, timeout, max_uplink_bytes, strict, idempotency_key=run_name)
+            terms = terms_of(mode, threshold, timeout, max_uplink_bytes, strict)
             run = _Run(results, as_json=json_, with_question=len(asked) > 1)
             tasks = run.plan(found, asked)
             if tasks:
@@ -139,7 +142,7 @@ class _Run:
         return tasks
 
     def carry_out(
-        self, tasks: list[Task], terms: Ask, settings: EdgeSettings, *, concurrency: int, patience_s: float
+        self, tasks: list[Task], terms: Terms, settings: EdgeSettings, *, concurrency: int, patience_s: float
     ) -> None:
         import asyncio
 
@@ -164,8 +167,8 @@ class _Run:
             async def ask_all() -> None:
                 async with AsyncEdgeClient(settings=settings) as client:
                     batch = Batch(
-                        client,
-                        terms,
+                        client.with_options(**terms),
+                        idempotency_key=None if self.results is None else self.results.run,
                         policy=settings.retry_policy,
                         patience_s=patience_s,
                         answered=answered,
@@ -199,14 +202,6 @@ class _Run:
         else:
             line = text_line(str(task.path), question, reply.answer, with_question=self.with_question)
             print(line, flush=True)
-
-
-def _questions(given: list[str] | None, file: Path | None) -> list[str]:
-    lines = file.read_text(encoding="utf-8").splitlines() if file is not None else []
-    questions = list(dict.fromkeys([*(given or []), *(line.strip() for line in lines if line.strip())]))
-    if not questions:
-        raise typer.BadParameter("ask something: -q QUESTION or --questions FILE", param_hint="--question")
-    return questions
 
 
 def _find(names: list[str]) -> list[Path]:

@@ -36,9 +36,13 @@ def progress() -> Iterator[Callable[[str], None]]:
         return
     from rich.console import Console
     from rich.markup import escape
+    from rich.progress import Progress, SpinnerColumn, TextColumn
 
-    with Console(stderr=True).status("starting") as status:
-        yield lambda text: status.update(escape(text))
+    columns = (SpinnerColumn(), TextColumn("{task.description}"))
+    console = Console(stderr=True, highlight=False)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as line:
+        shown = line.add_task("starting", total=None)
+        yield lambda text: line.update(shown, description=escape(text))
 
 
 @contextmanager

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
+
+if TYPE_CHECKING:
+    from edge_client.requests import Terms
 
 Url: TypeAlias = Annotated[str | None, typer.Option(help="The server; default: SECONDGLANCE_URL.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
@@ -24,3 +27,16 @@ MaxUplinkBytes: TypeAlias = Annotated[
 Strict: TypeAlias = Annotated[
     bool, typer.Option("--strict", help="Fail if stage two fails, instead of giving the draft answer.")
 ]
+
+
+def terms_of(
+    mode: ModeName, threshold: Threshold, timeout: Timeout, max_uplink_bytes: MaxUplinkBytes, strict: Strict
+) -> Terms:
+    """The options that say how to ask, as a client takes them."""
+    return {
+        "mode": mode,
+        "threshold": threshold,
+        "timeout_s": timeout,
+        "max_uplink_bytes": max_uplink_bytes,
+        "strict": strict,
+    }

@@ -53,7 +53,8 @@ def progress_bar(total: int) -> Iterator[Callable[[Tally], None]]:
     console = Console(stderr=True, highlight=False)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     last: Tally | None = None
-    with Progress(*columns, console=console, transient=True) as bar:
+    # Answers that go to a file or a pipe must not be taken for something to show.
+    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         shown = bar.add_task("starting", total=total)
 
         def show(tally: Tally) -> None:

@@ -10,6 +10,7 @@ import json
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ from server.engine.fake import FakeEngine, FakeScript
 from tests.edge_client.golden import FOLDER, UPDATE, check_entry, check_json, check_text, shape_of
 from tests.server.exchange import key_entry
 
+ONCE = ["--once", "--settle", "0.05", "--state", "{state}"]
+
 SHAPES = {
+    "watch": ["watch", "{photos}", "-q", "What?", "--url", "{url}", "--state", "{state}", "--once", "--json"],
     "batch": ["batch", "{photos}", "-q", "What number?", "--url", "{url}", "--json"],
     "ask": ["ask", "{photo}", "What number?", "--url", "{url}", "--json"],
     "ask-dry-run": ["ask", "{photo}", "What number?", "--url", "{url}", "--json", "--dry-run"],
@@ -45,6 +49,14 @@ CASES = [
     ("batch", "the model fails", ["{photos}", "-q", "What?", "--url", "{busy}"]),
     ("batch", "no server", ["{photos}", "-q", "What?", "--url", "{dead}", "--wait", "0"]),
     ("batch", "wrong key", ["{photos}", "-q", "What?", "--url", "{locked}"]),
+    ("watch", "answered", ["{photos}", "-q", "What?", "--url", "{url}", *ONCE]),
+    ("watch", "nothing to watch", ["-q", "What?"]),
+    ("watch", "no question", ["{photos}", "--url", "{url}", *ONCE]),
+    ("watch", "no such folder", ["{nowhere}", "-q", "What?", "--url", "{url}", *ONCE]),
+    ("watch", "an answer not taken", ["{photos}", "-q", "What?", "--url", "{url}", *ONCE, "--cmd", "false"]),
+    ("watch", "no server", ["{photos}", "-q", "What?", "--url", "{dead}", *ONCE]),
+    ("watch", "wrong key", ["{photos}", "-q", "What?", "--url", "{locked}", *ONCE]),
+    ("watch", "no camera", ["--camera", "{dead}", "-q", "What?", "--url", "{url}", *ONCE]),
     ("ask", "silent server", ["{photo}", "What?", "--url", "{silent}", "--timeout", "0.3"]),
     ("gateway", "unknown option", ["--unknown"]),
     ("gateway", "beyond loopback without a key", ["--host", "0.0.0.0", "--port", "0"]),
@@ -84,7 +96,9 @@ def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(arguments: list[str], world: dict[str, object]) -> Result:
-    return CliRunner().invoke(app, [argument.format(**world) for argument in arguments])
+    with tempfile.TemporaryDirectory() as state:
+        given = [argument.format(**world, state=state) for argument in arguments]
+        return CliRunner().invoke(app, given)
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

@@ -41,6 +41,7 @@ from server.settings import ENV_PREFIX, ServerSettings, SettingsError
 from server.tracing import LocalTracer, Tracer
 from server.two_stages import TwoStages
 from server.validation import on_validation_error, refusal_handler
+from server.watchdog import watch
 from shared.protocol import API_PREFIX
 
 _log = logging.getLogger("server.app")
@@ -54,16 +55,16 @@ def create_app(
     *,
     tracer: Tracer | None = None,
     clock: Callable[[], float] = time.monotonic,
-    on_load_failure: Callable[[], None] = lambda: None,
+    on_failure: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The server, with its `ServerParts` in `app.state.parts`.
 
-    Without `engine`, the model of the settings is loaded in the lifespan; if that fails, it is logged and
-    `on_load_failure` is called. `tracer` goes before the one of the settings; `clock` says how old what is
-    remembered is. Raises SettingsError.
+    Without `engine`, the model of the settings is loaded in the lifespan. If that fails, or the device is
+    given up later, it is logged and `on_failure` is called. `tracer` goes before the one of the settings;
+    `clock` says how old what is remembered is. Raises SettingsError.
     """
     tracer = tracer or _tracer_of(settings)
-    parts = _build_parts(settings, Readiness(on_failure=on_load_failure), tracer, clock)
+    parts = _build_parts(settings, Readiness(on_failure=on_failure), tracer, clock)
     app = FastAPI(
         title="Second Glance",
         version=version("second-glance"),
@@ -78,7 +79,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, on_validation_error)
     # Starlette puts the last one added outermost.
     app.add_middleware(BodyMiddleware, settings=settings, limit_of=_body_limits(settings))
-    app.add_middleware(AdmissionMiddleware, stage_of=_stage_of, admit=parts.admit)
+    app.add_middleware(AdmissionMiddleware, stage_of=_stage_of, admit=parts.admitted)
     app.add_middleware(KeyMiddleware, keys=settings.keys)
     app.add_middleware(ObserveMiddleware, metrics=parts.metrics, tracer=tracer)
     app.add_middleware(LingerMiddleware)
@@ -144,11 +145,14 @@ def _lifespan(
         ready = asyncio.create_task(_become_ready(parts, loading, decoders))
         if engine is not None:
             await ready
+        max_call_s = parts.settings.device_call_timeout_s
+        watching = asyncio.create_task(watch(parts.device, parts.readiness, max_call_s=max_call_s))
         try:
             yield
         finally:
             parts.readiness.drain()
             ready.cancel()
+            watching.cancel()
             await asyncio.to_thread(parts.device.close)
             decoders.shutdown(wait=False, cancel_futures=True)
             await asyncio.to_thread(parts.tracer.close)
@@ -183,7 +187,7 @@ async def _become_ready(parts: ServerParts, loading: Future[Engine], decoders: T
     except Exception as exc:  # any failure to load means the same: there will be no answers
         facts = {"model": parts.settings.model, "reason": f"{type(exc).__name__}: {exc}"}
         _log.error("model not loaded", extra=facts, exc_info=True)
-        parts.readiness.fail()
+        parts.readiness.fail("the model could not be loaded")
         return
     _log.info("model loaded", extra={"model": info.name, "device": info.device, "dtype": info.dtype})
     for note in info.notes:

@@ -1,6 +1,7 @@
 """`secondglance-server`: serve until told to stop, or ask a running server how it is.
 
-Exit codes of `serve`: 0 after SIGTERM or SIGINT, 1 if the model cannot be loaded, 2 for a wrong setting.
+Exit codes of `serve`: 0 after SIGTERM or SIGINT, 1 if the model cannot be loaded or the device was given up,
+2 for a wrong setting.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ def serve(
     )
     # Imported here: a health check runs every few seconds and needs no web framework.
     from server.logs import configure_logging
-    from server.serving import run_until_stopped
+    from server.serving import leave, run_until_stopped
 
     configure_logging(settings.log_level)
     with _explained_settings():
-        stopped = run_until_stopped(settings)
-    raise typer.Exit(0 if stopped else 1)
+        is_well = run_until_stopped(settings)
+    leave(is_well=is_well)
 
 
 @cli.command()

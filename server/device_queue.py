@@ -13,8 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -63,6 +63,7 @@ class _Neutral:
 
 
 W = TypeVar("W", _Answer, _Neutral)
+R = TypeVar("R")
 
 
 class DeviceQueue:
@@ -88,6 +89,9 @@ class DeviceQueue:
         self._thread: threading.Thread | None = None
         self._is_open = False
         self._preparing = {1: 0, 2: 0}  # requests of each stage that will ask for an answer soon
+        self._running: list[_Answer] | list[_Neutral] = []
+        self._call_began: float | None = None
+        self._has_died = False
         self._last_batch = 0  # requests in the batch before
         self._last_batch_s = 0.0
 
@@ -107,6 +111,23 @@ class DeviceQueue:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(timeout_s)
+
+    def abandon(self) -> None:
+        """Fail all work, what runs included: nothing will come of it. The thread is left alone."""
+        self._cancel_waiting()
+        for work in self._running:
+            _fail(work.future, QueueClosed())
+
+    @property
+    def call_age_s(self) -> float:
+        """How long the running call has been on the device; 0 if none is."""
+        began = self._call_began
+        return 0.0 if began is None else time.monotonic() - began
+
+    @property
+    def has_died(self) -> bool:
+        """Whether the owner thread has ended without being told to."""
+        return self._has_died
 
     @property
     def depth(self) -> int:
@@ -182,9 +203,12 @@ class DeviceQueue:
         try:
             while self._step(engine):
                 pass
-        finally:
-            self._cancel_waiting()
-            engine.close()
+        except BaseException:  # what is no failure of a request; threading reports it
+            self._has_died = True
+            self.abandon()
+            raise
+        self._cancel_waiting()
+        engine.close()
 
     def _step(self, engine: Engine) -> bool:
         """Wait for work and do one piece of it; False once the queue is closed."""
@@ -195,13 +219,22 @@ class DeviceQueue:
             neutral = self._neutrals.popleft() if self._neutrals else None
             batch = [] if neutral else self._take_batch()
         if neutral:
-            _run_neutral(engine, neutral)
+            with self._calling([neutral]):
+                _run_neutral(engine, neutral)
         elif batch:
-            began = time.monotonic()
             self._on_batch(len(batch))
-            _run_batch(engine, batch, began)
+            with self._calling(batch) as began:
+                _run_batch(engine, batch, began)
             self._last_batch, self._last_batch_s = len(batch), time.monotonic() - began
         return True
+
+    @contextmanager
+    def _calling(self, work: list[_Answer] | list[_Neutral]) -> Iterator[float]:
+        self._running = work
+        self._call_began = began = time.monotonic()
+        yield began
+        self._call_began = None
+        self._running = []
 
     def _has_work(self) -> bool:
         return bool(self._neutrals or self._second or self._first)
@@ -234,16 +267,18 @@ class DeviceQueue:
                 waiting.clear()
         for future in futures:
             if future.set_running_or_notify_cancel():
-                future.set_exception(QueueClosed())
+                _fail(future, QueueClosed())
 
 
 def _run_neutral(engine: Engine, work: _Neutral) -> None:
     if not work.future.set_running_or_notify_cancel():
         return
     try:
-        work.future.set_result(engine.neutral_attention(work.picture))
+        attention = engine.neutral_attention(work.picture)
     except Exception as exc:  # outermost boundary of the device thread
-        work.future.set_exception(_as_engine_error(exc))
+        _fail(work.future, _as_engine_error(exc))
+    else:
+        _fulfil(work.future, attention)
 
 
 def _run_batch(engine: Engine, batch: list[_Answer], began: float) -> None:
@@ -255,9 +290,19 @@ def _run_batch(engine: Engine, batch: list[_Answer], began: float) -> None:
         results = [_as_engine_error(exc)] * len(batch)
     for work, result in zip(batch, results, strict=True):
         if isinstance(result, EngineError):
-            work.future.set_exception(result)
+            _fail(work.future, result)
         else:
-            work.future.set_result(Answered(result, queue_ms=1000 * (began - work.queued_at)))
+            _fulfil(work.future, Answered(result, queue_ms=1000 * (began - work.queued_at)))
+
+
+def _fulfil(future: Future[R], result: R) -> None:
+    with suppress(InvalidStateError):  # given up in the meantime
+        future.set_result(result)
+
+
+def _fail(future: Future[Any], exc: Exception) -> None:
+    with suppress(InvalidStateError):
+        future.set_exception(exc)
 
 
 def _as_engine_error(exc: Exception) -> EngineError:

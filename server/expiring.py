@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -72,6 +72,10 @@ class ExpiringStore(Generic[K, V]):
         """Whether `key` was held once and went by age or for room (as far back as tombstones reach)."""
         self._forget_expired()
         return key in self._tombstones
+
+    def values(self) -> Iterator[V]:
+        self._forget_expired()
+        return (entry.value for entry in self._entries.values())
 
     def __len__(self) -> int:
         self._forget_expired()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,9 +37,24 @@ class ServerParts:
     tracer: Tracer
     engine: Engine | None = None
     two_stages: TwoStages | None = None
+    n_running: int = 0
 
-    def admit(self, stage: Literal[1, 2]) -> None:
-        """Raises ProblemError NOT_READY or BUSY for a stage that is not taken now."""
+    @contextmanager
+    def admitted(self, stage: Literal[1, 2]) -> Iterator[None]:
+        """Around a request. Raises ProblemError NOT_READY or BUSY for a stage that is not taken now."""
+        self._check_admission(stage)
+        self.n_running += 1
+        try:
+            yield
+        finally:
+            self.n_running -= 1
+
+    @property
+    def owes_nothing(self) -> bool:
+        """No inference runs, and no client was asked for a patch that has not come."""
+        return self.n_running == 0 and self.sessions.n_promised == 0
+
+    def _check_admission(self, stage: Literal[1, 2]) -> None:
         self.loaded()
         if stage == 1 or self.readiness.has_failed:
             self.readiness.check()

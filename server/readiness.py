@@ -14,16 +14,17 @@ _REASONS: dict[State, str] = {
     "loading": "the model is being loaded",
     "ready": "",
     "draining": "the server is shutting down",
-    "failed": "the model could not be loaded",
+    "failed": "the server has failed",
 }
 
 
 @dataclass(slots=True)
 class Readiness:
-    """One per app. `on_failure` is called when the model cannot be loaded: nothing will ever be answered."""
+    """One per app. `on_failure` is called when nothing will ever be answered: no model, or a dead device."""
 
     state: State = "loading"
     on_failure: Callable[[], None] = lambda: None
+    failure: str = ""
 
     def become_ready(self) -> None:
         """A server that was told to drain while it loaded stays draining."""
@@ -34,8 +35,9 @@ class Readiness:
         if self.state != "failed":
             self.state = "draining"
 
-    def fail(self) -> None:
+    def fail(self, why: str) -> None:
         self.state = "failed"
+        self.failure = why
         self.on_failure()
 
     @property
@@ -54,4 +56,4 @@ class Readiness:
     @property
     def reason(self) -> str:
         """Why the server is not ready, in words."""
-        return _REASONS[self.state]
+        return self.failure or _REASONS[self.state]

@@ -104,6 +104,11 @@ class MemorySessionStore:
         return len(self._store)
 
     @property
+    def n_promised(self) -> int:
+        """Inferences that wait for a patch."""
+        return sum(session.pending is not None for session in self._store.values())
+
+    @property
     def n_bytes(self) -> int:
         """Encoded images held for stage two."""
         return self._store.n_bytes

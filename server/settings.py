@@ -76,6 +76,7 @@ class ServerSettings(BaseSettings):
     max_wait_ms: float = Field(default=2.0, ge=0, allow_inf_nan=False)  # under load; never when idle
     decode_threads: PositiveInt = 2
     inference_deadline_s: PositiveFloat = 60.0  # from the end of the body; clients may want less
+    device_call_timeout_s: PositiveFloat = 300.0  # then the device is given up and the process ends with 1
     default_max_new_tokens: PositiveInt = 16
 
     session_ttl_s: PositiveFloat = 120.0

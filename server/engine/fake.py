@@ -38,7 +38,11 @@ FAKE_INFO = EngineInfo(
 
 @dataclass(frozen=True, slots=True)
 class FakeScript:
-    """What the engine says and does. Entropies in nats; `peak` is (x, y) in [0, 1] of the picture."""
+    """What the engine says and does. Entropies in nats; `peak` is (x, y) in [0, 1] of the picture.
+
+    `breaks`: how each call ends instead of answering: by a bug, without memory, never (until `close`), or by
+    taking its thread with it.
+    """
 
     draft: str = "a sign"
     answer: str = "42"
@@ -49,6 +53,7 @@ class FakeScript:
     delay_s: float = 0.0
     fails: Callable[[AnswerRequest], bool] = lambda _: False
     neutral_fails: bool = False
+    breaks: Literal["never", "error", "memory", "hang", "death"] = "never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,7 @@ class FakeEngine:
         self.calls.append(call)
         if self.before_call is not None:
             self.before_call()
+        _break(self.script.breaks, self._closing)
         self._closing.wait(self.script.delay_s)
 
     def _answer_one(self, request: AnswerRequest) -> AnswerResult | EngineError:
@@ -142,3 +148,14 @@ class FakeEngine:
         weights = np.full((rows, cols), 0.01, np.float32)
         weights[max(0, row - 1) : row + 2, max(0, col - 1) : col + 2] = 1.0
         return AttentionMap(weights, self.script.content)
+
+
+def _break(how: str, closing: threading.Event) -> None:
+    if how == "error":
+        raise RuntimeError("scripted bug")
+    if how == "memory":
+        raise MemoryError
+    if how == "hang":
+        closing.wait()
+    if how == "death":
+        raise SystemExit("scripted death")

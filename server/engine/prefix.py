@@ -30,6 +30,8 @@ from server.engine.protocol import (
 )
 from server.engine.steps import StepRecorder
 
+_FAILURES = (RuntimeError, ValueError, MemoryError)  # of a model on an input or a device
+
 NEUTRAL_PROMPT = "Write a general description of the image."
 
 
@@ -85,7 +87,9 @@ class PrefixEngine:
             return job.held.neutral
         try:
             attention = self._prefill([job]).maps[0]
-        except (RuntimeError, ValueError) as exc:
+        except _FAILURES as exc:
+            if _is_out_of_memory(exc):
+                self._make_room([job])
             raise EngineError(f"{type(exc).__name__}: {exc}") from exc
         assert attention is not None
         held = self._held(job)
@@ -114,17 +118,19 @@ class PrefixEngine:
         """One failing request must not take others with it: a batch that fails is run again one by one."""
         try:
             return list(self._run(jobs))
-        except torch.OutOfMemoryError:
-            self._make_room(jobs)
-        except (RuntimeError, ValueError) as exc:
-            if len(jobs) == 1:
+        except _FAILURES as exc:
+            if _is_out_of_memory(exc):
+                self._make_room(jobs)
+            elif len(jobs) == 1:
                 return [EngineError(f"{type(exc).__name__}: {exc}")]
         return [self._answer_alone(job) for job in jobs]
 
     def _answer_alone(self, job: Job) -> AnswerResult | EngineError:
         try:
             return self._run([job])[0]
-        except (RuntimeError, ValueError) as exc:
+        except _FAILURES as exc:
+            if _is_out_of_memory(exc):
+                self._make_room([job])
             return EngineError(f"{type(exc).__name__}: {exc}")
 
     def _make_room(self, jobs: list[Job]) -> None:
@@ -181,3 +187,8 @@ class PrefixEngine:
             result.append(TokenStats(text[len(before) :], min_entropy, shannon, margin))
             before = text
         return tuple(result)
+
+
+def _is_out_of_memory(exc: Exception) -> bool:
+    """On the CPU torch raises a plain RuntimeError."""
+    return isinstance(exc, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(exc)

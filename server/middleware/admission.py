@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final, Literal
 
 from starlette.datastructures import Headers
@@ -25,9 +26,11 @@ MAX_DEADLINE_MS: Final = 3_600_000
 
 
 class AdmissionMiddleware:
-    """`admit` raises ProblemError for a stage that is not taken now."""
+    """`admit` is entered around a request and raises ProblemError for a stage that is not taken now."""
 
-    def __init__(self, app: ASGIApp, stage_of: StageOf, admit: Callable[[Stage], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, stage_of: StageOf, admit: Callable[[Stage], AbstractContextManager[None]]
+    ) -> None:
         self._app = app
         self._stage_of = stage_of
         self._admit = admit
@@ -38,8 +41,10 @@ class AdmissionMiddleware:
             facts = facts_of(scope)
             facts.stage = stage
             facts.deadline = _deadline(Headers(scope=scope).get(DEADLINE_HEADER), facts.deadline)
-            self._admit(stage)
-        await self._app(scope, receive, send)
+            with self._admit(stage):
+                await self._app(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def _deadline(given: str | None, otherwise: float) -> float:

@@ -79,6 +79,27 @@ def test_out_of_memory_gives_the_prefixes_back_and_tries_again(
     assert family.engine.prefixes.get("other") is None
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [torch.OutOfMemoryError("full"), MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator")],
+)
+def test_without_any_memory_the_request_fails_and_the_prefixes_are_gone(
+    family: Family, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    family.engine.answer([ask()])
+
+    def fail(*_: object) -> torch.Tensor:
+        raise failure
+
+    with monkeypatch.context() as broken:
+        broken.setattr(family.engine.adapter, "forward", fail)
+        (result,) = family.engine.answer([ask(patch=True)])
+        assert isinstance(result, EngineError)
+        assert family.engine.prefixes.get("a") is None
+    (again,) = family.engine.answer([ask(patch=True)])
+    assert isinstance(again, AnswerResult)
+
+
 def test_a_key_whose_picture_became_another_shape_is_not_answered_from_the_old_one(family: Family) -> None:
     family.engine.answer([ask()])
     family.engine.prefixes.get("a").ids[0] += 1  # type: ignore[union-attr]  # as another layout would

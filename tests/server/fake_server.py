@@ -20,7 +20,7 @@ from typing import Any
 from server.child import free_port
 from server.engine.fake import FakeEngine, FakeScript
 from server.logs import configure_logging
-from server.serving import run_until_stopped
+from server.serving import leave, run_until_stopped
 from server.settings import ENV_PREFIX, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ def fake_server(
 def main() -> None:
     configure_logging("info")
     engine = FakeEngine(FakeScript(**json.loads(sys.argv[1])))
-    sys.exit(0 if run_until_stopped(load_settings(), engine) else 1)
+    leave(is_well=run_until_stopped(load_settings(), engine))
 
 
 if __name__ == "__main__":

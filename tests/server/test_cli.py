@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from server.child import free_port
 from server.keys import hash_key
-from tests.server.exchange import encode
+from tests.server.fake_server import fake_server
 
 ROOT = Path(__file__).parents[2]
-
-SERVE_FAKE = """
-import sys
-from server.engine.fake import FakeEngine, FakeScript
-from server.logs import configure_logging
-from server.serving import run_until_stopped
-from server.settings import load_settings
-configure_logging("info")
-delay_s = float(sys.argv[2])
-ok = run_until_stopped(load_settings(port=int(sys.argv[1])), FakeEngine(FakeScript(delay_s=delay_s)))
-sys.exit(0 if ok else 1)
-"""
 
 
 def cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -48,73 +29,11 @@ def cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def is_ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
-
-
-@contextmanager
-def fake_server(delay_s: float = 0.0) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE_FAKE, str(port), str(delay_s)],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 30
-        while not is_ready(port):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield process, port
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def test_a_stop_signal_lets_work_in_flight_finish_and_exits_with_zero() -> None:
-    with fake_server(delay_s=0.5) as (process, port):
-        body = (
-            b'--x\r\nContent-Disposition: form-data; name="request"\r\n\r\n'
-            b'{"question": "?", "image": {"width": 4000, "height": 3000}, "mode": "answer_only"}\r\n'
-            b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + encode(64, 48) + b"\r\n--x--\r\n"
-        )
-        statuses: list[int] = []
-
-        def post() -> None:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            connection.request(
-                "POST", "/v1/inferences", body, {"Content-Type": "multipart/form-data; boundary=x"}
-            )
-            sent.set()
-            statuses.append(connection.getresponse().status)
-            connection.close()
-
-        sent = threading.Event()
-        thread = threading.Thread(target=post)
-        thread.start()
-        sent.wait(10)
-        assert is_ready(port)  # a round trip after the request was sent: it has been taken in
-        process.send_signal(signal.SIGTERM)
-        thread.join(30)
-        assert statuses == [200]
-        assert process.wait(30) == 0
-        assert not is_ready(port)
-
-
 def test_health_follows_readiness() -> None:
-    with fake_server() as (_, port):
-        assert cli("health", "--url", f"http://127.0.0.1:{port}").returncode == 0
-        assert cli("health", SECONDGLANCE_SERVER_PORT=str(port)).returncode == 0
-    down = cli("health", "--url", f"http://127.0.0.1:{port}")
+    with fake_server() as server:
+        assert cli("health", "--url", server.url).returncode == 0
+        assert cli("health", SECONDGLANCE_SERVER_PORT=str(server.port)).returncode == 0
+    down = cli("health", "--url", server.url)
     assert (down.returncode, down.stderr[:9]) == (1, "not ready")
 
 

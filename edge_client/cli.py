@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-COMMANDS = ("ask", "batch", "watch", "gateway")
+COMMANDS = ("ask", "batch", "watch", "doctor", "gateway")
 """In the order of `--help`. The command `x` is the function `x` of `edge_client.commands.x`."""
 
 

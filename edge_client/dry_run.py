@@ -38,9 +38,14 @@ _LIMITS = Limits(
 )
 
 
-def plan_first_request(source: ImageSource, ask: Ask, settings: EdgeSettings) -> Send:
-    """Stage one's request, as a server that takes `assumed_side` would get it. Raises EdgeError."""
-    known = Known(max_images=0, model=_assumed_model(settings.assumed_side))
+def plan_first_request(
+    source: ImageSource, ask: Ask, settings: EdgeSettings, *, model: ModelResponse | None = None
+) -> Send:
+    """Stage one's request as a server with `model` would get it, or one that takes `assumed_side`.
+
+    Raises EdgeError.
+    """
+    known = Known(max_images=0, model=model or _assumed_model(settings.assumed_side))
     result: Any = None
     with closing(Conversation(source, ask, known=known, settings=settings).run()) as steps:
         while True:

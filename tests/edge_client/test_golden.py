@@ -26,6 +26,7 @@ from tests.server.exchange import key_entry
 ONCE = ["--once", "--settle", "0.05", "--state", "{state}"]
 
 SHAPES = {
+    "doctor": ["doctor", "--image", "{photo}", "--url", "{url}", "--json"],
     "watch": ["watch", "{photos}", "-q", "What?", "--url", "{url}", "--state", "{state}", "--once", "--json"],
     "batch": ["batch", "{photos}", "-q", "What number?", "--url", "{url}", "--json"],
     "ask": ["ask", "{photo}", "What number?", "--url", "{url}", "--json"],
@@ -57,6 +58,11 @@ CASES = [
     ("watch", "no server", ["{photos}", "-q", "What?", "--url", "{dead}", *ONCE]),
     ("watch", "wrong key", ["{photos}", "-q", "What?", "--url", "{locked}", *ONCE]),
     ("watch", "no camera", ["--camera", "{dead}", "-q", "What?", "--url", "{url}", *ONCE]),
+    ("doctor", "all is well", ["--image", "{photo}", "--url", "{url}"]),
+    ("doctor", "no server", ["--image", "{photo}", "--url", "{dead}"]),
+    ("doctor", "wrong key", ["--image", "{photo}", "--url", "{locked}"]),
+    ("doctor", "no picture", ["--image", "{text}", "--url", "{url}"]),
+    ("doctor", "no URL", ["--url", "nonsense"]),
     ("ask", "silent server", ["{photo}", "What?", "--url", "{silent}", "--timeout", "0.3"]),
     ("gateway", "unknown option", ["--unknown"]),
     ("gateway", "beyond loopback without a key", ["--host", "0.0.0.0", "--port", "0"]),

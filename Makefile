@@ -3,20 +3,29 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test hardening lint golden edge-endurance bench bench-engine bench-throughput eval-model train model-fonts clean fuzz audit
+.PHONY: help demo test hardening lint golden edge-endurance bench bench-engine bench-throughput eval-model train model-fonts clean fuzz audit images compose-demo compose-lab lab lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
 
-$(VENV)/.app: pyproject.toml
+# A fresh clone runs with the versions that were tested; torch by the range in pyproject.toml.
+CONSTRAINTS := requirements/constraints.txt
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable
+
+$(VENV)/.app: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[edge,server]'
+	$(INSTALL) '.[edge,server]'
 	touch $@
 
-$(VENV)/.dev: pyproject.toml
+$(VENV)/.edge: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $(VENV)/.app $@
+	$(INSTALL) '.[edge,lab]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(CONSTRAINTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) '.[dev]'
+	touch $(VENV)/.edge $(VENV)/.app $@
 
 demo: $(VENV)/.app ## the main job on a 12-megapixel photo: server up, edge asks, receipt, picture
 	$(BIN)/python examples/demo.py
@@ -73,6 +82,26 @@ eval-model: $(VENV)/.dev ## the embedded model on 1,000 held-out scenes
 
 train: $(VENV)/.dev ## train the embedded model from scratch (docs/training.md); resumes where it stopped
 	$(BIN)/python -m training
+
+# BUILD_FLAGS: for builders that need more, such as --network host.
+images: ## the container images of server, edge and lab
+	docker build $(BUILD_FLAGS) --tag second-glance-server --file Dockerfile.server .
+	docker build $(BUILD_FLAGS) --tag second-glance-edge --file Dockerfile.edge .
+	docker build $(BUILD_FLAGS) --tag second-glance-lab --file Dockerfile.edge --target lab .
+
+compose-demo: $(VENV)/.edge images ## one question across two containers, bytes at four layers (docker)
+	$(BIN)/python -m lab demo
+
+compose-lab: $(VENV)/.dev images ## methods and links between two containers (docker, root, Linux)
+	$(BIN)/python -m lab containers
+
+lab: $(VENV)/.dev ## methods and links between two network namespaces (root, Linux)
+	$(BIN)/python -m lab namespaces
+
+lock: ## pin the newest versions that pyproject.toml allows, for tests and images
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	UV=$(BIN)/uv requirements/lock.sh
 
 clean: ## forget the environment and everything that was built
 	rm -rf $(VENV) out build dist *.egg-info

@@ -27,6 +27,7 @@ from lab.pump import CHUNK_BYTES, EndedError, Flow, Pump
 from lab.replay import Replay
 
 _LINGER_S = 5.0  # for what still comes after a cut
+_CONNECT_S = 5.0
 
 Outcome: TypeAlias = Literal["closed", "cut", "reset", "refused"]
 _Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -120,8 +121,9 @@ class Relay:
     async def _relay(self, connection: Connection, client: _Streams) -> None:
         faults = self.schedule.faults_of(connection.index)
         try:
-            server = await asyncio.open_connection(*self._target)
-        except OSError:
+            async with asyncio.timeout(_CONNECT_S):
+                server = await asyncio.open_connection(*self._target)
+        except (OSError, TimeoutError):
             connection.outcome = "refused"
             client[1].close()
             return

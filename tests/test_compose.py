@@ -1,0 +1,126 @@
+"""The compose file and the Dockerfiles hold to the containers' policy; a service that does not is found."""
+
+from __future__ import annotations
+
+import copy
+import pathlib
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).parent.parent
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILES = ("Dockerfile.edge", "Dockerfile.server")
+
+HOST_MODES = ("network_mode", "pid", "ipc", "userns_mode", "uts")
+
+
+def offences(service: Mapping[str, Any]) -> list[str]:
+    """What the policy has against a service, one word each."""
+    found = {
+        "root": _is_root(str(service.get("user", "root"))),
+        "writable": service.get("read_only") is not True
+        or any(not str(volume).endswith(":ro") for volume in service.get("volumes", [])),
+        "privileged": service.get("privileged") is True
+        or bool(service.get("cap_add") or service.get("devices"))
+        or service.get("cap_drop") != ["ALL"]
+        or "no-new-privileges:true" not in service.get("security_opt", []),
+        "unlimited": any(not service.get(limit) for limit in ("mem_limit", "cpus", "pids_limit")),
+        "shared": any(service.get(mode) == "host" for mode in HOST_MODES) or "ports" in service,
+    }
+    return [name for name, is_so in found.items() if is_so]
+
+
+def _is_root(user: str) -> bool:
+    name, _, group = user.partition(":")
+    return name in ("", "0", "root") or group in ("0", "root")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_may_do_no_more_than_it_must(name: str) -> None:
+    assert offences(SERVICES[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "offence"),
+    [
+        ({"user": None}, "root"),
+        ({"user": "0:10001"}, "root"),
+        ({"user": "10001:0"}, "root"),
+        ({"user": "root"}, "root"),
+        ({"read_only": None}, "writable"),
+        ({"read_only": False}, "writable"),
+        ({"volumes": ["./examples:/photos"]}, "writable"),
+        ({"volumes": ["/var/run/docker.sock:/var/run/docker.sock"]}, "writable"),
+        ({"privileged": True}, "privileged"),
+        ({"cap_add": ["NET_ADMIN"]}, "privileged"),
+        ({"cap_drop": None}, "privileged"),
+        ({"cap_drop": ["NET_RAW"]}, "privileged"),
+        ({"security_opt": None}, "privileged"),
+        ({"devices": ["/dev/kvm"]}, "privileged"),
+        ({"mem_limit": None}, "unlimited"),
+        ({"cpus": None}, "unlimited"),
+        ({"pids_limit": None}, "unlimited"),
+        ({"network_mode": "host"}, "shared"),
+        ({"pid": "host"}, "shared"),
+        ({"ports": ["8000:8000"]}, "shared"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["server", "edge"])
+def test_a_service_that_may_more_is_found(name: str, change: dict[str, Any], offence: str) -> None:
+    """None takes the key away."""
+    service = copy.deepcopy(SERVICES[name]) | change
+    service = {key: value for key, value in service.items() if value is not None}
+    assert offences(service) == [offence]
+
+
+def test_what_others_wait_for_is_checked_by_our_own_command() -> None:
+    waited_for = {
+        other
+        for service in SERVICES.values()
+        if isinstance(service.get("depends_on"), dict)
+        for other, terms in service["depends_on"].items()
+        if terms["condition"] == "service_healthy"
+    }
+    assert waited_for == {"server", "server-gpu", "server-lab"}
+    for name in waited_for:
+        assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "secondglance-server", "health"]
+
+
+def test_no_network_leads_out() -> None:
+    assert all(network["internal"] for network in COMPOSE["networks"].values())
+
+
+def test_the_demo_is_what_starts_by_default() -> None:
+    by_default = [name for name, service in SERVICES.items() if not service.get("profiles")]
+    assert by_default == ["server", "edge"]
+    assert {name for service in SERVICES.values() for name in service.get("profiles", [])} == {"gpu", "lab"}
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_a_dockerfile_starts_from_a_public_base_and_ends_as_nobody_special(name: str) -> None:
+    text = (ROOT / name).read_text()
+    bases = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE))
+    assert bases - {"runtime"} == {"python:3.11-slim-bookworm"}
+    assert re.findall(r"^USER (\S+)", text, re.MULTILINE) in (["edge"], ["server"])
+    assert "--require-hashes" in text
+    assert not re.search(r"\b(apt|curl|wget|gcc|build-essential)\b", text)
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose here")
+def test_docker_compose_reads_the_file_as_we_do() -> None:
+    """It merges the anchors and profiles on its own; the policy holds for what comes out."""
+    command = ["docker-compose", "--profile", "gpu", "--profile", "lab", "config"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert shown.stderr == ""
+    services = yaml.safe_load(shown.stdout)["services"]
+    assert services.keys() == SERVICES.keys()
+    for service in services.values():
+        assert offences(service) == []

@@ -41,26 +41,26 @@ class ServerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
+    host: str = "127.0.0.1"  # the address to listen on; 0.0.0.0 in a container
+    port: int = Field(default=8000, ge=0, le=65535)  # 0 picks a free one
     keys: tuple[ApiKey, ...] = ()  # as `secondglance-server key new` prints them; none: everyone may ask
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"  # of the JSON lines on stderr
     tracing: Literal["none", "otel"] = "none"  # otel: spans by OTLP, as the OTEL_* variables say
 
-    model: str = Field(default="embedded", min_length=1)
-    device: str = Field(default="auto", min_length=1)
-    dtype: str = Field(default="auto", min_length=1)
-    attn: str = Field(default="auto", min_length=1)
+    model: str = Field(default="embedded", min_length=1)  # embedded, a directory, or a hub id
+    device: str = Field(default="auto", min_length=1)  # auto, cpu, cuda, cuda:1, mps
+    dtype: str = Field(default="auto", min_length=1)  # auto, float32, bfloat16, float16
+    attn: str = Field(default="auto", min_length=1)  # transformers' attention implementation
     decode: str = Field(default="auto", min_length=1)  # eager, or recorded: steps replayed without Python
     calibration: CalibrationFile = None  # the path of what `secondglance-eval calibrate` wrote
 
     max_image_bytes: PositiveInt = 4 * 1024 * 1024  # whole body of POST
-    max_patch_bytes: PositiveInt = 16 * 1024 * 1024
-    max_image_pixels: PositiveInt = 4_000_000
-    max_patch_pixels: PositiveInt = 25_000_000
-    min_side_pixels: PositiveInt = 2
-    max_side_pixels: PositiveInt = 8192
-    max_aspect_ratio: float = Field(default=200.0, ge=1, allow_inf_nan=False)
+    max_patch_bytes: PositiveInt = 16 * 1024 * 1024  # whole body of PUT
+    max_image_pixels: PositiveInt = 4_000_000  # of the global image, read from its header before decoding
+    max_patch_pixels: PositiveInt = 25_000_000  # of the patch, likewise
+    min_side_pixels: PositiveInt = 2  # of either image
+    max_side_pixels: PositiveInt = 8192  # of either image
+    max_aspect_ratio: float = Field(default=200.0, ge=1, allow_inf_nan=False)  # longer over shorter side
 
     max_connections: PositiveInt = 1000  # above it 503; below the process's limit of open files
     header_timeout_s: PositiveFloat = 10.0  # from the connection or a request's first byte to its last header
@@ -68,25 +68,25 @@ class ServerSettings(BaseSettings):
     write_timeout_s: PositiveFloat = 30.0  # for a client that does not read its reply
     body_timeout_s: PositiveFloat = 60.0  # from the end of the headers to the last byte
     body_grace_s: PositiveFloat = 10.0  # before the slowest allowed pace is held
-    min_body_bytes_per_s: PositiveInt = 1024
+    min_body_bytes_per_s: PositiveInt = 1024  # of a body, after the grace
     max_buffered_bytes: PositiveInt = 256 * 1024 * 1024  # request bodies in memory, all together
 
-    max_queue: PositiveInt = 64
-    max_batch: PositiveInt = 8
+    max_queue: PositiveInt = 64  # answers of each stage that may wait for the device; above it 503
+    max_batch: PositiveInt = 8  # answers that run together on the device
     max_wait_ms: float = Field(default=2.0, ge=0, allow_inf_nan=False)  # under load; never when idle
-    decode_threads: PositiveInt = 2
+    decode_threads: PositiveInt = 2  # images decoded at a time
     inference_deadline_s: PositiveFloat = 60.0  # from the end of the body; clients may want less
     device_call_timeout_s: PositiveFloat = 300.0  # then the device is given up and the process ends with 1
-    default_max_new_tokens: PositiveInt = 16
+    default_max_new_tokens: PositiveInt = 16  # of an answer, where the request does not say
 
-    session_ttl_s: PositiveFloat = 120.0
-    max_sessions: PositiveInt = 1000
+    session_ttl_s: PositiveFloat = 120.0  # of an inference that waits for its patch, an image, a reply
+    max_sessions: PositiveInt = 1000  # inferences remembered; above it the oldest go
     max_session_bytes: PositiveInt = 256 * 1024 * 1024  # encoded global images that wait for a patch
     max_stored_image_bytes: PositiveInt = 256 * 1024 * 1024  # encoded images that may be asked about again
     max_decoded_image_bytes: PositiveInt = 64 * 1024 * 1024  # pixels of images for further questions
     max_tombstones: PositiveInt = 10_000  # expired ids remembered, so that they answer 410 and not 404
 
-    shutdown_grace_s: PositiveInt = 20
+    shutdown_grace_s: PositiveInt = 20  # for work in flight and promised patches, from SIGTERM
 
     @field_validator("keys")
     @classmethod

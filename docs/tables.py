@@ -1,0 +1,88 @@
+"""Writes the tables of docs/operations.md anew: every setting, every metric.   python docs/tables.py
+
+A setting's meaning is the comment behind it in `server/settings.py`, a metric's its own help text.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from server.app import create_app
+from server.engine.fake import FakeEngine
+from server.gauges import show_model
+from server.request_facts import RequestFacts
+from server.settings import ENV_PREFIX, ServerSettings
+from shared.errors import ErrorCode
+from shared.wire import Confidence
+
+PAGE = Path(__file__).with_name("operations.md")
+_FIELD = re.compile(r"^    (\w+): [^#\n]*?(?:  # (.*))?$", re.MULTILINE)
+_MIB = 1024 * 1024
+
+
+def settings_table() -> str:
+    meanings = dict(_FIELD.findall(inspect.getsource(ServerSettings)))
+    rows = [
+        (
+            f"`{ENV_PREFIX}{name.upper()}`",
+            _shown(field.default),
+            _with_choices(meanings[name], field.annotation),
+        )
+        for name, field in ServerSettings.model_fields.items()
+    ]
+    return _table(("variable", "default", "meaning"), rows)
+
+
+def metrics_table() -> str:
+    """Of an app that has seen one request of everything, so that each label shows."""
+    engine = FakeEngine()
+    parts = create_app(ServerSettings(), engine).state.parts
+    show_model(parts, engine.info)
+    sure = Confidence(
+        metric="margin", aggregate="max", value=0, threshold=0, min_entropy=0, shannon=0, margin=0
+    )
+    facts = RequestFacts("", stage=1, outcome="answered", error=ErrorCode.BUSY, confidence=sure)
+    parts.metrics.observe(facts, route="", method="", status=200, elapsed_s=0)
+    rows = []
+    for family in sorted(parts.metrics.registry.collect(), key=lambda family: family.name):
+        if family.name.startswith("process_"):
+            continue
+        labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        rows.append((f"`{name}`", family.type, ", ".join(labels), family.documentation))
+    return _table(("metric", "type", "labels", "meaning"), rows)
+
+
+def page_with_tables(text: str) -> str:
+    """`text` with each table between its marks written anew."""
+    for name, table in {"settings": settings_table(), "metrics": metrics_table()}.items():
+        begin, end = f"<!-- {name}: written by docs/tables.py -->\n", f"<!-- end of {name} -->"
+        before, rest = text.split(begin)
+        text = before + begin + "\n" + table + "\n" + end + rest.split(end)[1]
+    return text
+
+
+def _shown(default: object) -> str:
+    if default is None or default == ():
+        return ""
+    if isinstance(default, int) and default >= _MIB and default % _MIB == 0:
+        return f"{default} ({default // _MIB} MiB)"
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _with_choices(meaning: str, annotation: Any) -> str:
+    choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+    return f"{meaning}; one of {', '.join(choices)}" if choices else meaning
+
+
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [heads, tuple("---" for _ in heads), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page_with_tables(PAGE.read_text()))

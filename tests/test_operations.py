@@ -1,0 +1,51 @@
+"""docs/operations.md is in step with the code: its tables, its alerts, and the findings that it explains."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from docs.tables import page_with_tables, settings_table
+from server.settings import ENV_PREFIX, ServerSettings
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "operations.md").read_text()
+
+
+def test_the_tables_are_those_of_the_code() -> None:
+    """If this fails: python docs/tables.py"""
+    assert page_with_tables(PAGE) == PAGE
+
+
+def test_a_stale_table_is_found() -> None:
+    """The test above can fail."""
+    stale = PAGE.replace(f"| `{ENV_PREFIX}MAX_QUEUE` | 64 |", f"| `{ENV_PREFIX}MAX_QUEUE` | 65 |")
+    assert stale != PAGE
+    assert page_with_tables(stale) != stale
+
+
+def test_every_setting_has_a_meaning() -> None:
+    """The comment behind it in the settings class."""
+    rows = [row.strip("| ").split(" | ") for row in settings_table().splitlines()[2:]]
+    assert len(rows) == len(ServerSettings.model_fields)
+    assert [cells[0] for cells in rows if len(cells[-1]) < 5 or cells[-1] == cells[1]] == []
+
+
+def test_every_alert_is_explained() -> None:
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus-rules.yml").read_text())
+    alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"] if "alert" in rule}
+    assert set(re.findall(r"`(SecondGlance\w+)`", PAGE)) == alerts
+
+
+def test_every_ignored_advisory_is_explained() -> None:
+    (ignored,) = re.findall(r"^EXPLAINED :=(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [advisory for advisory in ignored.split() if advisory not in PAGE] == []
+
+
+def test_every_file_named_as_a_defence_exists() -> None:
+    table = PAGE.split("## Threat model")[1].split("Not defended")[0]
+    named = re.findall(r"`((?:server|deploy|tests)/[\w./]+)`", table)
+    assert len(named) > 10
+    assert [path for path in named if not (ROOT / path).exists()] == []

@@ -79,6 +79,56 @@ def report(
     print(json.dumps(headline))
 
 
+@app.command()
+def calibrate(
+    write: Annotated[Path, typer.Option(help="The file for the server.")] = Path("gate.json"),
+    max_retransmit: Annotated[
+        float | None, typer.Option(min=0, max=1, help="At most this share of questions asked again.")
+    ] = None,
+    max_uplink_bytes: Annotated[
+        float | None, typer.Option(min=0, help="At most so many bytes up for a question, on average.")
+    ] = None,
+    target_accuracy: Annotated[
+        float | None, typer.Option(min=0, max=1, help="At least this accuracy, with fewest bytes.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="scenes, jsonl:FILE, textvqa:DIR, docvqa:DIR, vstar:DIR; default: OUT's records."),
+    ] = None,
+    pictures: Annotated[int | None, typer.Option(min=1, help="Of the dataset; by default all.")] = None,
+    metric: Annotated[str, typer.Option(help="For jsonl: exact, vqa, anls, letter.")] = "exact",
+    out: Out = Path("out/calibration"),
+    url: Annotated[str | None, typer.Option(help="A running server; by default one is started.")] = None,
+    model: Annotated[str, typer.Option(help="For the server that is started.")] = "embedded",
+    parallel: Annotated[int, typer.Option(min=1, help="Pictures asked about at a time.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render pictures ahead.")] = 2,
+) -> None:
+    """Choose the gate on half of the pictures for one wish, say what the other half shows, write it down.
+
+    Load the file with `secondglance-server serve --calibration FILE`.
+    """
+    from evaluation.asking import Asker
+    from evaluation.calibrating import always_ask, calibrate_from, one_target
+    from evaluation.datasets.named import open_dataset
+    from evaluation.facts import Facts, files_of_model
+    from evaluation.held_out import CALIBRATION_SEED
+    from evaluation.run import Pace
+
+    with _failures():
+        target = one_target(
+            max_retransmit=max_retransmit, max_uplink_bytes=max_uplink_bytes, target_accuracy=target_accuracy
+        )
+        if dataset is not None:
+            data = open_dataset(dataset, pictures=pictures, first_seed=CALIBRATION_SEED, metric=metric)
+            with _server(url, model) as address, Asker(address, data.score) as asker:
+                files = None if url else files_of_model(model)
+                Facts.gather(data, asker.model, model_files=files).keep_in(out)
+                always_ask(data, asker, out, pace=Pace(parallel=parallel, workers=workers))
+        calibration, text = calibrate_from(out, target, write)
+    print(text)
+    print(calibration.model_dump_json())
+
+
 def main() -> None:
     """Entry point of `secondglance-eval`."""
     app(prog_name="secondglance-eval")
@@ -101,13 +151,16 @@ def _server(url: str | None, model: str) -> Iterator[str]:
 @contextlib.contextmanager
 def _failures() -> Iterator[None]:
     from edge_client.errors import EdgeError
+    from evaluation.calibration import CalibrationError
+    from evaluation.datasets.files import DatasetError
     from evaluation.facts import OtherRunError
     from evaluation.records import RecordsError
     from server.child import ServerDidNotStartError
 
+    wrong_here = (CalibrationError, DatasetError, OtherRunError, RecordsError)
     try:
         yield
-    except (EdgeError, OtherRunError, RecordsError, ServerDidNotStartError) as exc:
+    except (EdgeError, ServerDidNotStartError, *wrong_here) as exc:
         print(f"secondglance-eval: {exc}", file=sys.stderr)
         raise typer.Exit(1) from exc
 

@@ -7,8 +7,10 @@ The machine remembers what it was answered, and from that alone knows what must 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -38,6 +40,7 @@ from tests.server.exchange import (
     message,
     parts_of,
     patch_for,
+    until,
 )
 
 T = TypeVar("T")
@@ -308,6 +311,40 @@ class Protocol(RuleBasedStateMachine):
             else:
                 assert_problem(other, 409, "idempotency_in_progress")
 
+    @rule(tenant=st.sampled_from(TENANTS), colour=COLOURS)
+    def leave_while_it_is_inferred_and_ask_again(self, tenant: str, colour: str) -> None:
+        """The device is at work when the client goes; its retry gets that work's reply."""
+        key = f"left-{self.n_questions}"
+        asked = Asked(tenant, key, self.new_question(), GLOBAL_IMAGES[colour])
+        response = self.run(self.leave_and_come_back(lambda: self.post(asked)))
+        assert response.headers.pop("idempotency-replayed") == "true"
+        self.learn(asked, response)
+
+    @precondition(lambda self: self.waiting())
+    @rule(data=st.data())
+    def leave_while_the_patch_is_inferred_and_send_it_again(self, data: st.DataObject) -> None:
+        known = data.draw(st.sampled_from(self.waiting()))
+        patch = patch_for(known.reply)
+        response = self.run(self.leave_and_come_back(lambda: self.put(known.tenant, known.id, patch)))
+        self.learn_second(known, patch, response)
+
+    async def leave_and_come_back(self, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+        """Leave as soon as the device has begun, and send again until it has finished."""
+        release, n_calls = threading.Event(), len(self.engine.calls)
+        self.engine.before_call = release.wait
+        leaving = asyncio.ensure_future(send())
+        await until(lambda: len(self.engine.calls) > n_calls)
+        leaving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await leaving
+        self.engine.before_call = None
+        release.set()
+        async with asyncio.timeout(20):
+            while (response := await send()).status_code == 409:
+                assert_problem(response, 409, "idempotency_in_progress")
+                await asyncio.sleep(0.001)
+        return response
+
     def waiting(self) -> list[Known]:
         return [
             known
@@ -383,7 +420,7 @@ def test_no_interleaving_breaks_the_protocol(is_full: bool) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Protocol,
         settings=settings(
-            max_examples=500 if is_full else 25,
+            max_examples=500 if is_full else 20,
             stateful_step_count=50 if is_full else 25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

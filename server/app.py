@@ -170,6 +170,7 @@ def _load(settings: ServerSettings) -> Engine:
         dtype=settings.dtype,
         attn=settings.attn,
         decode=settings.decode,
+        cache_bytes=settings.prefix_cache_bytes,
     )
 
 

@@ -84,6 +84,7 @@ class ServerSettings(BaseSettings):
     max_session_bytes: PositiveInt = 256 * 1024 * 1024  # encoded global images that wait for a patch
     max_stored_image_bytes: PositiveInt = 256 * 1024 * 1024  # encoded images that may be asked about again
     max_decoded_image_bytes: PositiveInt = 64 * 1024 * 1024  # pixels of images for further questions
+    prefix_cache_bytes: PositiveInt | None = None  # computed image prefixes; None: by the device's memory
     max_tombstones: PositiveInt = 10_000  # expired ids remembered, so that they answer 410 and not 404
 
     shutdown_grace_s: PositiveInt = 20  # for work in flight and promised patches, from SIGTERM

@@ -30,7 +30,7 @@ _log = logging.getLogger("server.engine")
 Step = Callable[[Tensor], Tensor]  # tokens [B] to the next logits [B, vocabulary]
 
 STEPS_BEFORE_RECORDING = 128
-_MOST_RECORDINGS = 64
+_MOST_RECORDINGS = 16  # a few megabytes each: batches of 1 to 8 at two capacities
 _TOLERANCE = {torch.float32: 1e-4}  # of the largest logit
 _HALF_TOLERANCE = 5e-2
 

@@ -48,4 +48,4 @@ def build(directory: pathlib.Path) -> Tiny:
         chat_template=tokenizer.chat_template,
     )
     controls = ("<image>", "</s>", "<s>", "USER:", "ASSISTANT:")
-    return Tiny("embedded", directory, model, chat(processor), controls, encoder_is_local=False)
+    return Tiny("embedded", directory, model, chat(processor), controls)

@@ -38,6 +38,7 @@ MIXING = (
     "out_proj",
     "attn.proj.",
     "attention.projection_layer",
+    "blocks.0.out.",
 )  # where attention's result joins the residual
 
 
@@ -54,7 +55,6 @@ class Tiny:
     model: Any  # eager attention, from the same files
     stock_inputs: Callable[[str, Sequence[RGB]], dict[str, Any]]
     controls: tuple[str, ...]
-    encoder_is_local: bool = True  # untrained, too: a change of pixels shows most in their own cell
 
 
 def byte_tokenizer(
@@ -95,9 +95,15 @@ def spread_out(model: Any) -> None:
 
 
 def keep_local(model: Any) -> None:
-    """Untrained attention carries a change all over the picture; a trained encoder's leaves most of it in
-    place."""
+    """Untrained attention and overlapping convolutions carry a change all over the picture; a trained
+    encoder's leave most of it in place."""
     with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3):
+                own = slice(1, 2) if module.stride == (1, 1) else slice(1, 3)  # a cell's own pixels
+                kept = module.weight[:, :, own, own].clone()
+                module.weight *= 0.1
+                module.weight[:, :, own, own] = kept
         for name, parameter in model.named_parameters():
             is_encoder = "vision" in name or "visual" in name
             if is_encoder and any(part in name for part in MIXING):

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from server.image_structure import structure_complaint
 from server.problems import ProblemError
 from server.settings import ServerSettings
 from shared.errors import ErrorCode
@@ -99,6 +100,8 @@ def decode(
     it is called off the event loop.
     """
     format_name = _sniff(data)
+    if complaint := structure_complaint(format_name, data):
+        raise ProblemError(ErrorCode.UNREADABLE_IMAGE, f"the {format_name} is not taken: {complaint}")
     try:
         with Image.open(io.BytesIO(data), formats=[format_name]) as image:
             _check_header(image, limits)

@@ -83,6 +83,7 @@ def uvicorn_config(app: FastAPI, settings: ServerSettings, **options: Any) -> uv
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
         **options,
     )

@@ -65,6 +65,7 @@ class ServerSettings(BaseSettings):
     max_connections: PositiveInt = 1000  # above it 503; below the process's limit of open files
     header_timeout_s: PositiveFloat = 10.0  # from the connection or a request's first byte to its last header
     max_header_bytes: PositiveInt = 16 * 1024  # request line and all headers
+    keep_alive_s: PositiveInt = 15  # idle; longer than clients keep one (httpx 5 s), or the two collide
     write_timeout_s: PositiveFloat = 30.0  # for a client that does not read its reply
     body_timeout_s: PositiveFloat = 60.0  # from the end of the headers to the last byte
     body_grace_s: PositiveFloat = 10.0  # before the slowest allowed pace is held

@@ -37,6 +37,12 @@ class FakeServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def cpu_s(self) -> float:
+        """Processor time that the process has used (Linux)."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def status(self, path: str) -> int:
         """Of a GET, 0 if nobody answers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)

@@ -85,7 +85,7 @@ def choose(dataset: Dataset, asker: Asker, records: Path, *, pace: Pace) -> Chos
         photos = _photos(dataset, asker.model, pace)
         around = _bytes_around(study, photos, asker)
         fitted = [
-            _at_bytes(View(recipe, scale), photos, pair_bytes - around)
+            at_bytes(View(recipe, scale), photos, pair_bytes - around)
             for recipe in _RECIPES
             for scale in SCALES
             if _is_accepted(recipe, asker.model)
@@ -95,7 +95,7 @@ def choose(dataset: Dataset, asker: Asker, records: Path, *, pace: Pace) -> Chos
     tried = sorted((_tried(study, view) for view in fitted), key=lambda one: -one.accuracy)
     always_bytes = float(study.measured(ALWAYS).uplink.mean())
     ample, frugal = (
-        _at_bytes(tried[0].view, photos, wanted - around) for wanted in (always_bytes, FRUGAL * pair_bytes)
+        at_bytes(tried[0].view, photos, wanted - around) for wanted in (always_bytes, FRUGAL * pair_bytes)
     )
     return Chosen(pair_bytes, tuple(tried), ample, frugal)
 
@@ -128,7 +128,7 @@ def _bytes_around(study: Study, photos: Sequence[Photo], asker: Asker) -> float:
     return fmean(by_picture.values()) - bodies
 
 
-def _at_bytes(view: View, photos: Sequence[Photo], wanted: float) -> View:
+def at_bytes(view: View, photos: Sequence[Photo], wanted: float) -> View:
     """The least quality whose mean bytes reach `wanted`; the best there is if none does."""
     low, high = 1, 100
     while low < high:

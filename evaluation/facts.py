@@ -57,7 +57,9 @@ class Facts(BaseModel):
             there = type(self).read(folder)
             for what in ("dataset", "model", "weights"):
                 if getattr(there, what) != getattr(self, what):
-                    raise OtherRunError(f"{folder} holds records of another {what}; choose another folder")
+                    raise OtherRunError(
+                        f"{folder} holds records of another {what}: delete it or choose another --out"
+                    )
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(self.model_dump_json(indent=1) + "\n")
 

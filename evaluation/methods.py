@@ -21,7 +21,7 @@ ORACLE_CROP = "oracle_crop"
 ORIGINAL_WHOLE = "original_whole"
 GLOBAL_PREFIX = "global: "  # of a single picture in some encoding
 
-WHOLE_EVERY = 4  # it needs the server to decode megapixels and answers like global-only: a quarter is enough
+WHOLE_EVERY = 5  # it needs the server to decode megapixels and answers like global-only: a fifth is enough
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,24 @@ def test_a_negative_factor_keeps_low_below_high() -> None:
     assert figure.low < figure.value < figure.high
 
 
+def test_a_resample_draws_whole_pictures() -> None:
+    resamples = Resamples(["a", "a", "b", "c", "c", "c"], draws=20)
+    weights = resamples.question_weights
+    assert weights[0].tolist() == [1] * 6
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 3] == weights[:, 5]).all()
+    assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all()
+    assert len(np.unique(weights[:, 2])) > 1
+
+
+def test_auroc_is_the_share_of_pairs_in_order_with_ties_counting_half() -> None:
+    rng = np.random.default_rng(9)
+    scores, wrong = rng.integers(0, 4, 30), rng.random(30) < 0.4
+    pairs = [(p, n) for p in scores[wrong] for n in scores[~wrong]]
+    expected = np.mean([1.0 if p > n else 0.5 if p == n else 0.0 for p, n in pairs])
+    assert auroc(scores.tolist(), wrong.tolist()) == pytest.approx(expected)
+
+
 def test_weights_are_repetitions() -> None:
     rng = np.random.default_rng(8)
     scores, wrong = rng.integers(0, 5, 30) / 5, rng.random(30) < 0.4

@@ -17,7 +17,7 @@ from evaluation.methods import GLOBAL_PREFIX, WHOLE_EVERY
 from evaluation.records import Record, read_records
 from evaluation.study import Study
 
-SCENES = 5
+SCENES = 4
 KEYS = (
     "scenes",
     "pair_vs_always_points",

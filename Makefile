@@ -44,10 +44,8 @@ fuzz: $(VENV)/.dev ## image intake and request parser, coverage-guided, ten minu
 # Advisories that are explained in docs/operations.md, by their ids.
 EXPLAINED :=
 
-audit: $(VENV)/.dev ## known vulnerabilities of what is installed (asks PyPI's advisory database)
-	mkdir -p out
-	$(BIN)/pip freeze --exclude-editable > out/requirements.txt
-	$(BIN)/pip-audit --requirement out/requirements.txt --no-deps --disable-pip --strict --progress-spinner off $(addprefix --ignore-vuln ,$(EXPLAINED))
+audit: $(VENV)/.dev ## known vulnerabilities of the pinned versions (asks PyPI's advisory database)
+	$(BIN)/pip-audit --requirement $(CONSTRAINTS) --no-deps --disable-pip --strict --progress-spinner off $(addprefix --ignore-vuln ,$(EXPLAINED))
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from typer.testing import CliRunner, Result
 from edge_client.cli import app
 from server.engine.fake import FakeScript
 from tests.edge_client.counting_engine import CountingEngine
+from tests.edge_client.terminal import in_terminal
 from tests.server.exchange import key_entry
 
 Q = ["-q", "What?"]
@@ -195,6 +200,37 @@ def test_a_server_that_comes_back_in_time_is_waited_for(
     ran = run(photos, *Q, "--out", tmp_path / "results.jsonl", "--url", f"http://127.0.0.1:{port}")
     assert (ran.exit_code, len(records(tmp_path / "results.jsonl"))) == (0, 5)
     assert set(engine.asked.values()) == {1}
+
+
+def test_on_a_terminal_the_time_left_and_the_bytes_saved_are_shown_and_stdout_stays_clean(
+    url: str, photos: Path
+) -> None:
+    said, shown = in_terminal("batch", photos, *Q, "--url", url, "-j", "1")
+    assert [line.split("\t")[0] for line in said.splitlines()] == [
+        str(photos / name) for name in ("0.jpg", "1.jpg", "2.jpg", "sub/3.jpg", "sub/4.jpg")
+    ]
+    assert "5/5" in shown
+    assert "5 answered" in shown
+    assert "saved" in shown
+    assert "0:00:0" in shown
+
+
+def test_an_interrupt_keeps_what_was_answered(
+    url: str, engine: CountingEngine, photos: Path, tmp_path: Path
+) -> None:
+    engine.script = FakeScript(delay_s=0.2)
+    out = tmp_path / "results.jsonl"
+    command = [sys.executable, "-m", "edge_client.cli", "batch", str(photos), *Q, "--url", url, "-j", "1"]
+    with subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE) as process:
+        while not (out.exists() and out.read_bytes().endswith(b"\n")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"interrupted: " in errors
+    assert b"Traceback" not in errors
+    assert 1 <= len(records(out)) < 5
 
 
 def test_a_wrong_key_stops_the_run(serve: Any, photos: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import socket
 import subprocess
 import sys
@@ -18,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from edge_client.cli import app
 from server.engine.fake import FakeEngine, FakeScript
+from tests.edge_client.terminal import in_terminal
 from tests.server.exchange import key_entry
 
 SECONDGLANCE = [sys.executable, "-c", "from edge_client.cli import main; main()"]
@@ -217,31 +216,8 @@ def test_exit_code_124_for_a_server_that_never_answers(silent_url: str, photo: P
     assert "0.3 s" in ran.stderr
 
 
-def in_terminal(*arguments: object, **environment: str) -> tuple[str, str]:
-    """Run with stderr on a terminal and stdout on a pipe; returns both."""
-    ours, theirs = pty.openpty()
-    command = [*SECONDGLANCE, "ask", *map(str, arguments)]
-    variables = os.environ | {"TERM": "xterm-256color", "COLUMNS": "200"} | environment
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=variables) as process:
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                chunk = os.read(ours, 65_536)
-            except OSError:  # Linux reports the other end's closing as an error
-                break
-            if not chunk:
-                break
-            shown += chunk
-        os.close(ours)
-        assert process.stdout is not None
-        said = process.stdout.read().decode()
-    assert process.returncode == 0, shown
-    return said, shown.decode()
-
-
 def test_progress_and_cost_are_shown_on_a_terminal_only(url: str, photo: Path) -> None:
-    said, shown = in_terminal(photo, "What number?", "--url", url)
+    said, shown = in_terminal("ask", photo, "What number?", "--url", url)
     assert said == "42\n"
     assert "stage 2" in shown
     assert "kB up" in shown
@@ -250,7 +226,7 @@ def test_progress_and_cost_are_shown_on_a_terminal_only(url: str, photo: Path) -
 
 def test_no_color_is_respected(url: str, photo: Path) -> None:
     """Cursor movements remain; colours and dimming do not."""
-    _, shown = in_terminal(photo, "What number?", "--url", url, NO_COLOR="1")
+    _, shown = in_terminal("ask", photo, "What number?", "--url", url, NO_COLOR="1")
     assert "kB up" in shown
     assert "\x1b[32m" not in shown
     assert "\x1b[3" not in shown

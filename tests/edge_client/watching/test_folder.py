@@ -198,6 +198,14 @@ def test_what_is_there_at_first_can_be_skipped_and_asked_for_later(
     assert watched.settle() == []
 
 
+def test_what_was_skipped_is_not_new_under_another_name(watched: Watched, photo: bytes) -> None:
+    """What it holds was never read; it is known by where it lies."""
+    (watched.root / "a.jpg").write_bytes(photo)
+    watched.folder.skip_present()
+    (watched.root / "a.jpg").rename(watched.root / "b.jpg")
+    assert watched.settle() == []
+
+
 def test_a_folder_that_is_away_for_an_hour_is_not_new_afterwards(
     watched: Watched, photo: bytes, clock: Any
 ) -> None:

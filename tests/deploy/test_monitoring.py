@@ -23,6 +23,7 @@ from tests.server.exchange import ask, patch_for, put_patch, running_client
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus-rules.yml"
+RULES_TEST = Path(__file__).with_name("prometheus-rules.test.yml")
 DASHBOARD = DEPLOY / "grafana-dashboard.json"
 
 FROM_THE_SCRAPE = {"up": {"job", "instance"}}
@@ -140,8 +141,10 @@ def test_an_alert_says_how_bad_it_is_and_what_is_wrong(rule: dict[str, Any]) -> 
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="Prometheus is not installed")
-def test_prometheus_takes_the_rules() -> None:
+@pytest.mark.parametrize("command", [("check", RULES), ("test", RULES_TEST)], ids=["check", "test"])
+def test_prometheus_takes_the_rules_and_they_fire(command: tuple[str, Path]) -> None:
+    verb, path = command
     result = subprocess.run(
-        ["promtool", "check", "rules", str(RULES)], capture_output=True, text=True, timeout=60, check=False
+        ["promtool", verb, "rules", str(path)], capture_output=True, text=True, timeout=60, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr

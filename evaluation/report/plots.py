@@ -38,7 +38,7 @@ def accuracy_against_bytes(axes: Any, comparison: Comparison, theme: Theme) -> N
     """Every method, and the gate at every threshold, for each metric."""
     for metric, color in _METRIC_COLORS.items():
         line = curve(comparison.study, Gate(metric, comparison.gate.aggregate))
-        label = f"gate by {_METRIC_NAMES[metric]}, every threshold"
+        label = f"any threshold: {_METRIC_NAMES[metric]}"
         axes.plot(line.uplink / 1000, 100 * line.accuracy, color=color, lw=1.6, label=label)
     lines = {line.name: line for line in comparison.lines}
     singles = [lines[one.name] for one in comparison.singles if one.name in lines]
@@ -48,13 +48,13 @@ def accuracy_against_bytes(axes: Any, comparison: Comparison, theme: Theme) -> N
         color=theme.faint,
         fmt="x",
         ms=6,
-        label="one picture, other encodings",
+        label="one picture, otherwise encoded",
     )
     for name, (marker, label) in _POINTS.items():
         if name in lines:
             _point(axes, lines[name], marker, label, theme)
     axes.set(xlabel="mean uplink per question, kB (headers included)", ylabel="right answers, %")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, columnspacing=1.0)
+    axes.figure.legend(loc="outside lower center", ncols=2, columnspacing=1.0)
 
 
 def gate_roc(axes: Any, comparison: Comparison, theme: Theme) -> None:
@@ -120,7 +120,7 @@ def accuracy_by_height(axes: Any, comparison: Comparison, theme: Theme) -> None:
     axes.set_xticks(list(_HEIGHT_EDGES), [f"{edge:g}" for edge in _HEIGHT_EDGES])
     axes.minorticks_off()
     axes.set_ylim(-2, 102)
-    axes.legend(loc="lower right")
+    axes.figure.legend(loc="outside lower center", ncols=2, columnspacing=1.0)
 
 
 def whole_note(comparison: Comparison) -> str | None:
@@ -140,7 +140,7 @@ def _point(axes: Any, line: Line, marker: str, label: str, theme: Theme) -> None
         100 * accuracy.value,
         yerr=[[100 * (accuracy.value - accuracy.low)], [100 * (accuracy.high - accuracy.value)]],
         fmt=marker,
-        ms=14 if is_pair else 7,
+        ms=13 if is_pair else 7,
         color=RED if is_pair else theme.ink,
         elinewidth=1,
         capsize=2,

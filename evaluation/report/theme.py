@@ -35,7 +35,7 @@ THEMES = (LIGHT, DARK)
 
 
 @contextmanager
-def drawing(theme: Theme, *, width: float = 4.8, height: float = 4.4) -> Iterator[tuple[Figure, Any]]:
+def drawing(theme: Theme, *, width: float = 5.0, height: float = 4.6) -> Iterator[tuple[Figure, Any]]:
     """A figure with one pair of axes in the theme's colours; inches. Text is large: phones shrink it."""
     style: Any = {
         "figure.facecolor": theme.paper,
@@ -52,7 +52,7 @@ def drawing(theme: Theme, *, width: float = 4.8, height: float = 4.4) -> Iterato
         "axes.spines.top": False,
         "axes.spines.right": False,
         "font.size": 11,
-        "legend.fontsize": 9.5,
+        "legend.fontsize": 9,
         "legend.frameon": False,
         "savefig.dpi": 160,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from server.app import _load
 from server.settings import ServerSettings, SettingsError, load_settings
 
 HASH = "0" * 64
@@ -74,3 +75,18 @@ def test_a_setting_that_sounds_like_a_key_is_not_ignored(monkeypatch: pytest.Mon
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         ServerSettings().port = 1  # type: ignore[misc]
+
+
+def test_every_setting_of_the_engine_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[object, dict[str, object]]] = []
+    monkeypatch.setattr(
+        "server.engine.loader.load_engine", lambda model, **options: given.append((model, options))
+    )
+    settings = ServerSettings(
+        model="m", device="d", dtype="t", attn="a", decode="eager", prefix_cache_bytes=123
+    )
+    _load(settings)
+    ((model, options),) = given
+    assert model == "m"
+    wanted = {"device": "d", "dtype": "t", "attn": "a", "decode": "eager", "cache_bytes": 123}
+    assert {name: options.get(name) for name in wanted} == wanted

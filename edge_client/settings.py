@@ -32,10 +32,11 @@ class EdgeSettings(BaseSettings):
         default=None, validation_alias=AliasChoices("api_key", "SECONDGLANCE_API_KEY")
     )
 
-    format: Format = "jpeg"
-    image_quality: Quality = 85
-    image_subsampling: Subsampling = "4:2:0"
-    patch_quality: Quality = 88
+    # From benchmarks/codecs.py: fewest bytes for at most half a point (the rule and its limits: docs/log.md).
+    format: Format = "webp"
+    image_quality: Quality = 70
+    image_subsampling: Subsampling = "4:2:0"  # of JPEG, where that is asked for
+    patch_quality: Quality = 85
     patch_subsampling: Subsampling = "4:4:4"  # small coloured details are what a patch is for
     min_quality: Quality = 30
     max_original_pixels: int = Field(default=MAX_ORIGINAL_PIXELS, ge=1)

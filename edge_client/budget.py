@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_client.orientation import Size
 from shared.geometry import fit_within
@@ -19,6 +19,17 @@ class PixelBudget:
     max_pixels: int | None = None
     min_side: int = 1
     max_aspect: float = math.inf
+
+    def scaled(self, share: float) -> PixelBudget:
+        """With `share` of the sides, and no less than `min_side`."""
+        if share == 1:
+            return self
+        return replace(
+            self,
+            max_width=max(self.min_side, round(self.max_width * share)),
+            max_height=max(self.min_side, round(self.max_height * share)),
+            max_pixels=None if self.max_pixels is None else max(1, round(self.max_pixels * share**2)),
+        )
 
     def fit(self, size: Size) -> Size:
         """The size to send a picture of `size` at: never enlarged, aspect kept to the pixel.

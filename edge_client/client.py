@@ -23,6 +23,7 @@ from edge_client.errors import EdgeError, UsageError
 from edge_client.hooks import Hooks
 from edge_client.images import ImageSource
 from edge_client.known import Known
+from edge_client.link import Link
 from edge_client.reply import Reply
 from edge_client.requests import Ask, QuestionTerms, Terms
 from edge_client.settings import EdgeSettings, load_settings
@@ -62,6 +63,11 @@ class _Options:
         derived._observe = observe or self._observe
         derived._hooks = hooks or self._hooks
         return derived
+
+    @property
+    def link(self) -> Link:
+        """What is known of the uplink by now."""
+        return self._known.link
 
     def _conversation(self, source: ImageSource, question: str, terms: QuestionTerms) -> Conversation:
         ask = _ask(question, {**self._terms, **terms})
@@ -289,7 +295,8 @@ def _append(body: bytearray, part: bytes) -> None:
 
 def _arrived(response: httpx.Response, body: bytearray, exchange: Exchange) -> Arrived:
     headers = {name.lower(): value for name, value in response.headers.items()}
-    return Arrived(response.status_code, headers, bytes(body), exchange.uplink_bytes, exchange.downlink_bytes)
+    counts = (exchange.uplink_bytes, exchange.downlink_bytes)
+    return Arrived(response.status_code, headers, bytes(body), *counts, exchange.waited_s)
 
 
 def _lost(exc: httpx.HTTPError, exchange: Exchange) -> Lost:

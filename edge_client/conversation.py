@@ -31,16 +31,19 @@ from edge_client.failures import Failure, failure_of
 from edge_client.images import ImageSource, Original
 from edge_client.known import Known
 from edge_client.ledger import Ledger
+from edge_client.recipes import Recipes
 from edge_client.reply import Reply
 from edge_client.requests import Ask, first_request, model_request, patch_request
 from edge_client.settings import EdgeSettings
 from edge_client.steps import Answered, Arrived, Compute, Outcome, Pause, Send, Step
 from shared.protocol import PROTOCOL_VERSION, MediaType
-from shared.wire import InferenceResponse, ModelResponse, PatchOffer, Roi
+from shared.wire import InferenceResponse, ModelResponse, PatchOffer, Roi, TimingMs
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 Steps: TypeAlias = Generator[Step, Any, T]
+
+_HEAD_BYTES = 400  # of a request around its body, with a key
 
 
 class Conversation:
@@ -62,6 +65,7 @@ class Conversation:
         self._settings = settings
         self._clock = clock
         self._draw = draw
+        self._recipes = Recipes(settings, known.link)
         self._deadline = None if ask.timeout_s is None else clock() + ask.timeout_s
         self._ledger = Ledger(clock, max_uplink_bytes=ask.max_uplink_bytes)
 
@@ -87,6 +91,7 @@ class Conversation:
             if model.protocol_version != PROTOCOL_VERSION:
                 spoken = f"the server speaks protocol {model.protocol_version}, this edge {PROTOCOL_VERSION}"
                 raise ProtocolError(f"{spoken}; update the older one")
+            self._learn(arrived)
             self._known.model = model
         return self._known.model
 
@@ -103,6 +108,7 @@ class Conversation:
             if arrived is None:
                 arrived = yield from self._ask_with_image(original, model)
             first = _parse(InferenceResponse, arrived)
+            self._learn(arrived, first.timing_ms)
             self._known.remember_image(key, first.image_id)
             yield Answered(first)
             return first
@@ -145,13 +151,47 @@ class Conversation:
     def _second_stage(self, original: Original, first: InferenceResponse) -> Steps[InferenceResponse]:
         if first.roi is None or first.patch is None:
             raise ProtocolError("the server wants a patch but does not say of what, or where to")
-        patch = yield from self._patch(original, first.roi, first.patch)
-        request = patch_request(first.patch.url, patch, deadline=self._deadline)
-        second = _parse(InferenceResponse, (yield from self._call(request)))
+        request = yield from self._patch_in_time(original, first, first.roi, first.patch)
+        arrived = yield from self._call(request)
+        second = _parse(InferenceResponse, arrived)
+        self._learn(arrived, second.timing_ms)
         if second.stage != 2 or second.status != "answered":
             raise ProtocolError("the server took the patch but did not answer")
         yield Answered(second)
         return second
+
+    def _patch_in_time(
+        self, original: Original, first: InferenceResponse, roi: Roi, offer: PatchOffer
+    ) -> Steps[Send]:
+        """The patch as the link deserves; smaller if it would be late; declined if late even then."""
+        late_s = 0.0
+        for recipe in self._recipes.for_patch():
+            patch = yield from self._patch(original, roi, offer, recipe)
+            request = patch_request(offer.url, patch, deadline=self._deadline)
+            late_s = self._late_s(request, first.timing_ms)
+            if late_s <= 0:
+                return request
+        raise TimedOutError(
+            f"declined: the region ({len(request.body)} bytes) would be answered {late_s:.1f} s "
+            f"after the deadline on this link"
+        )
+
+    def _late_s(self, request: Send, served: TimingMs) -> float:
+        """Seconds after the deadline at which `request` is expected to be answered; 0 if nothing is known.
+
+        The server needs at least what it needed for the first answer: the second has a picture more.
+        """
+        on_the_way_s = self._known.link.seconds_for(len(request.body) + _HEAD_BYTES)
+        if self._deadline is None or on_the_way_s is None:
+            return 0.0
+        server_s = (served.decode_image + served.prefill + served.generate) / 1000
+        return self._clock() + on_the_way_s + server_s - self._deadline
+
+    def _learn(self, arrived: Arrived, served: TimingMs | None = None) -> None:
+        """What this request said about the link."""
+        if arrived.waited_s is not None:
+            server_s = sum(served.model_dump().values()) / 1000 if served else 0.0
+            self._known.link.add(arrived.uplink_bytes, arrived.waited_s, server_s)
 
     def _first_request(self, original: Original, picture: Encoded | str) -> Send:
         return first_request(self._ask, original.size, picture, deadline=self._deadline)
@@ -164,11 +204,12 @@ class Conversation:
             min_side=model.limits.min_side_pixels,
             max_aspect=model.limits.max_aspect_ratio,
         )
+        recipe, scale = self._recipes.for_image()
         bare = self._first_request(original, Encoded(b"", "image/jpeg", original.size, None))
         return (
             yield from self._encode(
-                lambda: original.global_image(budget),
-                self._settings.image_recipe,
+                lambda: original.global_image(budget.scaled(scale)),
+                recipe,
                 accepted=model.image.formats,
                 max_bytes=min(model.image.max_bytes, model.limits.max_image_bytes - len(bare.body)),
                 around_bytes=len(bare.body),
@@ -176,13 +217,13 @@ class Conversation:
             )
         )
 
-    def _patch(self, original: Original, roi: Roi, offer: PatchOffer) -> Steps[Encoded]:
+    def _patch(self, original: Original, roi: Roi, offer: PatchOffer, recipe: Recipe) -> Steps[Encoded]:
         pixels = (roi.pixels.left, roi.pixels.top, roi.pixels.right, roi.pixels.bottom)
         budget = PixelBudget(offer.max_width, offer.max_height, offer.max_pixels)
         return (
             yield from self._encode(
                 lambda: original.patch(pixels, budget),
-                self._settings.patch_recipe,
+                recipe,
                 accepted=offer.formats,
                 max_bytes=offer.max_bytes,
                 around_bytes=0,

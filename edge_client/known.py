@@ -1,10 +1,11 @@
-"""What a client has learnt of its server and reuses: the model's budgets, the images it holds."""
+"""What a client has learnt of its server and reuses: the model's budgets, the images it holds, the link."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 
+from edge_client.link import Link
 from shared.wire import ModelResponse
 
 
@@ -16,6 +17,7 @@ class Known:
         self._image_ids: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
         self.model = model
+        self.link = Link()
 
     def image_id(self, content_key: str | None) -> str | None:
         """The server's name for a picture it was sent before, if it may still hold it."""

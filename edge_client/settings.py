@@ -14,6 +14,15 @@ from edge_client.retry import RetryPolicy
 
 ENV_PREFIX = "SECONDGLANCE_EDGE_"
 
+_ENCODING = {
+    "format",
+    "image_quality",
+    "image_scale",
+    "image_subsampling",
+    "patch_quality",
+    "patch_subsampling",
+}
+
 Quality = Annotated[int, Field(ge=1, le=100)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -32,11 +41,13 @@ class EdgeSettings(BaseSettings):
         default=None, validation_alias=AliasChoices("api_key", "SECONDGLANCE_API_KEY")
     )
 
-    # From benchmarks/codecs.py: fewest bytes for at most half a point (the rule and its limits: docs/log.md).
-    format: Format = "webp"
-    image_quality: Quality = 70
-    image_subsampling: Subsampling = "4:2:0"  # of JPEG, where that is asked for
-    patch_quality: Quality = 85
+    link_aware: bool = True  # encode as the measured link deserves, unless one of the next six is set
+    point_worth_s: float = Field(default=0.1, ge=0, allow_inf_nan=False)  # a point of accuracy, in seconds
+    format: Format = "jpeg"
+    image_quality: Quality = 85
+    image_scale: float = Field(default=1.0, ge=0.1, le=1)  # of the side that the server takes
+    image_subsampling: Subsampling = "4:2:0"
+    patch_quality: Quality = 88
     patch_subsampling: Subsampling = "4:4:4"  # small coloured details are what a patch is for
     min_quality: Quality = 30
     max_original_pixels: int = Field(default=MAX_ORIGINAL_PIXELS, ge=1)
@@ -50,6 +61,11 @@ class EdgeSettings(BaseSettings):
 
     remembered_images: int = Field(default=256, ge=0)
     assumed_side: int = Field(default=448, ge=2)  # --dry-run asks no server what it takes
+
+    @property
+    def may_adapt(self) -> bool:
+        """Whether encodings may follow the link: nobody has said which they shall be."""
+        return self.link_aware and not self.model_fields_set & _ENCODING
 
     @property
     def image_recipe(self) -> Recipe:

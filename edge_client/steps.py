@@ -79,13 +79,14 @@ Step: TypeAlias = Send | Pause | Compute | Answered
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A complete response; header names are lower case."""
+    """A complete response; header names are lower case. `waited_s` is None where nothing is timed."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
     uplink_bytes: int = 0
     downlink_bytes: int = 0
+    waited_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

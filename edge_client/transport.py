@@ -29,11 +29,33 @@ _MAX_CONNECTIONS = 100
 
 @dataclass(slots=True)
 class Exchange:
-    """Bytes handed to and taken from sockets so far; `deadline` is on `time.monotonic`'s clock."""
+    """Bytes handed to and taken from sockets so far; times are on `time.monotonic`'s clock."""
 
     deadline: float | None = None
     uplink_bytes: int = 0
     downlink_bytes: int = 0
+    began_at: float | None = None
+    answered_at: float | None = None
+
+    @property
+    def waited_s(self) -> float | None:
+        """From the first byte of the request to the first byte of the reply, without connecting and TLS."""
+        if self.began_at is None or self.answered_at is None:
+            return None
+        return self.answered_at - self.began_at
+
+    def write_begins(self) -> None:
+        if self.began_at is None:
+            self.began_at = time.monotonic()
+
+    def bytes_came(self, count: int) -> None:
+        self.downlink_bytes += count
+        if self.answered_at is None:
+            self.answered_at = time.monotonic()
+
+    def handshake_ended(self) -> None:
+        """What was timed so far was TLS."""
+        self.began_at = self.answered_at = None
 
     def bounded(self, timeout: float | None, expired: type[httpcore.TimeoutException]) -> float | None:
         """`timeout`, cut to what the deadline leaves. Raises `expired` if that is nothing."""
@@ -70,11 +92,12 @@ class CountingStream(httpcore.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         exchange = _exchange()
         data = self._stream.read(max_bytes, exchange.bounded(timeout, httpcore.ReadTimeout))
-        exchange.downlink_bytes += len(data)
+        exchange.bytes_came(len(data))
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         exchange = _exchange()
+        exchange.write_begins()
         for start in range(0, len(buffer), _SLICE_BYTES):
             data = buffer[start : start + _SLICE_BYTES]
             self._stream.write(data, exchange.bounded(timeout, httpcore.WriteTimeout))
@@ -88,6 +111,7 @@ class CountingStream(httpcore.NetworkStream):
     ) -> httpcore.NetworkStream:
         stream = TlsStream(self, ssl_context, server_hostname)
         stream.handshake(timeout)
+        _exchange().handshake_ended()
         return stream
 
     def get_extra_info(self, info: str) -> Any:
@@ -101,11 +125,12 @@ class AsyncCountingStream(httpcore.AsyncNetworkStream):
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         exchange = _exchange()
         data = await self._stream.read(max_bytes, exchange.bounded(timeout, httpcore.ReadTimeout))
-        exchange.downlink_bytes += len(data)
+        exchange.bytes_came(len(data))
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         exchange = _exchange()
+        exchange.write_begins()
         for start in range(0, len(buffer), _SLICE_BYTES):
             data = buffer[start : start + _SLICE_BYTES]
             await self._stream.write(data, exchange.bounded(timeout, httpcore.WriteTimeout))
@@ -119,6 +144,7 @@ class AsyncCountingStream(httpcore.AsyncNetworkStream):
     ) -> httpcore.AsyncNetworkStream:
         stream = AsyncTlsStream(self, ssl_context, server_hostname)
         await stream.handshake(timeout)
+        _exchange().handshake_ended()
         return stream
 
     def get_extra_info(self, info: str) -> Any:

@@ -14,9 +14,11 @@ from edge_client.commands.options import Json, MaxUplinkBytes, ModeName, Strict,
 
 if TYPE_CHECKING:
     from edge_client.reply import Reply
+    from edge_client.report import Sent
     from edge_client.requests import Ask
     from edge_client.settings import EdgeSettings
     from edge_client.steps import Step
+    from shared.wire import Include
 
 
 def ask(
@@ -31,6 +33,9 @@ def ask(
     strict: Strict = False,
     picture: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="Draw the region and both answers.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="OUT.html", help="Write a page with all there is to see and know.")
     ] = None,
     save_sent: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the exact bytes that are sent.")
@@ -47,6 +52,7 @@ def ask(
       secondglance ask photo.jpg "What is written on the red sign?"
       secondglance ask photo.jpg "How many signs?" --json
       secondglance ask photo.jpg "What number?" --picture answer.png
+      secondglance ask photo.jpg "What number?" --report answer.html
       secondglance ask photo.jpg "What number?" --dry-run
 
     \b
@@ -57,33 +63,43 @@ def ask(
       0 answered   2 usage   65 IMAGE cannot be read or was refused
       69 server unavailable   75 busy, try later   77 not allowed   124 timed out
     """
-    _check_outputs(picture, save_sent)
+    _check_outputs(picture, report, save_sent)
     with exit_code_of_errors():
         from edge_client.requests import Ask
         from edge_client.settings import load_settings
 
         settings = load_settings(url=url)
-        terms = Ask(question, mode, threshold, timeout, max_uplink_bytes, strict)
+        include: tuple[Include, ...] = ("tokens", "relevance") if report else ()
+        terms = Ask(question, mode, threshold, timeout, max_uplink_bytes, strict, include=include)
         if dry_run:
             _plan(image, terms, settings, save_sent, as_json=json_)
             return
-        reply = _converse(image, terms, settings, save_sent)
+        reply, sent = _converse(image, terms, settings, save_sent)
         _show(reply, as_json=json_)
         if picture is not None:
             _draw(image, terms.question, reply, picture, settings)
+        if report is not None:
+            _report(image, terms.question, reply, sent, report, settings)
 
 
-def _converse(image: Path, terms: Ask, settings: EdgeSettings, save_sent: Path | None) -> Reply:
+def _converse(
+    image: Path, terms: Ask, settings: EdgeSettings, save_sent: Path | None
+) -> tuple[Reply, list[Sent]]:
+    """The reply, and the pictures that left for it."""
     from edge_client.client import EdgeClient
+    from edge_client.hooks import Hooks
+    from edge_client.report import SentPictures
 
+    sent = SentPictures()
     with progress() as show:
 
         def observe(step: Step) -> None:
             show(str(step))
             _save(step, save_sent)
 
-        with EdgeClient(settings=settings, observe=observe) as client:
-            return client.ask(
+        hooks = Hooks(on_request=sent.note)
+        with EdgeClient(settings=settings, observe=observe, hooks=hooks) as client:
+            reply = client.ask(
                 image,
                 terms.question,
                 mode=terms.mode,
@@ -91,7 +107,9 @@ def _converse(image: Path, terms: Ask, settings: EdgeSettings, save_sent: Path |
                 timeout_s=terms.timeout_s,
                 max_uplink_bytes=terms.max_uplink_bytes,
                 strict=terms.strict,
+                include=terms.include,
             )
+    return reply, sent.pictures
 
 
 def _show(reply: Reply, *, as_json: bool) -> None:
@@ -155,6 +173,16 @@ def _draw(image: Path, question: str, reply: Reply, target: Path, settings: Edge
         sheet.save(target)
 
 
+def _report(
+    image: Path, question: str, reply: Reply, sent: list[Sent], target: Path, settings: EdgeSettings
+) -> None:
+    from edge_client.report import report_page
+
+    page = report_page(image, question, reply, sent, max_original_pixels=settings.max_original_pixels)
+    with writing(target):
+        target.write_text(page, encoding="utf-8")
+
+
 def _save(step: Step, folder: Path | None) -> None:
     """Keep what a step is about to send: the whole body, and the files inside it."""
     from edge_client.steps import Send
@@ -168,8 +196,10 @@ def _save(step: Step, folder: Path | None) -> None:
             (folder / f"{step.stage}-{part.name}").write_bytes(part.data)
 
 
-def _check_outputs(picture: Path | None, save_sent: Path | None) -> None:
+def _check_outputs(picture: Path | None, report: Path | None, save_sent: Path | None) -> None:
     """Complain about where results should go before anything is sent."""
+    if report is not None and not report.parent.is_dir():
+        raise typer.BadParameter(f"{report.parent}: no such folder", param_hint="--report")
     if picture is not None:
         if picture.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
             raise typer.BadParameter(f"{picture}: not a .png, .jpg or .webp", param_hint="--picture")

@@ -41,7 +41,8 @@ def namespaces(photos: Photos = 12, cell_s: CellSeconds = 60.0) -> None:
 
     provide(OUT / "images", photos)
     with laid((OUT / "images").absolute(), OUT / "server.log") as place:
-        record = run(place, Budget(photos, cell_s), OUT / "images", _say)
+        record = run(place, Budget(photos, cell_s), OUT / "images", OUT / "namespaces.jsonl", _say)
+    (OUT / "namespaces.jsonl").unlink()
     raise typer.Exit(publish(record, OUT, "namespaces"))
 
 
@@ -55,7 +56,8 @@ def containers(photos: Photos = 12, cell_s: CellSeconds = 60.0) -> None:
 
     provide(OUT / "images", photos)
     with stacked(OUT / "images") as place:
-        record = run(place, Budget(photos, cell_s), OUT / "images", _say)
+        record = run(place, Budget(photos, cell_s), OUT / "images", OUT / "containers.jsonl", _say)
+    (OUT / "containers.jsonl").unlink()
     raise typer.Exit(publish(record, OUT, "containers"))
 
 

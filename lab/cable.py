@@ -18,10 +18,12 @@ _READING = reading(INTERFACE)
 _SERVER = "http://127.0.0.1:8000"
 _READY_TIMEOUT_S = 300.0
 # Whole originals are refused by default, and take longer than a minute on the slowest link.
-_LIMITS = {
+_ENVIRONMENT = {
     "SECONDGLANCE_SERVER_MAX_IMAGE_BYTES": "16777216",
     "SECONDGLANCE_SERVER_MAX_IMAGE_PIXELS": "25000000",
     "SECONDGLANCE_SERVER_BODY_TIMEOUT_S": "600",
+    # On a busy machine two threads wait for each other; with one, computing takes the same time each time.
+    "OMP_NUM_THREADS": "1",
 }
 
 
@@ -54,11 +56,11 @@ class Cable:
 @contextlib.contextmanager
 def laid(photos: Path, log: Path) -> Iterator[Cable]:
     """Namespaces with a ready server and the relay. Raises LabError."""
-    limits = [f"{name}={value}" for name, value in _LIMITS.items()]
+    environment = [f"{name}={value}" for name, value in _ENVIRONMENT.items()]
     with contextlib.ExitStack() as running:
         pair = running.enter_context(joined())
         output = running.enter_context(log.open("wb"))
-        server = ("env", *limits, sys.executable, "-m", "server.cli", "serve", "--port", "8000")
+        server = ("env", *environment, sys.executable, "-m", "server.cli", "serve", "--port", "8000")
         running.enter_context(pair.start("server", *server, log=output))
         relay = (sys.executable, "-m", "lab", "relay", "--listen", SERVER_ADDRESS, "--to", "127.0.0.1:8000")
         running.enter_context(pair.start("server", *relay, log=output))

@@ -59,8 +59,11 @@ class Budget:
         return max(2, min(self.photos, int(self.cell_s / needs_s)))
 
 
-def run(place: Place, budget: Budget, photos: Path, say: Callable[[str], None]) -> Record:
-    """All cells, after one pass that only warms the server up."""
+def run(place: Place, budget: Budget, photos: Path, kept: Path, say: Callable[[str], None]) -> Record:
+    """All cells, after one pass that only warms the server up.
+
+    Each is appended to `kept`, and not measured again if it is there: a campaign goes on where it was ended.
+    """
     original_bytes = [path.stat().st_size for path in photos.glob("*.jpg")]
     expected = {"original": max(original_bytes), "global-only": 5_000.0, "pair": 25_000.0, "always": 25_000.0}
     place.shape(WIRE)
@@ -68,10 +71,17 @@ def run(place: Place, budget: Budget, photos: Path, say: Callable[[str], None]) 
     say(f"idle: {idle}")
     for method in METHODS:
         _measure(place, WIRE, method, "cold", budget.photos, idle)
-    cells = []
+    cells: list[Record] = (
+        [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    )
+    done = {(cell["link"], cell["method"], cell["warmth"]) for cell in cells}
     for link, method, warmth in _cells(place):
+        if (link.name, method, warmth) in done:
+            continue
         started = time.monotonic()
         cells.append(_cell(place, link, method, warmth, budget.answers(link, expected[method]), idle))
+        with kept.open("a") as file:
+            print(json.dumps(cells[-1]), file=file)
         passed_s = time.monotonic() - started
         say(f"{link.name}, {method}, {warmth}: {len(cells[-1]['samples'])} answers in {passed_s:.0f} s")
     offload = json.loads(place.lab("offload", place.interface, "--only-show"))

@@ -31,8 +31,10 @@ def run(say: Callable[[str], None]) -> None:
         compose("up", "--no-build", "-d", "server")
         server = compose.container("server")
         server.wait_until_healthy()
+        computed_s = server.processor_s()
         edge = compose.run("edge", "600", entrypoint="sleep", name="edge")
-        say(f"both are up; the server was ready {server.seconds_to_healthy():.1f} s after its start")
+        ready = f"{server.seconds_to_healthy():.1f} s after its start, {computed_s:.1f} s of processor time"
+        say(f"both are up; the server was ready {ready}")
         for image in ("second-glance-server", "second-glance-edge"):
             say(f"{image}: {_added_bytes(compose, image) / 1e6:,.0f} MB on top of its base")
         reply = _ask(edge, truth["question"], say)

@@ -52,6 +52,11 @@ class Container:
         fields = ("tx_bytes", "tx_packets", "rx_bytes", "rx_packets")
         return Counters(*(sum(network[field] for network in networks) for field in fields))
 
+    def processor_s(self) -> float:
+        """What it has computed so far, health checks included."""
+        usage = self.raw.client.api.stats(self.raw.id, stream=False, one_shot=True)["cpu_stats"]["cpu_usage"]
+        return float(usage["total_usage"]) / 1e9
+
     def seconds_to_healthy(self) -> float:
         """From its start to the end of the first check that passed."""
         self.raw.reload()
@@ -120,7 +125,7 @@ def composed() -> Iterator[Compose]:
         finally:
             for one_off in client.containers.list(all=True, filters={"name": f"^{PROJECT}-"}):
                 one_off.remove(force=True)  # docker-compose 1.29 leaves these to who started them
-            compose("--profile", "lab", "down", "--remove-orphans", "--timeout", "25")
+            compose("--profile", "lab", "down", "--remove-orphans", "--timeout", "35")
 
 
 def _moment(text: str) -> datetime:

@@ -56,10 +56,14 @@ class Asker(Protocol):
 
 
 class _Pair:
-    """The edge's client in one of its modes. Retries are off: a count of two tries would be nobody's."""
+    """The edge's client in one of its modes.
+
+    Retries are off: a count of two tries would be nobody's. So is its knowledge of the link: methods and
+    links are compared at the same bytes.
+    """
 
     def __init__(self, url: str, mode: Mode) -> None:
-        settings = EdgeSettings(url=url, retries=0, read_timeout_s=_PATIENCE_S)
+        settings = EdgeSettings(url=url, retries=0, read_timeout_s=_PATIENCE_S, link_aware=False)
         self._client = EdgeClient(settings=settings, observe=self._observe)
         self._mode = mode
         self._body_up = 0

@@ -43,6 +43,7 @@ _BY_CODE: dict[str, type[EdgeError]] = {
     ErrorCode.UNORIENTED_IMAGE: BadImageError,
     ErrorCode.PATCH_SIZE_MISMATCH: BadImageError,
     ErrorCode.INVALID_REQUEST: UsageError,
+    ErrorCode.IDEMPOTENCY_IN_PROGRESS: BusyError,
     ErrorCode.RATE_LIMITED: BusyError,
     ErrorCode.BUSY: BusyError,
     ErrorCode.NOT_READY: BusyError,

@@ -420,7 +420,7 @@ def test_no_interleaving_breaks_the_protocol(is_full: bool) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Protocol,
         settings=settings(
-            max_examples=500 if is_full else 20,
+            max_examples=200 if is_full else 20,
             stateful_step_count=50 if is_full else 25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

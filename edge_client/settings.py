@@ -43,11 +43,12 @@ class EdgeSettings(BaseSettings):
 
     link_aware: bool = True  # encode as the measured link deserves, unless one of the next six is set
     point_worth_s: float = Field(default=0.1, ge=0, allow_inf_nan=False)  # a point of accuracy, in seconds
-    format: Format = "jpeg"
-    image_quality: Quality = 85
+    # From benchmarks/codecs.py: fewest bytes for at most half a point (the rule and its limits: docs/log.md).
+    format: Format = "webp"
+    image_quality: Quality = 70
     image_scale: float = Field(default=1.0, ge=0.1, le=1)  # of the side that the server takes
-    image_subsampling: Subsampling = "4:2:0"
-    patch_quality: Quality = 88
+    image_subsampling: Subsampling = "4:2:0"  # of JPEG, where that is asked for
+    patch_quality: Quality = 85
     patch_subsampling: Subsampling = "4:4:4"  # small coloured details are what a patch is for
     min_quality: Quality = 30
     max_original_pixels: int = Field(default=MAX_ORIGINAL_PIXELS, ge=1)

@@ -32,6 +32,7 @@ from server.engine.loader import load_engine
 from server.engine.protocol import AnswerRequest, AnswerResult, Engine, Picture
 from server.gate import judge
 from server.localization import locate, relative_attention
+from shared.protocol import MEDIA_TYPES
 from shared.wire import ImageSize, PixelBox
 from training.views import product_window
 
@@ -83,7 +84,7 @@ class Edge:
         return self._sent(self._original.patch(pixels, within), self._settings.patch_recipe, key)
 
     def _sent(self, image: Image.Image, recipe: Any, key: str) -> Picture:
-        encoded = encode(image, recipe, accepted=("image/jpeg",), max_bytes=1 << 22)
+        encoded = encode(image, recipe, accepted=MEDIA_TYPES, max_bytes=1 << 22)
         assert encoded is not None
         return Picture(key=key, rgb=np.asarray(Image.open(io.BytesIO(encoded.data)).convert("RGB")))
 

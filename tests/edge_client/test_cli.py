@@ -88,15 +88,15 @@ def test_what_was_sent_is_saved_byte_for_byte(url: str, photo: Path, tmp_path: P
     assert names == {
         "stage1-body",
         "stage1-request.json",
-        "stage1-image.jpg",
+        "stage1-image.webp",
         "stage2-body",
-        "stage2-patch.jpg",
+        "stage2-patch.webp",
     }
-    assert (folder / "stage2-patch.jpg").stat().st_size == document["usage"]["received_bytes"]
+    assert (folder / "stage2-patch.webp").stat().st_size == document["usage"]["received_bytes"]
     body = (folder / "stage1-body").read_bytes()
-    assert (folder / "stage1-image.jpg").read_bytes() in body
+    assert (folder / "stage1-image.webp").read_bytes() in body
     assert json.loads((folder / "stage1-request.json").read_bytes())["question"] == "What number?"
-    with Image.open(folder / "stage1-image.jpg") as sent:
+    with Image.open(folder / "stage1-image.webp") as sent:
         assert max(sent.size) == 336
 
 
@@ -111,14 +111,14 @@ def test_a_dry_run_needs_no_server_and_says_what_would_leave(
     )
     assert (ran.exit_code, ran.stderr) == (0, "")
     body_bytes = (folder / "stage1-body").stat().st_size
-    image_bytes = (folder / "stage1-image.jpg").stat().st_size
+    image_bytes = (folder / "stage1-image.webp").stat().st_size
     if as_json:
         plan = json.loads(ran.stdout)
         assert (plan["dry_run"], plan["body_bytes"]) == (True, body_bytes)
-        assert plan["parts"][1] == {"name": "image.jpg", "bytes": image_bytes}
+        assert plan["parts"][1] == {"name": "image.webp", "bytes": image_bytes}
     else:
         assert f"{body_bytes:,} bytes" in ran.stdout
-        assert f"image.jpg: {image_bytes:,} bytes" in ran.stdout
+        assert f"image.webp: {image_bytes:,} bytes" in ran.stdout
         assert "nothing was sent" in ran.stdout
 
 

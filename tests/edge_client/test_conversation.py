@@ -150,7 +150,7 @@ def test_stages_are_timed_and_counted_apart(stage, server, fault, photo) -> None
 def test_parts_are_inside_the_body_that_is_sent(stage, photo) -> None:
     stage.play(photo)
     _, first, patch = stage.of_kind(Send)
-    assert [part.name for part in first.parts] == ["request.json", "image.jpg"]
+    assert [part.name for part in first.parts] == ["request.json", "image.webp"]
     assert all(part.data in first.body for part in first.parts)
     assert [part.data for part in patch.parts] == [patch.body]
 

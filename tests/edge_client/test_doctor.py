@@ -94,7 +94,7 @@ def test_what_would_be_sent_is_what_is_sent(url: str, photo: Path, tmp_path: Pat
     sent = tmp_path / "sent"
     asked = ["ask", str(photo), "What is written on the sign?", "--url", url, "--save-sent", str(sent)]
     assert CliRunner().invoke(app, asked).exit_code == 0
-    assert sample["image_bytes"] == (sent / "stage1-image.jpg").stat().st_size
+    assert sample["image_bytes"] == (sent / "stage1-image.webp").stat().st_size
     assert sample["original_bytes"] == photo.stat().st_size
 
 
@@ -128,10 +128,10 @@ def test_settings_that_were_changed_are_listed(
     url: str, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SECONDGLANCE_EDGE_LINK_AWARE")  # which our own tests set
-    monkeypatch.setenv("SECONDGLANCE_EDGE_FORMAT", "webp")
+    monkeypatch.setenv("SECONDGLANCE_EDGE_FORMAT", "jpeg")
     ran = run("--url", url, "--image", photo, "--json", "--probe-bytes", 0)
-    assert findings(ran)["edge"]["data"]["changed_settings"] == {"format": "webp"}
-    assert findings(ran)["formats"]["data"]["preferred"] == "webp"
+    assert findings(ran)["edge"]["data"]["changed_settings"] == {"format": "jpeg"}
+    assert findings(ran)["formats"]["data"]["preferred"] == "jpeg"
 
 
 @pytest.fixture

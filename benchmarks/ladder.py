@@ -30,14 +30,13 @@ from scenes.photos import originals
 from server.child import serving
 
 RUNGS: dict[str, dict[str, Any]] = {
-    "jpeg 85/88": {"format": "jpeg", "image_quality": 85, "patch_quality": 88},
-    "webp 85/85": {"format": "webp", "image_quality": 85, "patch_quality": 85},
+    "webp 70/85": {"format": "webp", "image_quality": 70, "patch_quality": 85},
     "webp 70/70": {"format": "webp", "image_quality": 70, "patch_quality": 70},
     "webp 50/50": {"format": "webp", "image_quality": 50, "patch_quality": 50},
     "webp 30/30": {"format": "webp", "image_quality": 30, "patch_quality": 30},
     "webp 70/50 at 3/4": {"format": "webp", "image_quality": 70, "patch_quality": 50, "image_scale": 0.75},
 }
-FIXED = "jpeg 85/88"
+FIXED = "webp 70/85"
 
 
 @dataclass(frozen=True, slots=True)

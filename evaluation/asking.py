@@ -30,7 +30,8 @@ class Asker:
 
     def __init__(self, url: str, score: Score, settings: EdgeSettings | None = None) -> None:
         settings = settings or EdgeSettings()
-        self._settings = settings.model_copy(update={"remembered_images": 0})
+        # Each question as if asked alone, and every picture in the same encoding, whatever loopback is like.
+        self._settings = settings.model_copy(update={"remembered_images": 0, "link_aware": False})
         self._score = score
         self._edge = EdgeClient(url, settings=self._settings)
         self._wire = Wire(url, self._settings)

@@ -16,36 +16,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from scenes.signs import COLORS
 from server.embedded.tower import Tower, TowerConfig
+from training.beliefs import answer_codes, read_beliefs, reading_loss
 from training.decoder_stage import WIDTH, Answers, Symbols, answer_logits, decoder_config, whole_answers
-from training.exported import exported_parts, load_tower
+from training.exported import exported_parts
 from training.gaze import Gaze
 from training.journal import Journal, cosine, load_checkpoint, pick_device, save_checkpoint
 from training.muon import Optimizers
 from training.packing import Packer, prompt_after_images
+from training.projector import Projector, fit_projector, recover_symbols, shipped_cells, start_projector
 from training.tokenizer import build_tokenizer
-from training.tower_stage import CODES, Heads, to_pixels
-from training.views import SLOTS
+from training.tower_stage import Heads, to_pixels
 
 QUESTIONS = 6
 GAZE_WEIGHT = 0.3
+# so many reading questions ask for a text of that height in the global view where there is one
+LEGIBLE_PX, LEGIBLE_SHARE = 6.0, 0.4
 # of an answer's tokens in the loss: one digit for five signs teaches less than the characters of six texts
 KIND_WEIGHTS = {"count": 3.0, "color": 2.0}
-
-
-class Projector(nn.Module):
-    """The two layers of LLaVA's multi-modal projector, under its names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear_1, self.linear_2 = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.linear_2(functional.gelu(self.linear_1(features)))
 
 
 @torch.no_grad()
@@ -71,10 +62,11 @@ def compute_features(root: pathlib.Path, tower: Tower, device: torch.device, aut
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
-    """A shard: `features` [scenes, 3, N, C], `color` [scenes, 3, N] (0 none) and each scene's record."""
+    """A shard: `features` [scenes, 3, N, C], `color` (0: none), `anchor` [scenes, 3, N], scenes' records."""
 
     features: Tensor
     color: Tensor
+    anchor: Tensor
     records: list[dict[str, Any]]
 
 
@@ -82,111 +74,10 @@ def load_pairs(root: pathlib.Path) -> list[Pairs]:
     shards = []
     for path in sorted((root / "features").glob("[0-9]*.npy")):
         with np.load(root / "pairs" / f"{path.stem}.npz") as shard:
-            color, records = torch.from_numpy(shard["color"]).flatten(2), json.loads(str(shard["records"]))
-        shards.append(Pairs(torch.from_numpy(np.load(path)), color, records))
+            color, anchor = (torch.from_numpy(shard[name]).flatten(2) for name in ("color", "anchor"))
+            records = json.loads(str(shard["records"]))
+        shards.append(Pairs(torch.from_numpy(np.load(path)), color, anchor, records))
     return shards
-
-
-@torch.no_grad()
-def start_projector(projector: Projector, symbols: Symbols, heads: Heads, cells: Tensor) -> None:
-    """One hidden unit for each character in each slot, each colour, the centre; read off the tower's heads.
-
-    A unit fires where its class leads; its output is the class's symbolic vector. From a random start the
-    fit explains 81 % of the symbolic cells and characters blur; from here it explains 94 %.
-    """
-    scale, margin = 0.35, 0.5
-    by_slot = heads.slots.weight.view(SLOTS, CODES, WIDTH), heads.slots.bias.view(SLOTS, CODES)
-    rows = torch.cat(
-        [
-            (by_slot[0] - by_slot[0].mean(1, keepdim=True)).flatten(0, 1),
-            heads.color.weight - heads.color.weight.mean(0, keepdim=True),
-            heads.anchor.weight,
-        ]
-    )
-    offsets = torch.cat(
-        [
-            (by_slot[1] - by_slot[1].mean(1, keepdim=True)).flatten(),
-            heads.color.bias - heads.color.bias.mean(),
-            heads.anchor.bias,
-        ]
-    )
-    units = len(rows)
-    projector.linear_1.weight[:units] = rows * scale
-    projector.linear_1.bias[:units] = offsets * scale - margin
-    active = functional.gelu(projector.linear_1(cells.flatten(0, -2)))[:20_000, :units]
-    usual = torch.quantile(active, 0.998, dim=0).clamp_min(0.3)
-    vectors = torch.cat([symbols.slots.flatten(0, 1), symbols.color, symbols.anchor.unsqueeze(0)])
-    projector.linear_2.weight[:, :units] = (vectors / usual.unsqueeze(1)).T
-    projector.linear_2.bias.zero_()
-
-
-@torch.no_grad()
-def recover_symbols(projector: Projector, symbols: Symbols, heads: Heads, old: Tensor, new: Tensor) -> float:
-    """Sets `symbols` by least squares to what a trained projector made of the cells [M, N, C].
-
-    A shipped model holds no symbols, so they are read back: `projector` maps the shipped tower's cells `old`
-    to the decoder's input, the heads say what the trained tower believes of the same cells `new`. Returns the
-    unexplained share of the variance.
-    """
-    color = heads.color(new).softmax(-1).flatten(0, 1)
-    anchor = heads.anchor(new).sigmoid().flatten(0, 1)
-    slots = heads.slots(new).view(*new.shape[:2], SLOTS, CODES).softmax(-1).flatten(0, 1)
-    design = torch.cat([color, anchor, ((1 - color[:, :1, None]) * slots.flatten(1).unsqueeze(1))[:, 0]], 1)
-    target = projector(old).flatten(0, 1)
-    weight = (1 + 6 * (1 - color[:, :1])).sqrt()
-    ridge = 1e-3 * len(design) ** 0.5 * torch.eye(design.shape[1], dtype=torch.float64)
-    matrix = torch.cat([(weight * design).double().cpu(), ridge])
-    wanted = torch.cat(
-        [(weight * target).double().cpu(), torch.zeros(len(ridge), WIDTH, dtype=torch.float64)]
-    )
-    solved = torch.linalg.lstsq(matrix, wanted).solution
-    rest = ((matrix @ solved - wanted) ** 2).sum() / ((wanted - wanted.mean(0)) ** 2).sum()
-    solved = solved.float().to(new.device)
-    colors = color.shape[1]
-    symbols.color.copy_(solved[:colors])
-    symbols.anchor.copy_(solved[colors])
-    symbols.slots.copy_(solved[colors + 1 :].view(SLOTS, CODES, WIDTH))
-    return float(rest)
-
-
-@torch.no_grad()
-def shipped_cells(root: pathlib.Path, start: pathlib.Path, count: int, device: torch.device) -> Tensor:
-    """The shipped tower's cells [count * 3, N, C] of the first shard's first scenes."""
-    tower = Tower(TowerConfig()).eval().to(device)
-    load_tower(tower, exported_parts(start)["tower"])
-    with np.load(sorted((root / "pairs").glob("[0-9]*.npz"))[0]) as shard:
-        images = torch.from_numpy(shard["images"][:count]).flatten(0, 1)
-    return torch.cat([tower.features(to_pixels(part).to(device))[0] for part in images.split(50)])
-
-
-def fit_projector(
-    projector: Projector, symbols: Symbols, heads: Heads, features: list[Tensor], *, steps: int, seed: int
-) -> float:
-    """Distillation: MSE to the symbolic cells that the tower's heads believe in.
-
-    Returns the last loss over the target's variance.
-    """
-    optimizer = torch.optim.AdamW(projector.parameters(), lr=3e-3)
-    random = torch.Generator().manual_seed(seed)
-    ratio = 1.0
-    for step in range(steps):
-        shard = features[step % len(features)]
-        rows = torch.randint(len(shard), (16,), generator=random)
-        views = torch.randint(3, (16,), generator=random)
-        cells = shard[rows, views].float().to(projector.linear_1.weight.device)
-        with torch.no_grad():
-            color = heads.color(cells).softmax(-1)
-            slots = heads.slots(cells).view(*cells.shape[:2], 4, -1).softmax(-1)
-            target = symbols(color, heads.anchor(cells)[..., 0].sigmoid(), slots)
-        for group in optimizer.param_groups:
-            group["lr"] = cosine(step, steps, peak=3e-3)
-        weight = 1 + 6 * (1 - color[..., :1])
-        loss = (weight * (projector(cells) - target) ** 2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        ratio = float(loss.detach() / (weight * (target - target.mean((0, 1))) ** 2).mean())
-    return ratio
 
 
 def draw_questions(
@@ -201,7 +92,11 @@ def draw_questions(
         by_kind.setdefault(question[0], []).append(question)
 
     def any_of(kind: str) -> list[Any]:
-        return by_kind[kind][int(rng.integers(len(by_kind[kind])))]
+        of_kind = by_kind[kind]
+        if kind == "read":
+            legible = [q for q in of_kind if record["heights"][q[3]] >= LEGIBLE_PX]
+            of_kind = legible if legible and rng.random() < LEGIBLE_SHARE else of_kind
+        return of_kind[int(rng.integers(len(of_kind)))]
 
     coarse = [(kind, any_of(kind)) for kind in ("count", *rng.permutation(["presence", "color"]).tolist())]
     chosen = coarse
@@ -233,13 +128,14 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pictures:
-    """A batch of one kind of prompt: `cells` [B, count * N, C], `color` [B, count * N].
+    """A batch of one kind of prompt: `cells` [B, count * N, C], `color` and `anchor` [B, count * N].
 
     `asked`: (kind, prompt, answer) of each question.
     """
 
     cells: Tensor
     color: Tensor
+    anchor: Tensor
     count: int
     asked: list[list[tuple[str, str, str]]]
 
@@ -253,8 +149,12 @@ def draw_pictures(rng: np.random.Generator, shard: Pairs, size: int) -> Pictures
         draw_questions(rng, shard.records[int(r)], 0 if which == "global" else int(v), alone=which == "crop")
         for r, v in zip(rows, views, strict=True)
     ]
-    cells = torch.cat([shard.features[index, v] for v in shown], dim=1).float()
-    return Pictures(cells, torch.cat([shard.color[index, v] for v in shown], dim=1), len(shown), asked)
+
+    def views_of(values: Tensor) -> Tensor:
+        return torch.cat([values[index, v] for v in shown], dim=1)
+
+    cells, color, anchor = views_of(shard.features).float(), views_of(shard.color), views_of(shard.anchor)
+    return Pictures(cells, color, anchor, len(shown), asked)
 
 
 def color_asked(kind: str, prompt: str, answer: str) -> int:
@@ -282,10 +182,10 @@ def gaze_loss(gaze: Gaze, pictures: Pictures, answers: Answers) -> Tensor:
 def train(
     root: pathlib.Path,
     *,
-    steps: int = 950,
+    steps: int = 1900,
     batch: int = 16,
-    peak: float = 4e-4,
-    matrix_lr: float = 0.003,
+    peak: float = 1e-3,
+    matrix_lr: float = 0.004,
     seed: int = 3,
     start: pathlib.Path | None = None,
 ) -> None:
@@ -323,7 +223,7 @@ def train(
         ratio = fit_projector(projector, symbols, heads, features, steps=1500, seed=seed)
         journal.write("projector", 0, unexplained_share=ratio)
     rng = np.random.default_rng([seed, first_step])
-    scores, gaze = Scores(), Gaze(model)
+    scores, gaze, codes = Scores(), Gaze(model), answer_codes(tokenizer).to(device)
 
     def run(pictures: Pictures, tally: Scores) -> tuple[Tensor, Tensor]:
         rows = [[(prompt, answer) for _kind, prompt, answer in row] for row in pictures.asked]
@@ -334,7 +234,21 @@ def train(
         tally.add(pictures.asked, whole_answers(logits, truth, starts).tolist())
         kinds = torch.tensor([KIND_WEIGHTS.get(q[0], 1.0) for row in pictures.asked for q in row])
         weight = kinds.to(device)[starts.long().cumsum(0) - 1]  # of each answer's tokens
-        losses = functional.cross_entropy(logits.float(), truth, reduction="none")
+        asked = torch.tensor(
+            [color_asked(*q) if "read" in q[0] else -1 for row in pictures.asked for q in row]
+        )
+        beliefs = read_beliefs(
+            heads,
+            pictures.cells.to(device),
+            pictures.color.to(device),
+            pictures.anchor.to(device),
+            rows=torch.repeat_interleave(
+                torch.arange(len(pictures.asked)), torch.tensor([len(row) for row in pictures.asked])
+            ).to(device),
+            labels=asked.to(device),
+            views=pictures.count,
+        )
+        losses = reading_loss(logits.float(), truth, starts, beliefs, codes)
         return (weight * losses).sum() / weight.sum(), gaze_loss(gaze, pictures, answers)
 
     @torch.no_grad()

@@ -22,8 +22,8 @@ from server.embedded.tower import Tower, TowerConfig
 from training import export as export_module
 from training.decoder_stage import decoder_config, frame
 from training.export import export
-from training.joint_stage import Projector
 from training.packing import Packer, prompt_after_images
+from training.projector import Projector
 from training.tokenizer import build_tokenizer
 from training.tower_stage import to_pixels
 

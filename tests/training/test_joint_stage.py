@@ -19,15 +19,14 @@ from training.decoder_stage import WIDTH, Symbols, decoder_config
 from training.export import export
 from training.joint_stage import (
     Pairs,
-    Projector,
     Scores,
     color_asked,
     draw_pictures,
     draw_questions,
-    fit_projector,
 )
 from training.journal import save_checkpoint
 from training.muon import Optimizers
+from training.projector import Projector, fit_projector
 from training.tokenizer import build_tokenizer
 from training.tower_stage import Heads
 
@@ -88,7 +87,7 @@ def test_rows_of_a_batch_are_of_one_kind_of_prompt(record: dict[str, Any]) -> No
     rng = np.random.default_rng(3)
     shapes = set()
     for _ in range(40):
-        pictures = draw_pictures(rng, Pairs(features, color, [record, record]), 6)
+        pictures = draw_pictures(rng, Pairs(features, color, color == 5, [record, record]), 6)
         shapes.add((pictures.count, pictures.cells.shape[1]))
         assert pictures.cells.shape[:2] == pictures.color.shape
         assert len(pictures.cells) == len(pictures.asked) == 6

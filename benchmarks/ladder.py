@@ -30,13 +30,12 @@ from scenes.photos import originals
 from server.child import serving
 
 RUNGS: dict[str, dict[str, Any]] = {
-    "webp 70/85": {"format": "webp", "image_quality": 70, "patch_quality": 85},
-    "webp 70/70": {"format": "webp", "image_quality": 70, "patch_quality": 70},
+    "webp 50/85": {"format": "webp", "image_quality": 50, "patch_quality": 85},
     "webp 50/50": {"format": "webp", "image_quality": 50, "patch_quality": 50},
     "webp 30/30": {"format": "webp", "image_quality": 30, "patch_quality": 30},
-    "webp 70/50 at 3/4": {"format": "webp", "image_quality": 70, "patch_quality": 50, "image_scale": 0.75},
+    "webp 50/50 at 3/4": {"format": "webp", "image_quality": 50, "patch_quality": 50, "image_scale": 0.75},
 }
-FIXED = "webp 70/85"
+FIXED = "webp 50/85"
 
 
 @dataclass(frozen=True, slots=True)

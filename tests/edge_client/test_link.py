@@ -146,7 +146,7 @@ def limited(port: int, bytes_per_s: float) -> Any:
 
 
 def test_a_client_learns_the_rate_of_a_real_link_and_adapts(live: Any, photos: list[bytes]) -> None:
-    """Through a relay of 256 kbit/s: never taken for faster; in a hurry, the region is sent accordingly."""
+    """Through a relay of 256 kbit/s: never taken for twice as fast; in a hurry, later ones are smaller."""
     sent = SentPictures()
     hooks, hasty = Hooks(on_request=sent.note), EdgeSettings(point_worth_s=0)
     with limited(live.port, SLOW) as relay, EdgeClient(relay.url, settings=hasty, hooks=hooks) as client:
@@ -154,7 +154,7 @@ def test_a_client_learns_the_rate_of_a_real_link_and_adapts(live: Any, photos: l
         rate = client.link.uplink_bytes_per_s
         client.ask(photos[1], "What?", mode="answer_only")
     assert rate is not None
-    assert 0 < rate < 1.2 * SLOW
+    assert 0 < rate < 2 * SLOW
     formats = [(picture.stage, picture.name) for picture in sent.pictures]
     assert formats == [("stage1", "image.webp"), ("stage2", "patch.webp"), ("stage1", "image.webp")]
     least, fixed = smallest(LADDER), EdgeSettings()
@@ -170,7 +170,7 @@ async def test_the_async_client_learns_too(live: Any, photos: list[bytes]) -> No
         async with AsyncEdgeClient(relay.url) as client:
             await client.ask(photos[0], "What?", mode="answer_only")
             assert client.link.uplink_bytes_per_s is not None
-            assert 0 < client.link.uplink_bytes_per_s < 1.2 * SLOW
+            assert 0 < client.link.uplink_bytes_per_s < 2 * SLOW
 
 
 def slow_client(settings: Any, server: Any) -> EdgeClient:

@@ -215,13 +215,20 @@ def test_on_a_terminal_the_time_left_and_the_bytes_saved_are_shown_and_stdout_st
     assert "0:00:0" in shown
 
 
+def _hear_interrupts() -> None:
+    """Tests that a shell runs in the background inherit that SIGINT is ignored, and so would the command."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupt_keeps_what_was_answered(
     url: str, engine: CountingEngine, photos: Path, tmp_path: Path
 ) -> None:
     engine.script = FakeScript(delay_s=0.2)
     out = tmp_path / "results.jsonl"
     command = [sys.executable, "-m", "edge_client.cli", "batch", str(photos), *Q, "--url", url, "-j", "1"]
-    with subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [*command, "--out", str(out)], stderr=subprocess.PIPE, preexec_fn=_hear_interrupts
+    ) as process:
         while not (out.exists() and out.read_bytes().endswith(b"\n")):
             assert process.poll() is None
             time.sleep(0.01)

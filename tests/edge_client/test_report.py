@@ -135,8 +135,8 @@ def test_a_retried_upload_is_one_picture(server: Any, settings: Any, fault: Any,
     ) as client:
         client.ask(photo, "What?")
     assert [(picture.stage, picture.name) for picture in sent.pictures] == [
-        ("stage1", "image.jpg"),
-        ("stage2", "patch.jpg"),
+        ("stage1", "image.webp"),
+        ("stage2", "patch.webp"),
     ]
     assert isinstance(sent.pictures[0], Sent)
 

@@ -20,7 +20,7 @@ from transformers import LlamaForCausalLM
 
 from scenes.signs import COLORS
 from server.embedded.tower import Tower, TowerConfig
-from training.beliefs import answer_codes, read_beliefs, reading_loss
+from training.beliefs import Beliefs, answer_codes, read_beliefs, reading_loss
 from training.decoder_stage import WIDTH, Answers, Symbols, answer_logits, decoder_config, whole_answers
 from training.exported import exported_parts
 from training.gaze import Gaze
@@ -168,13 +168,33 @@ def color_asked(kind: str, prompt: str, answer: str) -> int:
     return next((n for n, color in enumerate(COLORS, 1) if f" {color} " in prompt), -1)
 
 
+def signs_asked(pictures: Pictures) -> Tensor:
+    """`color_asked` of every question of the batch, in packing order."""
+    return torch.tensor([color_asked(*question) for row in pictures.asked for question in row])
+
+
+def beliefs_about(pictures: Pictures, heads: Heads, device: torch.device) -> Beliefs:
+    """What the tower believes about the reading questions of the batch; nothing about the others."""
+    is_read = torch.tensor(["read" in kind for row in pictures.asked for kind, _prompt, _answer in row])
+    counts = torch.tensor([len(row) for row in pictures.asked])
+    return read_beliefs(
+        heads,
+        pictures.cells.to(device),
+        pictures.color.to(device),
+        pictures.anchor.to(device),
+        rows=torch.repeat_interleave(torch.arange(len(counts)), counts).to(device),
+        labels=signs_asked(pictures).masked_fill(~is_read, -1).to(device),
+        views=pictures.count,
+    )
+
+
 def gaze_loss(gaze: Gaze, pictures: Pictures, answers: Answers) -> Tensor:
     """On the latest picture of the prompt: the global view where it is alone, else the crop."""
     device = answers.allowed.device
     cells = pictures.color.shape[1] // pictures.count
     length = answers.allowed.shape[-1] - answers.packed.ids.shape[1]
     rows, offsets = answers.packed.first.nonzero(as_tuple=True)
-    labels = torch.tensor([color_asked(*question) for row in pictures.asked for question in row])
+    labels = signs_asked(pictures)
     wanted = (pictures.color[rows, -cells:].long() == labels.unsqueeze(1)).float()
     image = torch.arange(length - cells, length, device=device)
     places = (offsets + length).to(device)
@@ -239,20 +259,7 @@ def train(
         tally.add(pictures.asked, whole_answers(logits, truth, starts).tolist())
         kinds = torch.tensor([KIND_WEIGHTS.get(q[0], 1.0) for row in pictures.asked for q in row])
         weight = kinds.to(device)[starts.long().cumsum(0) - 1]  # of each answer's tokens
-        asked = torch.tensor(
-            [color_asked(*q) if "read" in q[0] else -1 for row in pictures.asked for q in row]
-        )
-        beliefs = read_beliefs(
-            heads,
-            pictures.cells.to(device),
-            pictures.color.to(device),
-            pictures.anchor.to(device),
-            rows=torch.repeat_interleave(
-                torch.arange(len(pictures.asked)), torch.tensor([len(row) for row in pictures.asked])
-            ).to(device),
-            labels=asked.to(device),
-            views=pictures.count,
-        )
+        beliefs = beliefs_about(pictures, heads, device)
         losses = reading_loss(logits.float(), truth, starts, beliefs, codes)
         return (weight * losses).sum() / weight.sum(), gaze_loss(gaze, pictures, answers)
 

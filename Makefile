@@ -75,7 +75,7 @@ SCENES ?= 1000
 .PHONY: evaluate
 
 evaluate: $(VENV)/.dev ## accuracy against bytes over HTTP, every baseline, SCENES=1000; goes on where it was cut off
-	$(BIN)/secondglance-eval run --scenes $(SCENES)
+	$(BIN)/secondglance-eval run --pictures $(SCENES)
 	$(BIN)/secondglance-eval report --markdown docs/results.md
 
 eval-model: $(VENV)/.dev ## the embedded model on 1,000 held-out scenes

@@ -23,6 +23,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_DATASETS = "scenes, jsonl:FILE, textvqa:DIR, docvqa:DIR, vstar:DIR."
+_METRICS = "For jsonl: exact, vqa, anls, letter."
+
 Out = Annotated[Path, typer.Option(help="Folder of the run: records, choices, report.")]
 
 _READY_TIMEOUT_S = 600.0  # a large model, or a busy machine
@@ -37,7 +40,11 @@ _RAISED_LIMITS = {
 @app.command()
 def run(
     out: Out = Path("out/evaluation"),
-    scenes: Annotated[int, typer.Option(min=1, help="How many held-out scenes.")] = 1000,
+    dataset: Annotated[str, typer.Option(help=_DATASETS)] = "scenes",
+    pictures: Annotated[
+        int | None, typer.Option(min=1, help="At most so many; by default all, of the scenes 1,000.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help=_METRICS)] = "exact",
     first_seed: Annotated[int | None, typer.Option(min=0, help="Of the first scene.")] = None,
     url: Annotated[
         str | None, typer.Option(help="A running server; by default one is started with raised limits.")
@@ -45,23 +52,30 @@ def run(
     model: Annotated[str, typer.Option(help="For the server that is started.")] = "embedded",
     parallel: Annotated[int, typer.Option(min=1, help="Pictures asked about at a time.")] = 4,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render pictures ahead.")] = 2,
-    choice_scenes: Annotated[
-        int, typer.Option(min=1, help="Other scenes, on which the equal-bytes encodings are chosen.")
+    choice_pictures: Annotated[
+        int, typer.Option(min=1, help="Other pictures, on which the equal-bytes encodings are chosen.")
     ] = 40,
 ) -> None:
     """Put every question to a server under every method; what is in OUT already is not asked again."""
     from evaluation.asking import Asker
     from evaluation.campaign import measure
+    from evaluation.datasets.named import open_with_choice
     from evaluation.facts import Facts, files_of_model
-    from evaluation.held_out import CALIBRATION_SEED, TEST_SEED, HeldOutScenes
+    from evaluation.held_out import TEST_SEED
     from evaluation.run import Pace
 
-    dataset = HeldOutScenes(scenes, TEST_SEED if first_seed is None else first_seed)
-    choice_set = HeldOutScenes(choice_scenes, CALIBRATION_SEED)
-    with _failures(), _server(url, model) as address, Asker(address, dataset.score) as asker:
-        files = None if url else files_of_model(model)
-        Facts.gather(dataset, asker.model, model_files=files).keep_in(out)
-        measure(dataset, choice_set, asker, out, pace=Pace(parallel=parallel, workers=workers))
+    with _failures():
+        data, choice_set = open_with_choice(
+            dataset,
+            pictures=pictures,
+            choice_pictures=choice_pictures,
+            first_seed=TEST_SEED if first_seed is None else first_seed,
+            metric=metric,
+        )
+        with _server(url, model) as address, Asker(address, data.score) as asker:
+            files = None if url else files_of_model(model)
+            Facts.gather(data, asker.model, model_files=files).keep_in(out)
+            measure(data, choice_set, asker, out, pace=Pace(parallel=parallel, workers=workers))
 
 
 @app.command()
@@ -92,11 +106,10 @@ def calibrate(
         float | None, typer.Option(min=0, max=1, help="At least this accuracy, with fewest bytes.")
     ] = None,
     dataset: Annotated[
-        str | None,
-        typer.Option(help="scenes, jsonl:FILE, textvqa:DIR, docvqa:DIR, vstar:DIR; default: OUT's records."),
+        str | None, typer.Option(help=f"{_DATASETS.removesuffix('.')}; default: OUT's records.")
     ] = None,
     pictures: Annotated[int | None, typer.Option(min=1, help="Of the dataset; by default all.")] = None,
-    metric: Annotated[str, typer.Option(help="For jsonl: exact, vqa, anls, letter.")] = "exact",
+    metric: Annotated[str, typer.Option(help=_METRICS)] = "exact",
     out: Out = Path("out/calibration"),
     url: Annotated[str | None, typer.Option(help="A running server; by default one is started.")] = None,
     model: Annotated[str, typer.Option(help="For the server that is started.")] = "embedded",

@@ -122,8 +122,10 @@ class Study:
         return self.gated("oracle gate", self.draft_scores < 1)
 
     def oracle_crop(self) -> Outcome:
-        """Sees the true crop always; the draft where no place is the true one."""
+        """Sees the true crop always; the draft where no place is the true one. NaN if none is known."""
         seen, draft = self.measured(ORACLE_CROP), self.global_only()
+        if np.isnan(seen.score).all():
+            return seen
         unknown = np.isnan(seen.score) & np.array([record.box is None for record in self.always], dtype=bool)
 
         return Outcome(

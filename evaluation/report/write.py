@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,10 @@ def headline_json(findings: Findings) -> dict[str, Any]:
     return figures
 
 
-def _rounded(comparison: Comparison) -> dict[str, float]:
-    return {name: round(figure.value, 4) for name, figure in comparison.headline().items()}
+def _rounded(comparison: Comparison) -> dict[str, float | None]:
+    """None for what was not measured, as JSON has no NaN."""
+    figures = comparison.headline().items()
+    return {name: None if isnan(figure.value) else round(figure.value, 4) for name, figure in figures}
 
 
 def _plots(findings: Findings) -> list[Plot]:

@@ -13,6 +13,7 @@ from PIL import Image
 from evaluation.datasets.docvqa import read_docvqa
 from evaluation.datasets.files import DatasetError, FileDataset
 from evaluation.datasets.jsonl import read_jsonl
+from evaluation.datasets.named import open_with_choice
 from evaluation.datasets.textvqa import read_textvqa
 from evaluation.datasets.vstar import read_vstar
 from shared.wire import PixelBox
@@ -269,3 +270,34 @@ def test_a_wrong_sample_is_named_with_its_field(
     make(tmp_path)
     with pytest.raises(DatasetError, match=complaint):
         read(tmp_path)
+
+
+def numbered(tmp_path: Path, count: int) -> str:
+    rows = []
+    for number in range(count):
+        picture(tmp_path / f"{number}.png")
+        rows.append({"image": f"{number}.png", "question": "?", "answers": ["1"]})
+    lines(tmp_path / "own.jsonl", *rows)
+    return f"jsonl:{tmp_path / 'own.jsonl'}"
+
+
+@pytest.mark.parametrize(("count", "choice"), [(2, 1), (3, 1), (8, 2), (50, 5), (400, 40)])
+def test_files_are_divided_between_results_and_choice(tmp_path: Path, count: int, choice: int) -> None:
+    name = numbered(tmp_path, count)
+    results, others = open_with_choice(name, pictures=None, choice_pictures=min(40, choice), first_seed=0)
+    judged, chosen = ({group[0].image_id for group in part} for part in (results, others))
+    assert len(judged) + len(chosen) == count
+    assert not judged & chosen
+    assert 1 <= len(chosen) <= choice
+
+
+def test_one_picture_cannot_be_divided(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="two pictures are needed"):
+        open_with_choice(numbered(tmp_path, 1), pictures=None, choice_pictures=4, first_seed=0)
+
+
+def test_scenes_are_divided_by_seed() -> None:
+    results, others = open_with_choice("scenes", pictures=3, choice_pictures=2, first_seed=7)
+    assert [group[0].image_id for group in results] == ["7", "8", "9"]
+    assert len(others) == 2
+    assert "7" not in {group[0].image_id for group in others}

@@ -44,7 +44,17 @@ def records(folder: Path) -> list[Record]:
 
 
 def run(out: Path) -> None:
-    arguments = ["run", "--out", str(out), "--scenes", str(SCENES), "--choice-scenes", "1", "--workers", "1"]
+    arguments = [
+        "run",
+        "--out",
+        str(out),
+        "--pictures",
+        str(SCENES),
+        "--choice-pictures",
+        "1",
+        "--workers",
+        "1",
+    ]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
 
@@ -111,6 +121,28 @@ def test_the_report_ends_in_one_line_of_json(folder: Path) -> None:
     assert tuple(figures)[: len(KEYS)] == KEYS
     assert figures["scenes"] == SCENES
     assert (folder / "report" / "report.html").is_file()
+
+
+def test_anybodys_own_pictures_are_measured_and_reported(tmp_path: Path) -> None:
+    """No boxes, so nothing is said about the true crop."""
+    rows = []
+    for group in HeldOutScenes(4):
+        (tmp_path / f"{group[0].image_id}.jpg").write_bytes(group[0].image())
+        rows += [
+            {"image": f"{one.image_id}.jpg", "question": one.question, "answers": list(one.answers)}
+            for one in group[:3]
+        ]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out, page = tmp_path / "out", tmp_path / "results.md"
+    arguments = ["run", "--dataset", f"jsonl:{tmp_path / 'own.jsonl'}", "--out", str(out), "--workers", "1"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    arguments = ["report", "--out", str(out), "--markdown", str(page)]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    figures = json.loads(result.stdout.splitlines()[-1])
+    assert figures["scenes"] == 3  # the fourth picture is for the choice of encodings
+    assert figures["pair_vs_oracle_points"] is None
+    assert isinstance(figures["pair_vs_equal_bytes_points"], float)
+    assert "nan" not in page.read_text()
 
 
 def _threshold(records: list[Record]) -> float:

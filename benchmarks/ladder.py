@@ -1,163 +1,322 @@
 """What each rung of the edge's ladder costs and loses: the pair's accuracy and bytes for each encoding.
 
-    python -m benchmarks.ladder [--scenes 60] [--first-seed 430000] [--out benchmarks/results/ladder.json]
-                                [--rows out/ladder.jsonl]
+    python -m benchmarks.ladder [--scenes 200] [--first-seed 430000] [--rows out/ladder.jsonl]
+                                [--out edge_client/ladder.json] [--docs docs/network.md]
 
-Through the product: `EdgeClient`, a server process with the embedded model, HTTP on loopback. Every rung is
-asked the same questions about the same held-out originals, so differences are paired; they are given in
-points below the fixed settings, with the standard error of that difference. Bytes are of the pictures alone.
-Scenes that `--rows` already has are not asked again. `edge_client/ladder.py` copies the figures. Prints a
-table and, last, one JSON object.
+In process, through the product's own parts: the edge's pictures, the server's engine, gate and skip rule (a
+test holds this and the pair over HTTP together). What an encoding loses does not depend on the link, so none
+is in between. Every pair of encodings gets the same questions, all of each held-out scene, so differences are
+paired; scenes are the clusters of their standard errors. Bytes are of the pictures alone.
+
+Scenes that `--rows` has of the same model are not asked again, so a run may be interrupted. `--out` is
+what the edge chooses by, `--docs` a page whose table is put in place. Prints a table and, last, one JSON
+object.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import math
 import pathlib
-import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from edge_client import EdgeClient, EdgeSettings, Hooks
-from edge_client.steps import Send
+import server.embedded
+from benchmarks.codecs import read_rows
+from benchmarks.in_process import answers, edge_budget, pixels, region
+from benchmarks.marked import markdown_table, put_between
+from edge_client.encoding import Recipe, encode
+from edge_client.images import Original
+from edge_client.ladder import LADDER_FILE
+from edge_client.settings import EdgeSettings
+from scenes.generator import Scene
 from scenes.photos import originals
-from server.child import serving
+from server.engine.loader import load_engine
+from server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine, Picture
+from server.gate import is_doubtful, judge
+from server.images import patch_limits
+from server.settings import ServerSettings
+from server.skip import seen_size, skip_before_looking, skip_region
+from shared.protocol import MEDIA_TYPES
+from shared.wire import ImageSize, PixelBox
 
-RUNGS: dict[str, dict[str, Any]] = {
-    "webp 50/85": {"format": "webp", "image_quality": 50, "patch_quality": 85},
-    "webp 50/50": {"format": "webp", "image_quality": 50, "patch_quality": 50},
-    "webp 30/30": {"format": "webp", "image_quality": 30, "patch_quality": 30},
-    "webp 50/50 at 3/4": {"format": "webp", "image_quality": 50, "patch_quality": 50, "image_scale": 0.75},
+_FIXED = EdgeSettings.model_construct()  # the defaults, whatever the environment says
+IMAGES: dict[str, tuple[Recipe, float]] = {  # the fixed one first, in both
+    f"webp {_FIXED.image_quality}": (_FIXED.image_recipe, 1.0),
+    "webp 40": (Recipe("webp", 40), 1.0),
+    "webp 30": (Recipe("webp", 30), 1.0),
+    "webp 50 at 3/4": (Recipe("webp", 50), 0.75),
 }
-FIXED = "webp 50/85"
+PATCHES: dict[str, Recipe] = {
+    f"webp {_FIXED.patch_quality}": _FIXED.patch_recipe,
+    "webp 70": Recipe("webp", 70),
+    "webp 50": Recipe("webp", 50),
+    "webp 30": Recipe("webp", 30),
+}
+FIXED_IMAGE, FIXED_PATCH = next(iter(IMAGES)), next(iter(PATCHES))
+_NO_LIMIT = 2**30
+_NOTHING_LOST = {"points_lost": 0.0, "standard_error": 0.0}  # by the fixed setting, which is the measure
+Row = dict[str, Any]
+Flags = Sequence[Sequence[bool]]  # by scene
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One question on one rung; `patch_bytes` 0 where the server wanted none."""
-
-    is_right: bool
-    image_bytes: int
-    patch_bytes: int
-
-
-class Rung:
-    """A client of its own, which sees the bytes of the pictures that it sends."""
-
-    def __init__(self, url: str, settings: dict[str, Any]) -> None:
-        self._sent: dict[str, int] = {}
-        hooks = Hooks(on_request=self._note)
-        # remembered_images: each question is a first one
-        self.client = EdgeClient(settings=EdgeSettings(url=url, remembered_images=0, **settings), hooks=hooks)
-
-    def _note(self, send: Send) -> None:
-        for part in send.parts:
-            if not part.name.endswith(".json"):
-                self._sent[send.stage] = len(part.data)
-
-    def ask(self, jpeg: bytes, question: str, answer: str) -> Asked:
-        self._sent.clear()
-        reply = self.client.ask(jpeg, question)
-        return Asked(reply.answer == answer, self._sent["stage1"], self._sent.get("stage2", 0))
-
-
-def questions(scene: Any) -> Iterator[Any]:
-    """All that are read, and one of each other kind."""
-    seen: set[str] = set()
-    for question in scene.questions:
-        if question.kind == "read" or question.kind not in seen:
-            seen.add(question.kind)
-            yield question
+def ask_scene(engine: Engine, scene: Scene, jpeg: bytes) -> Row:
+    """For each way to encode the picture: its bytes, the drafts that are right, and for each way to encode a
+    region what the second stage made of every question: right or not and bytes, None where none was wanted.
+    """
+    size = ImageSize(width=scene.width, height=scene.height)
+    truths = [question.answer for question in scene.questions]
+    found: dict[str, Any] = {}
+    crops: dict[PixelBox, Image.Image] = {}
+    with Original(jpeg) as original:
+        for image, (recipe, scale) in IMAGES.items():
+            budget = edge_budget(engine.info.image).scaled(scale)
+            data = written(original.global_image(budget), recipe)
+            picture = Picture(f"{scene.seed}:{image}", pixels(data))
+            drafts = answers(engine, [AnswerRequest(picture, q.text) for q in scene.questions])
+            boxes = wanted(engine, picture, drafts, size)
+            for box in boxes:
+                if box is not None and box not in crops:
+                    sides = (box.left, box.top, box.right, box.bottom)
+                    crops[box] = original.patch(sides, edge_budget(engine.info.patch))
+            found[image] = {
+                "bytes": len(data),
+                "drafts": [draft.text == truth for draft, truth in zip(drafts, truths, strict=True)],
+                "patches": {
+                    name: second_stages(engine, scene, picture, boxes, crops, name) for name in PATCHES
+                },
+            }
+    return {"seed": scene.seed, "kinds": [q.kind for q in scene.questions], "images": found}
 
 
-def measure(url: str, seeds: Sequence[int], rows: pathlib.Path, workers: int) -> None:
-    """Ask about the scenes of `seeds`; one line a scene."""
-    rungs = {name: Rung(url, settings) for name, settings in RUNGS.items()}
-    for scene, jpeg in originals(seeds, workers):
-        asked: dict[str, list[tuple[bool, int, int]]] = {name: [] for name in rungs}
-        for question in questions(scene):
-            for name, rung in rungs.items():
-                asked[name].append(astuple(rung.ask(jpeg, question.text, question.answer)))
-        with rows.open("a") as file:
-            file.write(json.dumps({"seed": scene.seed, "rungs": asked}) + "\n")
+def wanted(
+    engine: Engine, picture: Picture, drafts: Sequence[AnswerResult], original: ImageSize
+) -> list[PixelBox | None]:
+    """The region that the server would ask for, for each draft."""
+    seen = seen_size(ImageSize(width=picture.rgb.shape[1], height=picture.rgb.shape[0]), engine.info.image)
+    limits = patch_limits(ServerSettings.model_construct())
+    neutral: AttentionMap | None = None
+    boxes: list[PixelBox | None] = []
+    for draft in drafts:
+        box = None
+        if is_doubtful(judge(draft.tokens, engine.info.gate), draft.tokens):
+            neutral = neutral or engine.neutral_attention(picture)
+            box = region(engine, draft, neutral, original)
+            if skip_before_looking(original, seen) or skip_region(
+                box, original, seen, engine.info.patch, limits
+            ):
+                box = None
+        boxes.append(box)
+    return boxes
 
 
-def done(rows: pathlib.Path) -> dict[int, dict[str, list[Asked]]]:
-    """Scenes that were asked about, by seed."""
-    if not rows.exists():
-        return {}
-    lines = map(json.loads, rows.read_text().splitlines())
+def second_stages(
+    engine: Engine,
+    scene: Scene,
+    picture: Picture,
+    boxes: Sequence[PixelBox | None],
+    crops: dict[PixelBox, Image.Image],
+    patch: str,
+) -> list[tuple[bool, int] | None]:
+    sent = [written(crops[box], PATCHES[patch]) if box else None for box in boxes]
+    requests = [
+        AnswerRequest(picture, question.text, Picture(f"{picture.key}:{patch}:{box}", pixels(data)))
+        for question, box, data in zip(scene.questions, boxes, sent, strict=True)
+        if data is not None
+    ]
+    results = iter(answers(engine, requests))
+    return [
+        None if data is None else (next(results).text == question.answer, len(data))
+        for question, data in zip(scene.questions, sent, strict=True)
+    ]
+
+
+def written(image: Image.Image, recipe: Recipe) -> bytes:
+    encoded = encode(image, recipe, accepted=MEDIA_TYPES, max_bytes=_NO_LIMIT)
+    assert encoded is not None, "there is no limit"
+    return encoded.data
+
+
+def model_digest() -> str:
+    """Of the embedded model's weights, gate and other settings: rows of another are other rows."""
+    (folder,) = server.embedded.__path__
+    digest = hashlib.sha256()
+    for file in sorted((pathlib.Path(folder) / "weights").iterdir()):
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def collect(path: pathlib.Path, seeds: Sequence[int], workers: int) -> list[Row]:
+    """Asks about the scenes that are missing, one line a scene; the rows of `seeds`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    terms = [model_digest(), *IMAGES, *PATCHES]
+
+    def known() -> dict[int, Row]:
+        return {row["seed"]: row for row in read_rows(path) if row["terms"] == terms}
+
+    missing = [seed for seed in seeds if seed not in known()]
+    if missing:
+        torch.set_num_threads(1)  # the renderer has the other core; two threads that wait for it are slower
+        engine, began = load_engine("embedded"), time.monotonic()
+        with path.open("a") as file:
+            for count, (scene, jpeg) in enumerate(originals(missing, workers), start=1):
+                file.write(json.dumps({"terms": terms, **ask_scene(engine, scene, jpeg)}) + "\n")
+                file.flush()
+                if count % 20 == 0:
+                    print(f"{count}/{len(missing)} scenes, {time.monotonic() - began:.0f} s", flush=True)
+    rows = known()
+    return [rows[seed] for seed in seeds]
+
+
+def outcomes(row: Row, image: str, patch: str) -> list[bool]:
+    """Whether the pair was right, for each question of a scene."""
+    found = row["images"][image]
+    return [
+        draft if second is None else second[0]
+        for draft, second in zip(found["drafts"], found["patches"][patch], strict=True)
+    ]
+
+
+def lost(fixed: Flags, other: Flags) -> dict[str, float]:
+    """Points that `other` is below `fixed`, and the standard error, with scenes as clusters.
+
+    As if one more question differed: rungs that were never seen to differ are not proven equal.
+    """
+    losses = np.array([sum(a) - sum(b) for a, b in zip(fixed, other, strict=True)], dtype=float)
+    counts = np.array([len(a) for a in fixed], dtype=float)
+    mean = losses.sum() / counts.sum()
+    error = np.sqrt(((losses - mean * counts) ** 2).sum() + 1) / counts.sum()
+    return {"points_lost": round(float(100 * mean), 2), "standard_error": round(float(100 * error), 2)}
+
+
+def accuracy(flags: Flags) -> float:
+    return round(sum(map(sum, flags)) / sum(map(len, flags)), 4)
+
+
+def figures(rows: Sequence[Row]) -> dict[str, Any]:
+    """Both ladders as the edge reads them, and every pair of encodings against the fixed one."""
+    kinds = [kind for row in rows for kind in row["kinds"]]
     return {
-        line["seed"]: {name: [Asked(*row) for row in asked] for name, asked in line["rungs"].items()}
-        for line in lines
+        "questions": len(kinds),
+        "reading": kinds.count("read"),
+        "images": [_image_rung(rows, name) for name in IMAGES],
+        "patches": [_patch_rung(rows, name) for name in PATCHES],
+        "pairs": {f"{i} / {p}": _pair(rows, i, p) for i in IMAGES for p in PATCHES},
     }
 
 
-def figures(rows: dict[str, list[Asked]]) -> dict[str, dict[str, float]]:
-    right = {name: [row.is_right for row in asked] for name, asked in rows.items()}
-    fixed = right[FIXED]
+def _image_rung(rows: Sequence[Row], image: str) -> Row:
+    fixed, other = ([outcomes(row, name, FIXED_PATCH) for row in rows] for name in (FIXED_IMAGE, image))
+    glances = [second is not None for row in rows for second in row["images"][image]["patches"][FIXED_PATCH]]
+    recipe, scale = IMAGES[image]
     return {
-        name: {
-            "accuracy": round(statistics.fmean(right[name]), 4),
-            "points_lost": round(100 * _lost(fixed, right[name]), 2),
-            "standard_error": round(100 * _error(fixed, right[name]), 2),
-            "image_bytes": round(statistics.fmean(row.image_bytes for row in asked)),
-            "patch_bytes": round(statistics.fmean(row.patch_bytes for row in asked if row.patch_bytes)),
-            "second_glances": round(statistics.fmean(row.patch_bytes > 0 for row in asked), 4),
-        }
-        for name, asked in rows.items()
+        "name": image,
+        "format": recipe.format,
+        "quality": recipe.quality,
+        "scale": scale,
+        "bytes": round(float(np.mean([row["images"][image]["bytes"] for row in rows]))),
+        "second_glances": round(float(np.mean(glances)), 4),
+        "accuracy": accuracy(other),
+        **(_NOTHING_LOST if image == FIXED_IMAGE else lost(fixed, other)),
     }
 
 
-def _lost(fixed: Sequence[bool], other: Sequence[bool]) -> float:
-    return statistics.fmean(fixed) - statistics.fmean(other)
+def _patch_rung(rows: Sequence[Row], patch: str) -> Row:
+    """Among the questions that needed a region."""
+    glances = {
+        name: [[second for second in row["images"][FIXED_IMAGE]["patches"][name] if second] for row in rows]
+        for name in PATCHES
+    }
+    right = {name: [[second[0] for second in scene] for scene in found] for name, found in glances.items()}
+    fixed = right[FIXED_PATCH]
+    return {
+        "name": patch,
+        "format": PATCHES[patch].format,
+        "quality": PATCHES[patch].quality,
+        "bytes": round(float(np.mean([second[1] for scene in glances[patch] for second in scene]))),
+        "accuracy": accuracy(right[patch]),
+        **(_NOTHING_LOST if patch == FIXED_PATCH else lost(fixed, right[patch])),
+    }
 
 
-def _error(fixed: Sequence[bool], other: Sequence[bool]) -> float:
-    differences = [int(a) - int(b) for a, b in zip(fixed, other, strict=True)]
-    return statistics.pstdev(differences) / math.sqrt(len(differences))
+def _pair(rows: Sequence[Row], image: str, patch: str) -> Row:
+    """In the mix of all questions, and of the reading questions alone."""
+
+    def flags(image: str, patch: str, kinds: Iterable[str]) -> list[list[bool]]:
+        return [
+            [
+                right
+                for right, kind in zip(outcomes(row, image, patch), row["kinds"], strict=True)
+                if kind in kinds
+            ]
+            for row in rows
+        ]
+
+    mix = ("read", "color", "count", "presence")
+    pair: Row = {}
+    for prefix, kinds in (("", mix), ("reading_", ("read",))):
+        fixed = flags(FIXED_IMAGE, FIXED_PATCH, kinds)
+        other = flags(image, patch, kinds)
+        pair[f"{prefix}accuracy"] = accuracy(other)
+        loss = _NOTHING_LOST if (image, patch) == (FIXED_IMAGE, FIXED_PATCH) else lost(fixed, other)
+        pair |= {f"{prefix}{name}": value for name, value in loss.items()}
+    return pair
+
+
+def described(found: dict[str, Any]) -> list[list[str]]:
+    """The rows of the table, for the terminal and for the page."""
+    rows = []
+    for what, ladder in (("picture", found["images"]), ("region", found["patches"])):
+        for rung in ladder:
+            points = f"{rung['points_lost']:+.2f} ± {rung['standard_error']:.2f}"
+            glances = f"{100 * rung['second_glances']:.1f} %" if "second_glances" in rung else ""
+            accuracy_ = f"{100 * rung['accuracy']:.1f} %"
+            name = f"{what}, {rung['name']}"
+            if rung is ladder[0]:
+                name, points = f"{name} (fixed)", ""
+            rows.append([name, f"{rung['bytes']:,}", glances, accuracy_, points])
+    return rows
+
+
+_COLUMNS = ("", "bytes", "second glances", "accuracy", "points lost ± standard error")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=60)
+    parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--first-seed", type=int, default=430_000)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--workers", type=int, default=1, help="processes that render")
     parser.add_argument("--rows", type=pathlib.Path, default=pathlib.Path("out/ladder.jsonl"))
+    parser.add_argument("--out", type=pathlib.Path, help=f"the edge's: {LADDER_FILE}")
+    parser.add_argument("--docs", type=pathlib.Path)
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.scenes)
-    arguments.rows.parent.mkdir(parents=True, exist_ok=True)
-    missing = [seed for seed in seeds if seed not in done(arguments.rows)]
-    if missing:
-        with serving(ready_timeout_s=600) as url:
-            measure(url, missing, arguments.rows, arguments.workers)
-    kept = [scene for seed, scene in done(arguments.rows).items() if seed in seeds]
-    rows = {name: [row for scene in kept for row in scene[name]] for name in RUNGS}
-    found = figures(rows)
-    table = Table(title=f"{len(rows[FIXED])} questions about {arguments.scenes} held-out scenes")
-    table.add_column("image/patch")
-    names = next(iter(found.values())).keys()
-    for column in names:
-        table.add_column(column.replace("_", " "), justify="right")
-    for name, row in found.items():
-        table.add_row(name, *(str(row[column]) for column in names))
+    rows = collect(arguments.rows, seeds, arguments.workers)
+    terms = {"scenes": len(rows), "first_seed": arguments.first_seed, "model": model_digest()}
+    document = {**terms, **figures(rows)}
+    table = Table(title=f"{document['questions']} questions about {len(rows)} held-out scenes")
+    for column in _COLUMNS:
+        table.add_column(column, justify="right")
+    for cells in described(document):
+        table.add_row(*cells)
     Console(width=120).print(table)
-    document = {
-        "scenes": arguments.scenes,
-        "first_seed": arguments.first_seed,
-        "questions": len(rows[FIXED]),
-        "rungs": found,
-    }
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+    if arguments.docs:
+        about = (
+            f"{document['questions']:,} questions of all kinds about {len(rows)} held-out scenes, "
+            f"{document['reading']:,} of them reading:"
+        )
+        put_between(arguments.docs, "ladder", f"{about}\n\n{markdown_table(_COLUMNS, described(document))}")
     print(json.dumps(document))
 
 

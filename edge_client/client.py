@@ -29,7 +29,7 @@ from edge_client.requests import Ask, QuestionTerms, Terms
 from edge_client.settings import EdgeSettings, load_settings
 from edge_client.steps import Answered, Arrived, Compute, Lost, Outcome, Pause, Send, Step
 from edge_client.transport import AsyncCountingTransport, CountingTransport, Exchange, measuring
-from shared.protocol import API_KEY_HEADER
+from shared.protocol import API_KEY_HEADER, DEADLINE_HEADER, MAX_DEADLINE_MS
 from shared.wire import ModelResponse
 
 T = TypeVar("T")
@@ -279,10 +279,14 @@ def _ssl_context(url: httpx.URL) -> ssl.SSLContext | None:
 
 
 def _arguments(send: Send) -> dict[str, Any]:
+    headers = dict(send.headers)
+    if send.deadline is not None:  # of this attempt: what is left, so that late work does not begin
+        left_ms = int(1000 * (send.deadline - time.monotonic()))
+        headers[DEADLINE_HEADER] = str(min(max(1, left_ms), MAX_DEADLINE_MS))
     return {
         "method": send.method,
         "url": send.path,
-        "headers": dict(send.headers),
+        "headers": headers,
         "content": send.body or None,
     }
 

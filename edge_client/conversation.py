@@ -10,6 +10,7 @@ Not covered: a second round. One region is asked for and sent.
 from __future__ import annotations
 
 import random
+import secrets
 import time
 from collections.abc import Callable, Collection, Generator
 from typing import Any, TypeAlias, TypeVar
@@ -33,7 +34,7 @@ from edge_client.known import Known
 from edge_client.ledger import Ledger
 from edge_client.recipes import Recipes
 from edge_client.reply import Reply
-from edge_client.requests import Ask, first_request, model_request, patch_request
+from edge_client.requests import Ask, first_request, model_request, patch_request, traced
 from edge_client.settings import EdgeSettings
 from edge_client.steps import Answered, Arrived, Compute, Outcome, Pause, Send, Step
 from shared.protocol import PROTOCOL_VERSION, MediaType
@@ -65,6 +66,7 @@ class Conversation:
         self._settings = settings
         self._clock = clock
         self._draw = draw
+        self._trace_id = secrets.token_hex(16)
         self._recipes = Recipes(settings, known.link)
         self._deadline = None if ask.timeout_s is None else clock() + ask.timeout_s
         self._ledger = Ledger(clock, max_uplink_bytes=ask.max_uplink_bytes)
@@ -78,7 +80,7 @@ class Conversation:
             first = yield from self._first_stage(original, model)
             second, degraded = yield from self._second_opinion(original, first)
             receipt = self._ledger.receipt(original.encoded_bytes)
-            return Reply(first, second, receipt, degraded, original.notes)
+            return Reply(first, second, receipt, degraded, original.notes, self._trace_id)
         finally:
             original.close()
 
@@ -190,7 +192,7 @@ class Conversation:
     def _learn(self, arrived: Arrived, served: TimingMs | None = None) -> None:
         """What this request said about the link."""
         if arrived.waited_s is not None:
-            server_s = sum(served.model_dump().values()) / 1000 if served else 0.0
+            server_s = sum(served.model_dump().values()) / 1000 if served else None
             self._known.link.add(arrived.uplink_bytes, arrived.waited_s, server_s)
 
     def _first_request(self, original: Original, picture: Encoded | str) -> Send:
@@ -258,6 +260,7 @@ class Conversation:
 
     def _call(self, request: Send) -> Steps[Arrived]:
         """Send until it succeeds or trying again makes no sense; raises what went wrong last."""
+        request = traced(request, self._trace_id)  # once: a retry repeats the exact bytes
         retried = 0
         while True:
             self._ledger.check(request)

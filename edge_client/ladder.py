@@ -1,69 +1,90 @@
 """Which encoding a link deserves, by figures that were measured once: accuracy at risk against bytes saved.
 
-The figures are those of benchmarks/results/ladder.json (`python -m benchmarks.ladder`), with the embedded
-model; a test holds them together. A rung costs the time that its bytes take on this link, and every point of
-accuracy that it may lose is worth `point_worth_s`. Knows nothing of pictures: real ones differ from the mean.
+The figures are `ladder.json` beside this file, as `python -m benchmarks.ladder` writes it, with the embedded
+model. A rung costs the time that its bytes take on this link, and every point of accuracy that it may lose is
+worth `point_worth_s`. Knows nothing of pictures: real ones differ from the mean.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any
 
 from edge_client.encoding import Recipe
 
-SECOND_GLANCES = 0.3  # share of questions that needed a patch in that measurement
+LADDER_FILE = Path(__file__).with_name("ladder.json")
+_MAX_POINTS_LOST = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """Mean bytes of the pictures; the pair's accuracy in points below the fixed settings, the first rung.
+    """One encoding and what it costs. The first of a ladder is the fixed setting.
 
-    `standard_error` is that of the paired difference: what was not measured finely is a risk.
+    `points_lost` below the fixed setting: of a picture per question, of a region per question that needs one;
+    `standard_error` is that of this paired difference. `second_glances`: the share of questions that need a
+    region after such a picture, 0 of a region.
     """
 
-    image: Recipe
-    image_scale: float
-    patch: Recipe
-    image_bytes: int
-    patch_bytes: int
+    recipe: Recipe
+    scale: float
+    mean_bytes: int
+    second_glances: float
     points_lost: float
     standard_error: float
 
     @property
     def points_at_risk(self) -> float:
-        """A gain counts as none: it may be chance."""
-        return max(0.0, self.points_lost) + self.standard_error
+        """The points that are to be expected lost, if the true difference lies about the measured one as its
+        standard error says and a gain counts as none. What was not measured finely is a risk, never 0.
+        """
+        if self.standard_error == 0:
+            return max(0.0, self.points_lost)
+        z = self.points_lost / self.standard_error
+        share_worse = (1 + math.erf(z / math.sqrt(2))) / 2
+        density = math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+        return self.points_lost * share_worse + self.standard_error * density
 
 
-def _webp(quality: int) -> Recipe:
-    return Recipe("webp", quality, min_quality=20)
+def rungs_of(rows: Iterable[dict[str, Any]]) -> tuple[Rung, ...]:
+    """Those that lose at most a point in their measurement."""
+    return tuple(
+        Rung(
+            # 4:4:4: what a patch is for; of JPEG only, where a server takes no WebP
+            Recipe(
+                row["format"], row["quality"], subsampling="4:2:0" if "second_glances" in row else "4:4:4"
+            ),
+            row.get("scale", 1.0),
+            row["bytes"],
+            row.get("second_glances", 0.0),
+            row["points_lost"],
+            row["standard_error"],
+        )
+        for row in rows
+        if row["points_lost"] <= _MAX_POINTS_LOST
+    )
 
 
-LADDER: tuple[Rung, ...] = (
-    Rung(Recipe("webp", 50), 1.0, Recipe("webp", 85, subsampling="4:4:4"), 2821, 4595, 0.0, 0.0),
-    Rung(_webp(50), 1.0, _webp(50), 2821, 2050, -0.33, 0.33),
-    Rung(_webp(30), 1.0, _webp(30), 2151, 1606, -1.33, 1.05),
-    Rung(_webp(50), 0.75, _webp(50), 2015, 2079, -0.33, 1.45),
-)
-"""Nothing that loses more than a point in its measurement."""
+_measured = json.loads(LADDER_FILE.read_text())
+IMAGES: tuple[Rung, ...] = rungs_of(_measured["images"])
+PATCHES: tuple[Rung, ...] = rungs_of(_measured["patches"])
 
 
 def choose(
-    rungs: Iterable[Rung], stage: Literal["stage1", "stage2"], bytes_per_s: float, *, point_worth_s: float
+    rungs: Iterable[Rung], bytes_per_s: float, *, point_worth_s: float, second_glance_s: float = 0.0
 ) -> Rung:
-    """The cheapest rung for a picture of that stage on a link of that rate."""
+    """The cheapest rung on a link of that rate. `second_glance_s` is what a question for a region costs."""
 
     def cost_s(rung: Rung) -> float:
-        sent = rung.patch_bytes
-        if stage == "stage1":
-            sent = rung.image_bytes + round(SECOND_GLANCES * rung.patch_bytes)
-        return sent / bytes_per_s + rung.points_at_risk * point_worth_s
+        sent_s = rung.mean_bytes / bytes_per_s + rung.second_glances * second_glance_s
+        return sent_s + rung.points_at_risk * point_worth_s
 
     return min(rungs, key=cost_s)
 
 
 def smallest(rungs: Iterable[Rung]) -> Rung:
-    """For a patch that would come too late otherwise."""
-    return min(rungs, key=lambda rung: rung.patch_bytes)
+    """For a picture that would come too late otherwise."""
+    return min(rungs, key=lambda rung: rung.mean_bytes)

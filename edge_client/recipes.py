@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from edge_client.encoding import Recipe
-from edge_client.ladder import LADDER, Rung, choose, smallest
+from edge_client.ladder import IMAGES, PATCHES, Rung, choose, smallest
 from edge_client.link import Link
 from edge_client.settings import EdgeSettings
 
@@ -20,24 +19,30 @@ class Recipes:
 
     def for_image(self) -> tuple[Recipe, float]:
         """And the share of the server's side that the picture shall have."""
-        rung = self._rung("stage1")
-        if rung is None:
+        rate = self._rate()
+        if rate is None:
             return self._settings.image_recipe, self._settings.image_scale
-        return rung.image, rung.image_scale
+        round_trip_s = self._link.round_trip_s or 0.0
+        glance_s = round_trip_s + self._patch_rung(rate).mean_bytes / rate
+        worth_s = self._settings.point_worth_s
+        rung = choose(IMAGES, rate, point_worth_s=worth_s, second_glance_s=glance_s)
+        return rung.recipe, rung.scale
 
     def for_patch(self) -> Iterator[Recipe]:
         """The one to use; then the one for a patch that would come too late."""
-        rung = self._rung("stage2")
-        if rung is None:
+        rate = self._rate()
+        if rate is None:
             yield self._settings.patch_recipe
             return
-        yield rung.patch
-        least = smallest(LADDER)
+        rung = self._patch_rung(rate)
+        yield rung.recipe
+        least = smallest(PATCHES)
         if least != rung:
-            yield least.patch
+            yield least.recipe
 
-    def _rung(self, stage: Literal["stage1", "stage2"]) -> Rung | None:
-        rate = self._link.uplink_bytes_per_s
-        if rate is None or not self._settings.may_adapt:
-            return None
-        return choose(LADDER, stage, rate, point_worth_s=self._settings.point_worth_s)
+    def _patch_rung(self, rate: float) -> Rung:
+        return choose(PATCHES, rate, point_worth_s=self._settings.point_worth_s)
+
+    def _rate(self) -> float | None:
+        """Bytes a second, if they are known and shall count."""
+        return self._link.uplink_bytes_per_s if self._settings.may_adapt else None

@@ -14,6 +14,7 @@ class Reply:
     """The server's replies of both stages behind one face; `degraded` says why stage two gave no answer.
 
     `notes` are what a caller should know about the picture: that only its first frame was looked at.
+    `trace_id` (W3C Trace Context) names this conversation in the server's log and spans.
     """
 
     first: InferenceResponse
@@ -21,6 +22,7 @@ class Reply:
     receipt: Receipt
     degraded: str | None = None
     notes: tuple[str, ...] = ()
+    trace_id: str = ""
 
     @property
     def final(self) -> InferenceResponse:
@@ -91,6 +93,7 @@ class Reply:
             "draft_confidence": self.draft_confidence.model_dump(mode="json"),
             "roi": self.roi.model_dump(mode="json") if self.roi else None,
             "id": self.id,
+            "trace_id": self.trace_id,
             "model": self.model,
             "usage": self.usage.model_dump(mode="json"),
             "timing_ms": self.timing_ms.model_dump(mode="json"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import httpx
@@ -15,7 +16,13 @@ from edge_client.encoding import Encoded
 from edge_client.errors import ProtocolError, UsageError
 from edge_client.orientation import Size
 from edge_client.steps import Part, Send
-from shared.protocol import API_PREFIX, IDEMPOTENCY_KEY_HEADER, IMAGE_PART, REQUEST_PART
+from shared.protocol import (
+    API_PREFIX,
+    IDEMPOTENCY_KEY_HEADER,
+    IMAGE_PART,
+    REQUEST_PART,
+    TRACEPARENT_HEADER,
+)
 from shared.wire import GateSettings, ImageSize, Include, InferenceRequest, Mode
 
 
@@ -87,6 +94,12 @@ def patch_request(url: str, patch: Encoded, *, deadline: float | None) -> Send:
     headers: Mapping[str, str] = {"Content-Type": patch.media_type}
     part = Part(f"patch.{patch.file_suffix}", patch.data)
     return Send("stage2", "PUT", url, headers, patch.data, (part,), deadline)
+
+
+def traced(request: Send, trace_id: str) -> Send:
+    """`request` as a span of the conversation's trace, which the server continues: W3C Trace Context."""
+    headers = {**request.headers, TRACEPARENT_HEADER: f"00-{trace_id}-{secrets.token_hex(8)}-01"}
+    return replace(request, headers=headers)
 
 
 def _idempotency_key(ask: Ask, parts: Iterable[Part]) -> str:

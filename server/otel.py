@@ -15,7 +15,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.datastructures import Headers
 
 from server.request_facts import RequestFacts
-from server.tracing import TRACEPARENT_HEADER, RequestSpan, TraceContext, parse_traceparent
+from server.tracing import RequestSpan, TraceContext, parse_traceparent
+from shared.protocol import TRACEPARENT_HEADER
 
 _SCOPE = "second-glance"
 

@@ -15,8 +15,8 @@ from typing import Protocol
 from starlette.datastructures import Headers
 
 from server.request_facts import RequestFacts
+from shared.protocol import TRACEPARENT_HEADER
 
-TRACEPARENT_HEADER = "traceparent"
 TRACERESPONSE_HEADER = "traceresponse"  # W3C Trace Context level 2: the ids under which a server worked
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")

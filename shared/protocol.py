@@ -13,6 +13,8 @@ IMAGE_PART: Final = "image"  # of the multipart POST: the encoded global image
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
 DEADLINE_HEADER: Final = "X-Deadline-Ms"  # milliseconds from the headers on; later an answer is no use
+TRACEPARENT_HEADER: Final = "traceparent"  # W3C Trace Context: the edge's trace goes on in the server
+MAX_DEADLINE_MS: Final = 3_600_000  # an hour
 API_KEY_HEADER: Final = "Authorization"  # "Bearer <key>"
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 

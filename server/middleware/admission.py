@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Final, Literal
+from typing import Literal
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,12 +17,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.middleware.observe import facts_of
 from server.problems import ProblemError
 from shared.errors import ErrorCode
-from shared.protocol import DEADLINE_HEADER
+from shared.protocol import DEADLINE_HEADER, MAX_DEADLINE_MS
 
 Stage = Literal[1, 2]
 StageOf = Callable[[str, str], Stage | None]  # (method, path) -> the stage it belongs to, if any
-
-MAX_DEADLINE_MS: Final = 3_600_000
 
 
 class AdmissionMiddleware:

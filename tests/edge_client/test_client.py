@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from starlette.datastructures import Headers
 
 from edge_client import (
     AsyncEdgeClient,
@@ -29,8 +30,9 @@ from edge_client import (
 )
 from edge_client.images import Original
 from edge_client.steps import Pause
+from server.tracing import parse_traceparent
 from shared.errors import ErrorCode
-from shared.protocol import PROTOCOL_VERSION
+from shared.protocol import MAX_DEADLINE_MS, PROTOCOL_VERSION
 from shared.wire import InferenceRequest
 
 Ask = Callable[..., Reply]
@@ -101,6 +103,39 @@ def test_a_sure_server_is_sent_nothing_more(ask, server, photo) -> None:
     assert (reply.answer, reply.stage, reply.roi) == ("draft", 1, None)
     assert reply.receipt.stage2 is None
     assert server.requests["patch"] == []
+
+
+def test_the_server_is_told_how_long_an_answer_is_wanted(ask, server, fault, photo) -> None:
+    """So that it does not begin what nobody waits for; what is left counts, not what was given."""
+    server.faults["first"] = [fault(ErrorCode.BUSY, retry_after="1")]
+    ask(photo, timeout_s=30)
+    first, again, patch = (
+        int(request.headers["x-deadline-ms"])
+        for request in (*server.requests["first"], *server.requests["patch"])
+    )
+    assert 30_000 >= first > again + 500
+    assert again >= patch > 0
+
+
+def test_without_a_deadline_none_is_sent_and_a_day_is_sent_as_the_longest_that_servers_take(
+    ask, server, photo
+) -> None:
+    ask(photo)
+    assert not any(
+        "x-deadline-ms" in request.headers for sent in server.requests.values() for request in sent
+    )
+    ask(photo, timeout_s=86_400)
+    assert server.requests["patch"][-1].headers["x-deadline-ms"] == str(MAX_DEADLINE_MS)
+
+
+def test_a_conversation_is_one_trace_and_each_request_a_span_of_it(ask, server, photo) -> None:
+    replies = [ask(photo), ask(photo)]
+    sent = [request.headers["traceparent"] for requests in server.requests.values() for request in requests]
+    contexts = [parse_traceparent(Headers({"traceparent": value})) for value in sent]
+    assert None not in contexts, "the server's own reader takes them"
+    assert len({context.span_id for context in contexts}) == len(contexts) == 5
+    assert {context.trace_id for context in contexts} == {reply.trace_id for reply in replies}
+    assert len({reply.to_dict()["trace_id"] for reply in replies}) == 2
 
 
 def test_terms_reach_the_server(ask, server, photo) -> None:

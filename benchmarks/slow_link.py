@@ -6,8 +6,8 @@
 A server process with the embedded model; before it a relay (lab/relay.py) that passes so many kbit/s each way
 and delays by 30 ms. Both edges ask the same questions, all of each held-out scene, one after the other, each
 as often first; the server keeps no prefix of a picture, or the second would find the first one's. Questions
-about another scene come before, from which the aware edge learns its link. Of the time it is also said what
-is left without the server's own, which a busy machine makes noisy.
+about another scene come before, from which the aware edge learns its link. Intervals are by bootstrap over
+scenes. Of the time it is also said what is left without the server's own, which a busy machine makes noisy.
 
 Times are measured here. What the chosen encodings lose is not: some hundred questions would not show a point.
 It is taken from `edge_client/ladder.json`, for the pairs of encodings that the aware edge chose here, as
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import pathlib
 import statistics
 from collections import Counter
@@ -26,6 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -35,6 +35,7 @@ from edge_client import EdgeClient, EdgeSettings, Hooks, Reply
 from edge_client.ladder import LADDER_FILE
 from edge_client.recipes import Recipes
 from edge_client.steps import Send
+from evaluation.intervals import Resamples
 from lab.faults import Delay, RateLimit, Schedule
 from lab.relay import relaying
 from scenes.photos import originals
@@ -48,6 +49,7 @@ _WIDTH = 1.96  # standard errors on each side of a 95 % interval
 class Asked:
     """One question; `ms` from `ask` to the answer. `pair` is how picture and region are encoded."""
 
+    seed: int  # of the scene
     kind: str
     is_right: bool
     stages: int
@@ -79,10 +81,11 @@ class Edge:
         patch = next(iter(self._recipes.for_patch()))
         self._patch = next(name for name, way in PATCHES.items() if way.quality == patch.quality)
 
-    def ask(self, jpeg: bytes, question: Any) -> Asked:
+    def ask(self, seed: int, jpeg: bytes, question: Any) -> Asked:
         reply = self.client.ask(jpeg, question.text)
         receipt = reply.receipt
         return Asked(
+            seed,
             question.kind,
             reply.answer == question.answer,
             reply.stage,
@@ -112,7 +115,7 @@ def measure(url: str, seeds: range, kbit: float, workers: int) -> dict[str, list
         for count, (scene, jpeg) in enumerate(originals(seeds, workers)):
             for number, question in enumerate(scene.questions):
                 for name in list(edges)[:: 1 if number % 2 else -1]:
-                    asked = edges[name].ask(jpeg, question)
+                    asked = edges[name].ask(scene.seed, jpeg, question)
                     if count > 0:
                         rows[name].append(asked)
             print(f"{count}/{len(seeds) - 1} scenes, {len(rows['fixed'])} questions", flush=True)
@@ -131,17 +134,18 @@ def figures(rows: dict[str, list[Asked]]) -> dict[str, Any]:
         found[f"{name}_ms"] = round(mean(name, lambda row: row.ms))
         found[f"{name}_ms_median"] = round(statistics.median(row.ms for row in asked))
         found[f"{name}_link_ms"] = round(mean(name, lambda row: row.link_ms))
-    pairs = list(zip(rows["fixed"], rows["aware"], strict=True))
     for key, value in (("ms", lambda row: row.ms), ("link_ms", lambda row: row.link_ms)):
-        found[f"saved_{key}"] = saved([value(fixed) - value(aware) for fixed, aware in pairs])
+        found[f"saved_{key}"] = saved(rows["fixed"], rows["aware"], value)
     return found
 
 
-def saved(differences: Sequence[float]) -> dict[str, float]:
-    """Mean and 95 % interval of paired differences."""
-    mean = statistics.fmean(differences)
-    half = _WIDTH * statistics.stdev(differences) / math.sqrt(len(differences))
-    return {"mean": round(mean, 1), "low": round(mean - half, 1), "high": round(mean + half, 1)}
+def saved(
+    fixed: Sequence[Asked], aware: Sequence[Asked], value: Callable[[Asked], float]
+) -> dict[str, float]:
+    """Mean and 95 % interval of the paired differences; the questions about one scene are not independent."""
+    one, other = (np.array([value(row) for row in asked]) for asked in (fixed, aware))
+    found = Resamples([str(row.seed) for row in fixed]).difference(one, other)
+    return {"mean": round(found.value, 1), "low": round(found.low, 1), "high": round(found.high, 1)}
 
 
 def loss(chosen: Counter[str], ladder: dict[str, Any], prefix: str = "") -> dict[str, float]:

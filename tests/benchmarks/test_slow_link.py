@@ -9,8 +9,8 @@ import pytest
 from benchmarks.slow_link import Asked, figures, loss, saved
 
 
-def asked(ms: float, *, server_ms: float = 10.0) -> Asked:
-    return Asked("read", True, 2, ms, server_ms, 1000, "a / b", 32_000)
+def asked(ms: float, *, server_ms: float = 10.0, seed: int = 1) -> Asked:
+    return Asked(seed, "read", True, 2, ms, server_ms, 1000, "a / b", 32_000)
 
 
 def test_time_is_compared_question_by_question() -> None:
@@ -23,9 +23,18 @@ def test_time_is_compared_question_by_question() -> None:
     assert found["saved_link_ms"]["mean"] == pytest.approx(80 / 3, abs=0.1)
 
 
-def test_the_interval_holds_zero_where_differences_are_chance() -> None:
-    found = saved([-100.0, 110.0, -90.0, 100.0])
-    assert found["low"] < 0 < found["mean"] < found["high"]
+def test_the_interval_is_of_scenes_not_of_questions() -> None:
+    """Forty questions about two scenes that disagree show nothing; about forty scenes they would."""
+    gains = [-10.0] * 20 + [30.0] * 20
+
+    def interval(seeds: list[int]) -> dict[str, float]:
+        fixed = [asked(100 + gain, seed=seed) for gain, seed in zip(gains, seeds, strict=True)]
+        return saved(fixed, [asked(100)] * 40, lambda row: row.ms)
+
+    few, many = interval([1] * 20 + [2] * 20), interval(list(range(40)))
+    assert few == {"mean": 10.0, "low": -10.0, "high": 30.0}
+    assert many["mean"] == 10.0
+    assert 0 < many["low"] < 10 < many["high"] < 20
 
 
 def test_what_is_lost_is_weighed_by_what_was_chosen() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 KINDS = {
-    "train": ("clouds", "bricks", "blocks", "meadow", "gradient"),
+    "train": ("clouds", "bricks", "blocks", "meadow", "gradient", "shelves", "crates", "fence"),
     "test": ("dunes", "facade", "bokeh"),
 }
 
@@ -105,6 +105,51 @@ def _tiles(rng: np.random.Generator, rows: int, cols: int, gap: float, offset: f
     return shapes
 
 
+def _shelves(rng: np.random.Generator) -> list[Shape]:
+    """Rows of things of all widths and heights that stand on boards."""
+    rows = int(rng.integers(3, 9))
+    shapes = []
+    for row in range(rows):
+        floor, left = (row + 1) / rows, float(rng.uniform(0, 0.1))
+        shapes.append(Shape("line", ((0, floor), (1, floor)), muted(rng), float(rng.uniform(0.002, 0.008))))
+        while left < 1:
+            width, height = float(rng.uniform(0.01, 0.12)), float(rng.uniform(0.3, 0.9)) / rows
+            box = (
+                (left, floor - height),
+                (left + width, floor - height),
+                (left + width, floor),
+                (left, floor),
+            )
+            shapes.append(Shape("polygon", box, muted(rng)))
+            left += width + float(rng.choice((0.0, 0.01, 0.06)))
+    return shapes
+
+
+def _crates(rng: np.random.Generator) -> list[Shape]:
+    """Boxes of one make, turned a little, anywhere."""
+    width, height = (float(v) for v in rng.uniform(0.03, 0.12, 2))
+    shapes = []
+    for _ in range(int(rng.integers(8, 50))):
+        center, angle = rng.uniform(0, 1, 2), float(rng.normal(0, 0.15))
+        turn = np.array(((np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))))
+        corners = np.array(((-1, -1), (1, -1), (1, 1), (-1, 1))) * (width / 2, height / 2) @ turn + center
+        shapes.append(Shape("polygon", tuple((float(x), float(y)) for x, y in corners), muted(rng)))
+    return shapes
+
+
+def _fence(rng: np.random.Generator) -> list[Shape]:
+    """Upright posts of one width, each of its own tone, some of them missing, between two rails."""
+    posts, top = int(rng.integers(6, 24)), float(rng.uniform(0, 0.5))
+    bottom = top + float(rng.uniform(0.2, 0.5))
+    wide = float(rng.uniform(0.3, 0.8)) / posts
+    rails = [Shape("line", ((0, y), (1, y)), muted(rng), 0.006) for y in (top + 0.03, bottom - 0.03)]
+    lefts = [post / posts for post in range(posts) if rng.random() < 0.85]
+    return rails + [
+        Shape("polygon", ((x, top), (x + wide, top), (x + wide, bottom), (x, bottom)), muted(rng))
+        for x in lefts
+    ]
+
+
 def _structure(rng: np.random.Generator, kind: str) -> list[Shape]:
     if kind == "bricks":
         return _tiles(rng, int(rng.integers(8, 20)), int(rng.integers(5, 12)), 0.04, 0.5)
@@ -116,6 +161,8 @@ def _structure(rng: np.random.Generator, kind: str) -> list[Shape]:
         return _tiles(
             rng, int(rng.integers(5, 11)), int(rng.integers(6, 14)), float(rng.uniform(0.15, 0.3)), 0.0
         )
+    if kind in ("shelves", "crates", "fence"):
+        return {"shelves": _shelves, "crates": _crates, "fence": _fence}[kind](rng)
     if kind == "meadow":
         feet = rng.uniform(0, 1, (120, 2))
         return [

@@ -19,6 +19,8 @@ from scenes.signs import CHARACTERS
 from training.tower_stage import Heads
 from training.views import SLOTS
 
+BELIEFS_SHARE = 0.8
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Beliefs:
@@ -55,7 +57,7 @@ def read_beliefs(
 
 
 def reading_loss(logits: Tensor, truth: Tensor, first: Tensor, beliefs: Beliefs, codes: Tensor) -> Tensor:
-    """Cross-entropy of every answer token [M], half of it to the beliefs where there are some.
+    """Cross-entropy of every answer token [M], BELIEFS_SHARE of it to the beliefs where there are some.
 
     `first` [M]: which tokens begin an answer. A token's slot is its place in the answer; the end after four
     characters is certain.
@@ -67,4 +69,5 @@ def reading_loss(logits: Tensor, truth: Tensor, first: Tensor, beliefs: Beliefs,
     soft = beliefs.known[question] & (slot < SLOTS)
     posterior = beliefs.posterior[question[soft], slot[soft]]  # [S, codes]
     spread = -(posterior * logits[soft].log_softmax(-1)[:, codes]).sum(-1)
-    return losses.index_put((soft.nonzero()[:, 0],), 0.5 * losses[soft] + 0.5 * spread)
+    mixed = (1 - BELIEFS_SHARE) * losses[soft] + BELIEFS_SHARE * spread
+    return losses.index_put((soft.nonzero()[:, 0],), mixed)

@@ -31,14 +31,16 @@ from training.projector import Projector, fit_projector, recover_symbols, shippe
 from training.tokenizer import build_tokenizer
 from training.tower_stage import Heads, to_pixels
 
-QUESTIONS = 6
+QUESTIONS = 8
 GAZE_WEIGHT = 0.3
 # so many reading questions ask for a text of that height in the global view where there is one
-LEGIBLE_PX, LEGIBLE_SHARE = 6.0, 0.4
+LEGIBLE_PX, LEGIBLE_SHARE = 6.0, 0.5
 # of an answer's tokens in the loss: one digit for five signs teaches less than the characters of six texts
-KIND_WEIGHTS = {"count": 3.0, "color": 2.0, "presence": 2.0}
-# of the cells' spread: after a few rounds training scenes are counted better than others (0.99 against 0.96)
-FEATURE_NOISE = 0.15
+KIND_WEIGHTS = {"count": 3.0, "color": 2.0, "color_crop": 2.0, "presence": 2.0}
+# up to so many of the cells' standard deviations, another number for every picture. The tower's heads read
+# nearly as well at 0.8 as without any (0.970 of legible signs, 0.980), while the lead on scenes that
+# the decoder was trained on (0.957 against 0.925) is gone there: noise hides what was learnt by heart
+FEATURE_NOISE = 0.9
 
 
 @torch.no_grad()
@@ -104,7 +106,10 @@ def draw_questions(
     chosen = coarse
     if view:
         target = record["crops"][view - 1]["target"]
-        chosen = [("read_crop", q) for q in by_kind["read"] if q[3] == target] + ([] if alone else coarse[:2])
+        chosen = [
+            (f"{kind}_crop", q) for kind in ("read", "color") for q in by_kind.get(kind, ()) if q[3] == target
+        ]
+        chosen += [] if alone else coarse[:2]
     if not alone:
         kind = "read_other" if view else "read"
         chosen += [(kind, any_of("read")) for _ in range(QUESTIONS - len(chosen))]
@@ -161,7 +166,7 @@ def draw_pictures(rng: np.random.Generator, shard: Pairs, size: int) -> Pictures
 
 def color_asked(kind: str, prompt: str, answer: str) -> int:
     """The label of the sign that a question is about; -1 for none."""
-    if kind == "color":
+    if kind.startswith("color"):
         return COLORS.index(answer) + 1
     if "read" not in kind:
         return -1
@@ -204,7 +209,7 @@ def gaze_loss(gaze: Gaze, pictures: Pictures, answers: Answers) -> Tensor:
 def train(
     root: pathlib.Path,
     *,
-    steps: int = 1750,
+    steps: int = 4400,
     batch: int = 16,
     peak: float = 1e-3,
     matrix_lr: float = 0.004,
@@ -252,7 +257,8 @@ def train(
         with torch.autocast(device.type, autocast):
             seen = pictures.cells.to(device)
             if torch.is_grad_enabled():
-                seen = seen + FEATURE_NOISE * seen.std() * torch.randn_like(seen)
+                strength = FEATURE_NOISE * torch.rand(len(seen), 1, 1, device=device)
+                seen = seen + strength * seen.std() * torch.randn_like(seen)
             cells = projector(seen)
             answers = answer_logits(model, packer, cells, rows, pictures.count)
         logits, truth, starts, *_ = answers

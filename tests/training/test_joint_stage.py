@@ -75,10 +75,14 @@ def test_a_global_view_is_asked_everything(record: dict[str, Any]) -> None:
 def test_a_crop_is_asked_about_its_own_sign(record: dict[str, Any], view: int) -> None:
     target = record["crops"][view - 1]["target"]
     wanted = next(q for q in record["questions"] if q[0] == "read" and q[3] == target)
+    colored = next(q for q in record["questions"] if q[0] == "color" and q[3] == target)
     paired = draw_questions(np.random.default_rng(1), record, view, alone=False)
-    assert paired[0] == ("read_crop", f"\n{wanted[1]} ASSISTANT:", wanted[2])
+    assert paired[:2] == [
+        ("read_crop", f"\n{wanted[1]} ASSISTANT:", wanted[2]),
+        ("color_crop", f"\n{colored[1]} ASSISTANT:", colored[2]),
+    ]
     assert len(paired) == joint_stage.QUESTIONS
-    assert draw_questions(np.random.default_rng(1), record, view, alone=True) == paired[:1]
+    assert draw_questions(np.random.default_rng(1), record, view, alone=True) == paired[:2]
 
 
 def test_rows_of_a_batch_are_of_one_kind_of_prompt(record: dict[str, Any]) -> None:
@@ -102,6 +106,7 @@ def test_rows_of_a_batch_are_of_one_kind_of_prompt(record: dict[str, Any]) -> No
 def test_a_question_is_about_the_sign_that_it_names() -> None:
     assert color_asked("read", "\nWhat is written on the red sign? ASSISTANT:", "A7") == 1
     assert color_asked("color", "\nWhat color is the sign that says A7? ASSISTANT:", "black") == 8
+    assert color_asked("color_crop", "\nWhat color is the sign that says A7? ASSISTANT:", "black") == 8
     assert color_asked("presence", "\nIs there a red sign? ASSISTANT:", "yes") == -1
     assert color_asked("count", "\nHow many signs are there? ASSISTANT:", "3") == -1
 

@@ -62,30 +62,37 @@ class BodyMiddleware:
 
         Raises ProblemError BODY_TOO_LARGE, BODY_TIMEOUT, DEADLINE_EXCEEDED, and what `hold` raises.
         """
-        settings = self._settings
         loop = asyncio.get_running_loop()
         began = loop.time()
         received = bytearray()
-        while True:
-            pace_s = max(settings.body_grace_s, len(received) / settings.min_body_bytes_per_s)
-            try:
-                async with asyncio.timeout_at(min(deadline, began + min(settings.body_timeout_s, pace_s))):
+        try:
+            async with asyncio.timeout_at(self._due(0, began, deadline)) as patience:
+                while True:
                     message = await receive()
-            except TimeoutError as exc:
-                if loop.time() >= deadline:
-                    raise deadline_exceeded() from None
-                raise ProblemError(
-                    ErrorCode.BODY_TIMEOUT, f"{len(received)} bytes came in {loop.time() - began:.0f} s"
-                ) from exc
-            if message["type"] == "http.disconnect":
-                return None
-            chunk = message.get("body", b"")
-            hold(len(chunk))
-            received += chunk
-            if len(received) > limit:
-                raise _too_large(limit)
-            if not message.get("more_body", False):
-                return bytes(received)
+                    if message["type"] == "http.disconnect":
+                        return None
+                    chunk = message.get("body", b"")
+                    hold(len(chunk))
+                    received += chunk
+                    if len(received) > limit:
+                        raise _too_large(limit)
+                    if not message.get("more_body", False):
+                        return bytes(received)
+                    due = self._due(len(received), began, deadline)
+                    if due != patience.when():  # hardly ever: a timer for each crumb is what costs
+                        patience.reschedule(due)
+        except TimeoutError as exc:
+            if loop.time() >= deadline:
+                raise deadline_exceeded() from None
+            raise ProblemError(
+                ErrorCode.BODY_TIMEOUT, f"{len(received)} bytes came in {loop.time() - began:.0f} s"
+            ) from exc
+
+    def _due(self, n_received: int, began: float, deadline: float) -> float:
+        """Until when the next bytes of a body must come."""
+        settings = self._settings
+        pace_s = max(settings.body_grace_s, n_received / settings.min_body_bytes_per_s)
+        return min(deadline, began + min(settings.body_timeout_s, pace_s))
 
     async def _run_while_connected(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         reply = _Reply(send)

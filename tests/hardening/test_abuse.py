@@ -223,14 +223,14 @@ async def test_abuse_is_refused_as_documented(server: FakeServer, slow_s: float,
 
 async def test_all_of_it_at_once_leaves_the_server_healthy(server: FakeServer, is_full: bool) -> None:
     """`make hardening` asks for 100 ms at the 99th percentile; a busy machine may be slower by itself."""
-    memory = Memory(server.process.pid)
+    memory, cpu_s = Memory(server.process.pid), server.cpu_s
     rounds = 5 if is_full else 1
     with Health(server.port) as health:
         for _ in range(rounds):
             quick = [abuse for abuse in [*BODIES, *HEADS] if abuse.within_s is not None]
             answers = await asyncio.gather(*(send_raw(server.port, abuse.send()) for abuse in quick))
             assert [a.status for a in answers] == [abuse.status for abuse in quick]
-    report("all at once", health, memory)
+    report("all at once", health, memory, server.cpu_s - cpu_s)
     assert not health.failures
     assert health.percentile_ms(99) < (100 if is_full else 2000)
     assert memory.growth_mb < 100
@@ -246,14 +246,14 @@ async def test_200_trickling_clients_are_let_go_and_good_ones_do_not_notice(
         return trickle(request(FORM, "Content-Length: 100000") + b"--x\r\n")
 
     alone_s = await good_clients_s(server, until=asyncio.Event(), for_s=slow_s / 2)
-    memory = Memory(server.process.pid)
+    memory, cpu_s = Memory(server.process.pid), server.cpu_s
     let_go = asyncio.Event()
     with Health(server.port) as health:
         good = asyncio.create_task(good_clients_s(server, until=let_go, for_s=60))
         answers = await asyncio.gather(*(send_raw(server.port, slow()) for _ in range(N_SLOW)))
         let_go.set()
         among_s = await good
-    report(f"200 slow {kind}", health, memory, alone_s, among_s)
+    report(f"200 slow {kind}", health, memory, server.cpu_s - cpu_s, alone_s, among_s)
     assert {answer.status for answer in answers} == {408}
     assert {answer.code for answer in answers} == {"headers_timeout" if kind == "headers" else "body_timeout"}
     assert all(slow_s * 0.9 < answer.elapsed_s < slow_s + BUSY_MACHINE_S for answer in answers)
@@ -325,11 +325,15 @@ async def test_a_client_that_does_not_read_is_let_go() -> None:
             writer.transport.abort()
 
 
-def report(name: str, health: Health, memory: Memory, *latencies_s: list[float]) -> None:
+def report(name: str, health: Health, memory: Memory, cpu_s: float, *latencies_s: list[float]) -> None:
     """For the log of measurements; shown by `pytest -s`."""
     facts = {
         "healthz_p50_ms": round(health.percentile_ms(50), 1),
         "healthz_p99_ms": round(health.percentile_ms(99), 1),
+        "healthz_max_ms": round(health.percentile_ms(100), 1),
+        "healthz_n": health.n_asked,
+        "probe_lag_p99_ms": round(health.lag_ms(99), 1),
+        "server_cpu_s": round(cpu_s, 2),
         "growth_mb": round(memory.growth_mb, 1),
     }
     for what, values in zip(("alone", "among"), itertools.chain(latencies_s), strict=False):

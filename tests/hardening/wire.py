@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import json
 import statistics
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+
+from tests.hardening.probe import Report
+from tests.server.fake_server import ROOT
 
 BUSY_MACHINE_S = 5.0  # what a loaded machine may add to any time
 
@@ -110,46 +113,50 @@ class Memory:
 
 
 class Health:
-    """Asks `/healthz` twenty times a second in a thread of its own and keeps how long each answer took."""
+    """Runs `tests.hardening.probe` meanwhile and holds its report."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.elapsed_s: list[float] = []
-        self.failures: list[str] = []
+        self._report = Report()
 
     def __enter__(self) -> Health:
-        self._thread.start()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.hardening.probe", str(self._port)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "asking\n"
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join(10)
+        printed, _ = self._process.communicate(timeout=30)
+        self._report = Report(**json.loads(printed))
+
+    @property
+    def failures(self) -> list[str]:
+        return self._report.failures
+
+    @property
+    def n_asked(self) -> int:
+        return len(self._report.elapsed_s)
 
     def percentile_ms(self, percent: int) -> float:
-        return 1000 * percentile(self.elapsed_s, percent)
+        return 1000 * percentile(self._report.elapsed_s, percent)
 
-    def _run(self) -> None:
-        while not self._stop.wait(0.05):
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
-            began = time.monotonic()
-            try:
-                connection.request("GET", "/healthz")
-                if connection.getresponse().status != 200:
-                    self.failures.append("not 200")
-                self.elapsed_s.append(time.monotonic() - began)
-            except OSError as exc:
-                self.failures.append(repr(exc))
-            finally:
-                connection.close()
+    def lag_ms(self, percent: int) -> float:
+        """Of the probe itself."""
+        return 1000 * percentile(self._report.lag_s, percent)
 
 
 def percentile(values: list[float], percent: int) -> float:
-    if len(values) < 2:
-        return values[0]
+    """100 is the largest."""
+    if len(values) < 2 or percent == 100:
+        return max(values)
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 

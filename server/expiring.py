@@ -1,7 +1,7 @@
-"""A mapping that forgets, by age, count and bytes, oldest first; and remembers for a while what it forgot.
+"""A mapping that forgets: by age, and by count and bytes at the cost of the owner that holds most.
 
-Not thread-safe: the event loop owns it. Nothing runs in the background; each call first drops what has
-expired.
+What it forgot it remembers for a while. Not thread-safe: the event loop owns it. Nothing runs in the
+background; each call first drops what has expired.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
+
+from server.fair_order import FairOrder
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -19,12 +21,14 @@ V = TypeVar("V")
 @dataclass(frozen=True, slots=True)
 class _Entry(Generic[V]):
     value: V
-    n_bytes: int
     expires_at: float
 
 
 class ExpiringStore(Generic[K, V]):
-    """Values for `ttl_s` seconds after their last put. Reading does not renew: put order is expiry order."""
+    """Values for `ttl_s` seconds after their last put. Reading does not renew: put order is expiry order.
+
+    Without `owner_of` all keys have one owner, and then it is the oldest that goes.
+    """
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class ExpiringStore(Generic[K, V]):
         max_bytes: int | None = None,
         bytes_of: Callable[[V], int] = lambda _: 0,
         max_tombstones: int = 0,
+        owner_of: Callable[[K], Hashable] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ttl_s = ttl_s
@@ -43,19 +48,20 @@ class ExpiringStore(Generic[K, V]):
         self._max_tombstones = max_tombstones
         self._clock = clock
         self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
-        self._tombstones: OrderedDict[K, None] = OrderedDict()
-        self._n_bytes = 0
+        self._order = FairOrder(owner_of)
+        self._tombstones = FairOrder(owner_of)
 
     def put(self, key: K, value: V) -> None:
-        """Hold `value`, renewed; the oldest others make room for it."""
+        """Hold `value`, renewed; whoever holds most makes room for it, oldest first."""
         self._drop(key)
-        self._tombstones.pop(key, None)
-        n_bytes = self._bytes_of(value)
-        self._entries[key] = _Entry(value, n_bytes, self._clock() + self._ttl_s)
-        self._n_bytes += n_bytes
+        self._tombstones.discard(key)
+        self._entries[key] = _Entry(value, self._clock() + self._ttl_s)
+        self._order.add(key, self._bytes_of(value))
         self._forget_expired()
-        while len(self._entries) > 1 and self._is_over_budget():
-            self._bury(next(iter(self._entries)))
+        if len(self._entries) > self._max_items:
+            self._make_room(key, "keys")
+        while self._max_bytes is not None and self.n_bytes > self._max_bytes and len(self._entries) > 1:
+            self._make_room(key, "bytes")
 
     def get(self, key: K) -> V | None:
         self._forget_expired()
@@ -84,11 +90,12 @@ class ExpiringStore(Generic[K, V]):
     @property
     def n_bytes(self) -> int:
         self._forget_expired()
-        return self._n_bytes
+        return self._order.n_bytes
 
-    def _is_over_budget(self) -> bool:
-        too_large = self._max_bytes is not None and self._n_bytes > self._max_bytes
-        return too_large or len(self._entries) > self._max_items
+    def _make_room(self, newest: K, most: Literal["keys", "bytes"]) -> None:
+        key = self._order.next_to_go(most, spare=newest)
+        assert key is not None, "there is another"
+        self._bury(key)
 
     def _forget_expired(self) -> None:
         now = self._clock()
@@ -100,12 +107,12 @@ class ExpiringStore(Generic[K, V]):
 
     def _bury(self, key: K) -> None:
         self._drop(key)
-        self._tombstones[key] = None
-        while len(self._tombstones) > self._max_tombstones:
-            self._tombstones.popitem(last=False)
+        self._tombstones.add(key)
+        if len(self._tombstones) > self._max_tombstones:
+            oldest = self._tombstones.next_to_go("keys")
+            assert oldest is not None, "there is at least the one just added"
+            self._tombstones.discard(oldest)
 
     def _drop(self, key: K) -> _Entry[V] | None:
-        entry = self._entries.pop(key, None)
-        if entry:
-            self._n_bytes -= entry.n_bytes
-        return entry
+        self._order.discard(key)
+        return self._entries.pop(key, None)

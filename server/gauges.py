@@ -22,7 +22,11 @@ def show_state(parts: ServerParts) -> None:
     show("queue_depth", "Answers that wait for the device.", lambda: device.depth)
     show("queue_limit", "Answers that may wait before requests are refused.", lambda: settings.max_queue)
     show("sessions", "Inferences remembered.", lambda: len(sessions))
-    show("sessions_limit", "Above it the oldest go early.", lambda: settings.max_sessions)
+    show(
+        "sessions_limit",
+        "Above it who holds most loses its oldest.",
+        lambda: settings.max_sessions,
+    )
     show("session_bytes", "Encoded images of inferences that wait for a patch.", lambda: sessions.n_bytes)
     show("stored_images", "Encoded images that may be asked about by id.", lambda: len(images))
     show("stored_image_bytes", "Bytes of these images.", lambda: images.n_bytes)

@@ -41,7 +41,10 @@ class IdempotentReplies:
 
     def __init__(self, settings: ServerSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._claims: ExpiringStore[tuple[str, str], _Claim] = ExpiringStore(
-            ttl_s=settings.session_ttl_s, max_items=settings.max_sessions, clock=clock
+            ttl_s=settings.session_ttl_s,
+            max_items=settings.max_sessions,
+            owner_of=lambda key: key[0],
+            clock=clock,
         )
 
     async def once(

@@ -33,23 +33,24 @@ class ImageStore:
     """Holds images for the session time-to-live, within a byte budget."""
 
     def __init__(self, settings: ServerSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store: ExpiringStore[str, EncodedImage] = ExpiringStore(
+        self._store: ExpiringStore[tuple[str, str], EncodedImage] = ExpiringStore(
             ttl_s=settings.session_ttl_s,
             max_items=settings.max_sessions,
             max_bytes=settings.max_stored_image_bytes,
             bytes_of=lambda image: len(image.data),
+            owner_of=lambda key: key[0],
             clock=clock,
         )
 
-    def put(self, image: EncodedImage) -> None:
-        self._store.put(image.id, image)
+    def put(self, tenant: str, image: EncodedImage) -> None:
+        self._store.put((tenant, image.id), image)
 
     def get(self, tenant: str, wanted: str) -> EncodedImage:
         """The image, renewed. Raises ProblemError IMAGE_EXPIRED if gone, unknown or another tenant's."""
-        image = self._store.get(wanted)
-        if image is None or image_id(tenant, image.data) != wanted:
+        image = self._store.get((tenant, wanted))
+        if image is None:
             raise ProblemError(ErrorCode.IMAGE_EXPIRED, "send the image again")
-        self._store.put(wanted, image)
+        self.put(tenant, image)
         return image
 
     def __len__(self) -> int:

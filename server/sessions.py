@@ -72,7 +72,10 @@ class SessionStore(Protocol):
 
 
 class MemorySessionStore:
-    """Sessions in this process, bounded by age, count and bytes; the oldest go first and answer 410 then."""
+    """Sessions in this process, bounded by age, count and bytes.
+
+    Where there is no room, the tenant that holds most loses its oldest, which answers 410 then.
+    """
 
     def __init__(self, settings: ServerSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._store: ExpiringStore[tuple[str, str], Session] = ExpiringStore(
@@ -81,6 +84,7 @@ class MemorySessionStore:
             max_bytes=settings.max_session_bytes,
             bytes_of=lambda session: session.n_bytes,
             max_tombstones=settings.max_tombstones,
+            owner_of=lambda key: key[0],
             clock=clock,
         )
 

@@ -81,7 +81,7 @@ class ServerSettings(BaseSettings):
     default_max_new_tokens: PositiveInt = 16  # of an answer, where the request does not say
 
     session_ttl_s: PositiveFloat = 120.0  # of an inference that waits for its patch, an image, a reply
-    max_sessions: PositiveInt = 1000  # inferences remembered; above it the oldest go
+    max_sessions: PositiveInt = 1000  # inferences remembered; above it who holds most loses its oldest
     max_session_bytes: PositiveInt = 256 * 1024 * 1024  # encoded global images that wait for a patch
     max_stored_image_bytes: PositiveInt = 256 * 1024 * 1024  # encoded images that may be asked about again
     max_decoded_image_bytes: PositiveInt = 64 * 1024 * 1024  # pixels of images for further questions

@@ -84,7 +84,7 @@ class TwoStages:
             with self._device.preparing(1), facts.phase("decode_image"):
                 rgb = await self._pixels_of(image, ticket)
             decode_ms = _ms_since(began)
-            self._images.put(image)
+            self._images.put(facts.tenant, image)
 
             picture = Picture(image.id, rgb)
             with facts.phase("answer"):

@@ -76,7 +76,7 @@ def test_the_same_bytes_of_two_tenants_have_two_ids() -> None:
 def test_an_image_is_found_by_its_tenant_only_and_until_it_expires(clock: Clock) -> None:
     store = ImageStore(ServerSettings(), clock)
     image = EncodedImage(image_id("a", b"bytes"), b"bytes")
-    store.put(image)
+    store.put("a", image)
     clock.advance(100)
     assert store.get("a", image.id) is image
     clock.advance(100)  # renewed by being asked for

@@ -14,12 +14,14 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from server.decoding_memory import DecodingMemory
 from server.image_structure import structure_complaint
 from server.problems import ProblemError
 from server.settings import ServerSettings
@@ -32,6 +34,7 @@ _SIGNATURES = (
     ("WEBP", 8, b"WEBP"),
 )
 _TURNED = frozenset(range(2, 9))  # EXIF orientations that change the picture; viewers read all others as 1
+_STRIP_PIXELS = 65_536  # that are converted at a time: some 1.5 MB
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 # What Pillow's decoders raise on broken files. Not MemoryError: the limits rule it out, so it would be ours.
@@ -43,7 +46,7 @@ _BROKEN = (
     IndexError,
     KeyError,
     TypeError,
-    AssertionError,  # a palette that comes after the pixels
+    AssertionError,
     struct.error,
     zlib.error,
 )
@@ -91,13 +94,16 @@ def patch_limits(settings: ServerSettings) -> ImageLimits:
 
 
 def decode(
-    data: bytes, limits: ImageLimits, check_size: Callable[[ImageSize], None] = lambda _: None
+    data: bytes,
+    limits: ImageLimits,
+    check_size: Callable[[ImageSize], None] = lambda _: None,
+    memory: DecodingMemory | None = None,
 ) -> NDArray[np.uint8]:
     """The picture as uint8 [height, width, 3].
 
     Raises ProblemError: UNSUPPORTED_MEDIA_TYPE, IMAGE_TOO_LARGE, UNORIENTED_IMAGE or UNREADABLE_IMAGE; and
-    what `check_size` raises, which sees the size before decoding. Blocks for as long as decoding takes, so
-    it is called off the event loop.
+    what `check_size` raises, which sees the size before decoding. Waits for room in `memory` and blocks for
+    as long as decoding takes, so it is called off the event loop.
     """
     format_name = _sniff(data)
     if complaint := structure_complaint(format_name, data):
@@ -105,9 +111,11 @@ def decode(
     try:
         with Image.open(io.BytesIO(data), formats=[format_name]) as image:
             _check_header(image, limits)
-            check_size(ImageSize(width=image.width, height=image.height))
+            size = ImageSize(width=image.width, height=image.height)
+            check_size(size)
             _check_orientation(image)
-            return _to_rgb(image)
+            with memory.room_for(format_name, size) if memory else nullcontext():
+                return _to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise ProblemError(ErrorCode.IMAGE_TOO_LARGE, f"more than {limits.max_pixels} pixels") from exc
     except _BROKEN as exc:
@@ -144,8 +152,22 @@ def _check_orientation(image: Image.Image) -> None:
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, "white")
-        return np.array(Image.alpha_composite(ground, layer).convert("RGB"))
-    return np.array(image.convert("RGB"))  # a copy: a view of Pillow's buffer would be read-only
+    """In strips: Pillow's conversions and numpy's reading of them each copy all that they are given."""
+    image.load()
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise ValueError("a palette that comes after the pixels")
+    width, height = image.size
+    rgb = np.empty((height, width, 3), np.uint8)
+    n_rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, n_rows):
+        bottom = min(top + n_rows, height)
+        rgb[top:bottom] = np.asarray(_on_white(image.crop((0, top, width, bottom))))
+    return rgb
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    ground = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(ground, layer).convert("RGB")

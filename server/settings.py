@@ -76,6 +76,7 @@ class ServerSettings(BaseSettings):
     max_batch: PositiveInt = 8  # answers that run together on the device
     max_wait_ms: float = Field(default=2.0, ge=0, allow_inf_nan=False)  # under load; never when idle
     decode_threads: PositiveInt = 2  # images decoded at a time
+    max_decoding_bytes: PositiveInt = 96 * 1024 * 1024  # memory of these; a larger one waits to be alone
     inference_deadline_s: PositiveFloat = 60.0  # from the end of the body; clients may want less
     device_call_timeout_s: PositiveFloat = 300.0  # then the device is given up and the process ends with 1
     default_max_new_tokens: PositiveInt = 16  # of an answer, where the request does not say

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from server.decoding_memory import DecodingMemory
 from server.device_queue import DeviceQueue, QueueClosed, QueueFull, TooLate
 from server.engine.protocol import AnswerRequest, AttentionMap, EngineError, EngineInfo, Picture
 from server.expiring import ExpiringStore
@@ -64,6 +65,7 @@ class TwoStages:
         self._sessions = sessions
         self._images = images
         self._decoders = decoders
+        self._decoding = DecodingMemory(settings.max_decoding_bytes)
         self._pixels: ExpiringStore[str, NDArray[np.uint8]] = ExpiringStore(
             ttl_s=settings.session_ttl_s,
             max_items=settings.max_sessions,
@@ -279,7 +281,7 @@ class TwoStages:
         def work() -> NDArray[np.uint8]:
             if ticket.is_late:
                 raise TooLate
-            return decode(data, limits, check_size)
+            return decode(data, limits, check_size, self._decoding)
 
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 

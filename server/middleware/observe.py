@@ -87,13 +87,21 @@ async def _answer(app: ASGIApp, facts: RequestFacts, scope: Scope, receive: Rece
         problem = exc
         if ERRORS[exc.code].status >= 500 and exc.__cause__ is not None:
             log_failure(facts, exc)
+        _let_go(exc)
     except Exception as exc:  # outermost boundary of a request
         log_failure(facts, exc)
         problem = ProblemError(ErrorCode.INTERNAL_ERROR, "the failure has been logged with this request id")
+        _let_go(exc)
     if reply.status:  # too late for a problem document; the connection ends in the middle of the reply
         return
     facts.error = problem.code
     await problem_response(problem, facts.request_id)(scope, receive, reply)
+
+
+def _let_go(exc: BaseException) -> None:
+    """Of the frames that it came through. They hold the body, and the tasks among them hold the exception: a
+    circle that keeps refused bodies in memory until the collector comes by."""
+    exc.__traceback__ = None
 
 
 def _request_id(headers: Headers) -> str:

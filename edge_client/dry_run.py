@@ -15,7 +15,7 @@ from edge_client.known import Known
 from edge_client.requests import Ask
 from edge_client.settings import EdgeSettings
 from edge_client.steps import Compute, Send
-from shared.protocol import MEDIA_TYPES, PROTOCOL_VERSION
+from shared.protocol import MAX_REQUEST_PART_BYTES, MEDIA_TYPES, PROTOCOL_VERSION
 from shared.wire import DefaultGate, ImageBudget, Limits, ModelResponse
 
 _LIMITS = Limits(
@@ -28,9 +28,15 @@ _LIMITS = Limits(
     min_side_pixels=2,
     max_side_pixels=8192,
     max_aspect_ratio=200.0,
+    max_connections=1000,
+    header_timeout_s=10.0,
+    max_header_bytes=16 * 1024,
+    keep_alive_s=15.0,
+    write_timeout_s=30.0,
     body_timeout_s=60.0,
     min_body_bytes_per_s=1024,
     body_grace_s=10.0,
+    max_request_part_bytes=MAX_REQUEST_PART_BYTES,
     max_queue=64,
     inference_deadline_s=60.0,
     session_ttl_s=120.0,

@@ -9,7 +9,13 @@ from typing import Literal
 from server.device_queue import Answered
 from server.engine.protocol import AttentionMap, EngineInfo, PixelBudget, TokenStats
 from server.settings import ServerSettings
-from shared.protocol import API_PREFIX, MAX_QUESTION_BYTES, MEDIA_TYPES, PROTOCOL_VERSION
+from shared.protocol import (
+    API_PREFIX,
+    MAX_QUESTION_BYTES,
+    MAX_REQUEST_PART_BYTES,
+    MEDIA_TYPES,
+    PROTOCOL_VERSION,
+)
 from shared.wire import (
     Box,
     Confidence,
@@ -109,9 +115,15 @@ def model_response(info: EngineInfo, settings: ServerSettings) -> ModelResponse:
             min_side_pixels=settings.min_side_pixels,
             max_side_pixels=settings.max_side_pixels,
             max_aspect_ratio=settings.max_aspect_ratio,
+            max_connections=settings.max_connections,
+            header_timeout_s=settings.header_timeout_s,
+            max_header_bytes=settings.max_header_bytes,
+            keep_alive_s=settings.keep_alive_s,
+            write_timeout_s=settings.write_timeout_s,
             body_timeout_s=settings.body_timeout_s,
             min_body_bytes_per_s=settings.min_body_bytes_per_s,
             body_grace_s=settings.body_grace_s,
+            max_request_part_bytes=MAX_REQUEST_PART_BYTES,
             max_queue=settings.max_queue,
             inference_deadline_s=settings.inference_deadline_s,
             session_ttl_s=settings.session_ttl_s,

@@ -31,16 +31,13 @@ from shared.protocol import (
     IDEMPOTENCY_KEY_HEADER,
     IMAGE_PART,
     MAX_ID_CHARS,
+    MAX_REQUEST_PART_BYTES,
     MEDIA_TYPES,
     REQUEST_PART,
 )
 from shared.wire import InferenceRequest, InferenceResponse, ModelResponse
 
 router = APIRouter()
-
-# A question of 4,096 bytes, every character escaped, fits. Much more, and listing the faults of a list of
-# wrong items would hold up the event loop: 4 MB of them took 18 s.
-_MAX_REQUEST_PART_BYTES = 32 * 1024
 
 REPLAYED_HEADER = "Idempotency-Replayed"
 
@@ -143,9 +140,9 @@ def _unpack(given: dict[str, bytes]) -> tuple[InferenceRequest, bytes | None]:
             ErrorCode.INVALID_REQUEST, f"the parts are {REQUEST_PART} and, without image_id, {IMAGE_PART}"
         )
     text = given[REQUEST_PART]
-    if len(text) > _MAX_REQUEST_PART_BYTES:
+    if len(text) > MAX_REQUEST_PART_BYTES:
         raise ProblemError(
-            ErrorCode.BODY_TOO_LARGE, f"part {REQUEST_PART}: at most {_MAX_REQUEST_PART_BYTES} bytes"
+            ErrorCode.BODY_TOO_LARGE, f"part {REQUEST_PART}: at most {MAX_REQUEST_PART_BYTES} bytes"
         )
     try:
         message = InferenceRequest.model_validate_json(text)

@@ -22,5 +22,8 @@ MediaType = Literal["image/jpeg", "image/png", "image/webp"]
 MEDIA_TYPES: Final[tuple[MediaType, ...]] = ("image/jpeg", "image/png", "image/webp")
 
 MAX_QUESTION_BYTES: Final = 4096  # of UTF-8
+# Of part `request`. A question whose every character is escaped fits. Much more, and listing the faults of a
+# list of wrong items would hold up the server's event loop: 4 MB of them took 18 s.
+MAX_REQUEST_PART_BYTES: Final = 32 * 1024
 MAX_ORIGINAL_SIDE: Final = 1_000_000  # pixels; keeps float64 boxes exact to a millionth of a pixel
 MAX_ID_CHARS: Final = 128

@@ -243,9 +243,15 @@ class Limits(_Wire):
     min_side_pixels: int
     max_side_pixels: int
     max_aspect_ratio: float
-    body_timeout_s: float
-    min_body_bytes_per_s: int
+    max_connections: int = Field(description="Of all clients; above it 503.")
+    header_timeout_s: float = Field(description="From the connection to the last header; then 408.")
+    max_header_bytes: int = Field(description="Request line and all headers; above it 431.")
+    keep_alive_s: float = Field(description="After which an idle connection is closed: close yours before.")
+    write_timeout_s: float = Field(description="For reading a reply; then the connection is cut.")
+    body_timeout_s: float = Field(description="From the last header to the last byte; then 408.")
+    min_body_bytes_per_s: int = Field(description="Of a body that takes longer than `body_grace_s`.")
     body_grace_s: float = Field(description="Seconds before `min_body_bytes_per_s` is held.")
+    max_request_part_bytes: int = Field(description="Of part `request` of POST.")
     max_queue: int
     inference_deadline_s: float
     session_ttl_s: float

@@ -12,6 +12,7 @@ import pytest
 import server.two_stages
 from server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
 from server.engine.protocol import LocalizationDefaults
+from server.settings import ServerSettings
 from tests.server.exchange import (
     GLOBAL_IMAGE,
     ORIGINAL,
@@ -266,7 +267,19 @@ async def test_the_model_page_says_what_an_edge_must_know(client: httpx.AsyncCli
     }
     assert model["patch"]["max_bytes"] == 16 * 1024 * 1024
     assert model["gate"] == {"metric": "min_entropy", "aggregate": "max", "threshold": 0.5}
-    assert model["limits"]["max_queue"] == 64
+    limits, settings = model["limits"], ServerSettings().model_dump()
+    assert limits.pop("max_question_bytes") == 4096
+    assert limits.pop("max_new_tokens") > 0  # the model's
+    assert limits.pop("max_request_part_bytes") == 32 * 1024
+    assert limits == {name: settings[name] for name in limits}
+    of_connections = {
+        "max_connections",
+        "header_timeout_s",
+        "max_header_bytes",
+        "keep_alive_s",
+        "write_timeout_s",
+    }
+    assert of_connections | {"body_timeout_s", "min_body_bytes_per_s", "body_grace_s"} <= limits.keys()
 
 
 async def test_part_labels_do_not_matter_but_contents_do(client: httpx.AsyncClient) -> None:

@@ -45,7 +45,7 @@ fuzz: $(VENV)/.dev ## image intake and request parser, coverage-guided, ten minu
 EXPLAINED :=
 
 audit: $(VENV)/.dev ## known vulnerabilities of the pinned versions (asks PyPI's advisory database)
-	$(BIN)/pip-audit --requirement $(CONSTRAINTS) --no-deps --disable-pip --strict --progress-spinner off $(addprefix --ignore-vuln ,$(EXPLAINED))
+	$(BIN)/python requirements/audit.py $(BIN)/pip-audit $(CONSTRAINTS) $(EXPLAINED)
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -31,7 +31,10 @@ SCRIPT = FakeScript(draft="a sign", answer="42", delay_s=0.03)  # long enough to
 DOCUMENTED_EXIT_CODES = {69, 75, 124}  # of what a link can do; 2, 65 and 77 would be wrong here
 AT_ONCE = 12
 
-EDGE = EdgeSettings(retry_wait_s=0.02, max_retry_wait_s=0.1, read_timeout_s=20, connect_timeout_s=20)
+# Not aware of the link: what a slow machine is sent would be smaller, and end before many of the points.
+EDGE = EdgeSettings(
+    link_aware=False, retry_wait_s=0.02, max_retry_wait_s=0.1, read_timeout_s=20, connect_timeout_s=20
+)
 
 
 class CountingEngine(FakeEngine):
@@ -68,6 +71,7 @@ class Result:
     exit_code: int
     detail: str
     inferences: tuple[int, int]  # of stage one, of stage two
+    is_struck: bool  # a connection was cut or reset by the relay
 
     def complaints(self) -> list[str]:
         """What a conversation must never do, and this one did."""
@@ -143,7 +147,8 @@ async def _converse(
         else:
             ending, exit_code = _ending_of(reply), 0
             detail = f"{reply.answer!r}, degraded: {reply.degraded}"
-    return Result(trouble, question, ending, exit_code, detail, _counted(engine, question))
+        is_struck = any(connection.outcome in ("cut", "reset") for connection in relay.connections)
+    return Result(trouble, question, ending, exit_code, detail, _counted(engine, question), is_struck)
 
 
 def _question(number: int) -> str:

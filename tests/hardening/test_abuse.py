@@ -49,7 +49,7 @@ N_SLOW = 200
 
 @dataclass(frozen=True)
 class Abuse:
-    """`within_s` comes on top of what a loaded machine may need; None: the settings' timeouts."""
+    """`within_s`: without the slack that a loaded machine may need; None: the settings' timeouts."""
 
     name: str
     status: int
@@ -207,8 +207,16 @@ def slow_s(is_full: bool) -> float:
     return 10.0 if is_full else 1.0
 
 
+@pytest.fixture(scope="module")
+def slack_s(is_full: bool) -> float:
+    """What may be added to any bound: `make hardening` is for an idle machine."""
+    return 0.5 if is_full else BUSY_MACHINE_S
+
+
 @pytest.mark.parametrize("abuse", [*BODIES, *HEADS], ids=lambda abuse: abuse.name)
-async def test_abuse_is_refused_as_documented(server: FakeServer, slow_s: float, abuse: Abuse) -> None:
+async def test_abuse_is_refused_as_documented(
+    server: FakeServer, slow_s: float, slack_s: float, abuse: Abuse
+) -> None:
     memory = Memory(server.process.pid)
     answer = await send_raw(server.port, abuse.send())
     assert (answer.status, answer.code) == (abuse.status, abuse.code), answer.data[:500]
@@ -216,7 +224,7 @@ async def test_abuse_is_refused_as_documented(server: FakeServer, slow_s: float,
         assert b"\r\nconnection: close\r\n" in answer.data.lower()
     assert answer.n_replies == 1, "what was behind the refused request has been answered"
     within_s = slow_s if abuse.within_s is None else abuse.within_s
-    assert answer.elapsed_s < within_s + BUSY_MACHINE_S
+    assert answer.elapsed_s < within_s + slack_s
     assert memory.growth_mb < 100
     assert server.status("/healthz") == 200
 
@@ -258,7 +266,7 @@ async def test_the_costliest_pictures_at_once_stay_within_the_bound(monkeypatch:
 
 @pytest.mark.parametrize("kind", ["headers", "bodies"])
 async def test_200_trickling_clients_are_let_go_and_good_ones_do_not_notice(
-    server: FakeServer, slow_s: float, is_full: bool, kind: str
+    server: FakeServer, slow_s: float, slack_s: float, is_full: bool, kind: str
 ) -> None:
     def slow() -> AsyncIterator[bytes]:
         if kind == "headers":
@@ -276,7 +284,7 @@ async def test_200_trickling_clients_are_let_go_and_good_ones_do_not_notice(
     report(f"200 slow {kind}", health, memory, server.cpu_s - cpu_s, alone_s, among_s)
     assert {answer.status for answer in answers} == {408}
     assert {answer.code for answer in answers} == {"headers_timeout" if kind == "headers" else "body_timeout"}
-    assert all(slow_s * 0.9 < answer.elapsed_s < slow_s + BUSY_MACHINE_S for answer in answers)
+    assert all(slow_s * 0.9 < answer.elapsed_s < slow_s + slack_s for answer in answers)
     assert len(among_s) > 5
     assert percentile(among_s, 50) < 3 * percentile(alone_s, 50) + 0.05
     assert not health.failures

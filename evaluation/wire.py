@@ -6,6 +6,7 @@ a failed request ends the run, which can be resumed. The headers are the client'
 
 from __future__ import annotations
 
+import secrets
 import time
 from types import TracebackType
 from typing import Self
@@ -16,7 +17,7 @@ from edge_client.encoding import Encoded
 from edge_client.errors import ServerUnavailableError
 from edge_client.failures import failure_of
 from edge_client.orientation import Size
-from edge_client.requests import Ask, first_request, patch_request
+from edge_client.requests import Ask, first_request, patch_request, traced
 from edge_client.settings import EdgeSettings
 from edge_client.steps import Arrived, Send
 from edge_client.transport import CountingTransport, measuring
@@ -56,6 +57,7 @@ class Wire:
         return self._exchange(patch_request(offer.url, patch, deadline=None))
 
     def _exchange(self, send: Send) -> tuple[InferenceResponse, StageCost]:
+        send = traced(send, secrets.token_hex(16))
         began = time.perf_counter()
         with measuring() as counted:
             try:

@@ -161,8 +161,12 @@ def _structure(rng: np.random.Generator, kind: str) -> list[Shape]:
         return _tiles(
             rng, int(rng.integers(5, 11)), int(rng.integers(6, 14)), float(rng.uniform(0.15, 0.3)), 0.0
         )
-    if kind in ("shelves", "crates", "fence"):
-        return {"shelves": _shelves, "crates": _crates, "fence": _fence}[kind](rng)
+    if kind == "shelves":
+        return _shelves(rng)
+    if kind == "crates":
+        return _crates(rng)
+    if kind == "fence":
+        return _fence(rng)
     if kind == "meadow":
         feet = rng.uniform(0, 1, (120, 2))
         return [

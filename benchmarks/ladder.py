@@ -16,7 +16,6 @@ object.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import pathlib
 import time
@@ -29,7 +28,6 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-import server.embedded
 from benchmarks.codecs import read_rows
 from benchmarks.in_process import answers, edge_budget, pixels, region
 from benchmarks.marked import markdown_table, put_between
@@ -37,6 +35,7 @@ from edge_client.encoding import Recipe, encode
 from edge_client.images import Original
 from edge_client.ladder import LADDER_FILE
 from edge_client.settings import EdgeSettings
+from evaluation.facts import digest_of, files_of_model
 from scenes.generator import Scene
 from scenes.photos import originals
 from server.engine.loader import load_engine
@@ -146,13 +145,10 @@ def written(image: Image.Image, recipe: Recipe) -> bytes:
 
 
 def model_digest() -> str:
-    """Of the embedded model's weights, gate and other settings: rows of another are other rows."""
-    (folder,) = server.embedded.__path__
-    digest = hashlib.sha256()
-    for file in sorted((pathlib.Path(folder) / "weights").iterdir()):
-        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    """Of the embedded model: rows of another are other rows."""
+    folder = files_of_model("embedded")
+    assert folder is not None, "it comes with the server"
+    return digest_of(folder)[:16]
 
 
 def collect(path: pathlib.Path, seeds: Sequence[int], workers: int) -> list[Row]:

@@ -43,7 +43,7 @@ class Facts(BaseModel):
             dataset=dataset.name,
             pictures=len(dataset),
             model=model,
-            weights=_digest(model_files) if model_files else None,
+            weights=digest_of(model_files) if model_files else None,
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             machine=_processor(),
             cores=os.cpu_count() or 1,
@@ -75,7 +75,8 @@ def files_of_model(name: str) -> Path | None:
     return Path(name) if Path(name).is_dir() else None
 
 
-def _digest(folder: Path) -> str:
+def digest_of(folder: Path) -> str:
+    """SHA-256 over a model's weights, configuration and gate."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".json", ".jinja"):

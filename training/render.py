@@ -10,7 +10,7 @@ import time
 
 from training import pairs, views
 
-TOWER_SHARDS, PAIR_SHARDS = 12, 51
+TOWER_SHARDS, PAIR_SHARDS = 12, 71
 VIEWS_IN_SHARD, SCENES_IN_SHARD = 1000, 500
 
 

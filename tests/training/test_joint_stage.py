@@ -65,8 +65,9 @@ def test_a_global_view_is_asked_everything(record: dict[str, Any]) -> None:
     asked = draw_questions(np.random.default_rng(0), record, 0, alone=False)
     kinds = [kind for kind, _, _ in asked]
     assert len(asked) == joint_stage.QUESTIONS
-    assert sorted(kinds[:3]) == ["color", "count", "presence"]
-    assert set(kinds[3:]) == {"read"}
+    assert kinds[0] == "count"
+    assert sorted(kinds[1:4]) == ["color", "color", "presence"]
+    assert set(kinds[4:]) == {"read"}
     known = {(f"\n{q[1]} ASSISTANT:", q[2]) for q in record["questions"]}
     assert {(prompt, answer) for _, prompt, answer in asked} <= known
 
@@ -88,12 +89,13 @@ def test_a_crop_is_asked_about_its_own_sign(record: dict[str, Any], view: int) -
 def test_rows_of_a_batch_are_of_one_kind_of_prompt(record: dict[str, Any]) -> None:
     features = torch.arange(2 * 3 * 4 * 5, dtype=torch.float16).view(2, 3, 4, 5)
     color = torch.arange(2 * 3 * 4, dtype=torch.uint8).view(2, 3, 4)
+    slots = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     rng = np.random.default_rng(3)
     shapes = set()
     for _ in range(40):
-        pictures = draw_pictures(rng, Pairs(features, color, color == 5, [record, record]), 6)
+        pictures = draw_pictures(rng, Pairs(features, color, color == 5, slots, [record, record]), 6)
         shapes.add((pictures.count, pictures.cells.shape[1]))
-        assert pictures.cells.shape[:2] == pictures.color.shape
+        assert pictures.cells.shape[:2] == pictures.color.shape == pictures.slots.shape[:2]
         assert len(pictures.cells) == len(pictures.asked) == 6
         assert pictures.cells.dtype == torch.float32
         first = [row[0][0] for row in pictures.asked]

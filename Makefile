@@ -42,7 +42,7 @@ fuzz: $(VENV)/.dev ## image intake and request parser, coverage-guided, ten minu
 	$(BIN)/python -m tests.fuzz request out/fuzz/request tests/fuzz/corpus/request -max_total_time=600 -artifact_prefix=out/fuzz/
 
 # Advisories that are explained in docs/operations.md, by their ids.
-EXPLAINED :=
+EXPLAINED := PYSEC-2021-427
 
 audit: $(VENV)/.dev ## known vulnerabilities of the pinned versions (asks PyPI's advisory database)
 	$(BIN)/python requirements/audit.py $(BIN)/pip-audit $(CONSTRAINTS) $(EXPLAINED)

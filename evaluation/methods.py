@@ -41,8 +41,8 @@ def standard_methods() -> tuple[Method, ...]:
     """All but the single pictures in other encodings, which depend on how many bytes the pair takes."""
     return (
         Method(ALWAYS, partial(_through_the_edge, method=ALWAYS, mode="always")),
-        Method(RANDOM_CROP, partial(_other_crop, method=RANDOM_CROP, mode="auto", place=random_crop)),
-        Method(CENTRE_CROP, partial(_other_crop, method=CENTRE_CROP, mode="auto", place=centre_crop)),
+        Method(RANDOM_CROP, partial(_other_crop, method=RANDOM_CROP, mode="always", place=random_crop)),
+        Method(CENTRE_CROP, partial(_other_crop, method=CENTRE_CROP, mode="always", place=centre_crop)),
         Method(
             ORACLE_CROP,
             partial(_other_crop, method=ORACLE_CROP, mode="always", place=oracle_crop),

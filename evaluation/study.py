@@ -1,8 +1,9 @@
 """The records of a run as columns, one row for each question, and every method's outcome on those rows.
 
-Put to the server: always-retransmit, other crops, single pictures in other encodings, the original whole.
-Computed from always-retransmit's records: global-only (the draft), the pair under any gate and threshold,
-the oracle gate. A method without a record for a question has NaN there.
+Put to the server: always-retransmit, the same with other crops, single pictures in other encodings, the
+original whole. Computed from always-retransmit's records: global-only (the draft), the pair under any gate
+and threshold, the oracle gate; from those with other crops: the same crops where the gate fires, or of as
+many questions, whichever. A method without a record for a question has NaN there.
 """
 
 from __future__ import annotations
@@ -97,19 +98,30 @@ class Study:
             _known(rows, lambda record: float(record.second is not None)),
         )
 
-    def gated(self, name: str, fires: Flags) -> Outcome:
-        """The pair, if the gate fired in those rows: the draft elsewhere."""
-        looks_again = fires & self.can_look_again
-        up, up_again = self._bytes("uplink_bytes")
-        down, down_again = self._bytes("downlink_bytes")
-        offers = _column(self.always, lambda record: record.offer_bytes)
+    def gated(self, name: str, chance: Flags | Floats, *, method: str = ALWAYS) -> Outcome:
+        """What to expect if each row's second stage took place with that chance: the draft elsewhere.
+
+        `method`: whose second stage; it must have been put to the server whatever the gate said.
+        """
+        rows = self.rows_of(method)
+        looks = np.where(_known(rows, lambda row: float(row.second is not None)), chance, 0.0)
+        drafts = _known(rows, lambda row: row.draft_score)
+        score = _known(rows, lambda row: row.score)
+        offers = _known(rows, lambda row: row.offer_bytes)
+        up, up_again = _bytes(rows, "uplink_bytes")
+        down, down_again = _bytes(rows, "downlink_bytes")
         return Outcome(
             name,
-            np.where(looks_again, _column(self.always, lambda record: record.score), self.draft_scores),
-            up + looks_again * up_again,
-            down - ~looks_again * offers + looks_again * down_again,
-            looks_again.astype(np.float64),
+            drafts + looks * (score - drafts),
+            up + looks * up_again,
+            down - (1 - looks) * offers + looks * down_again,
+            np.where(np.isnan(score), np.nan, looks),
         )
+
+    def at_the_rate_of(self, pair: Outcome, method: str) -> Outcome:
+        """As many second stages as the pair's, of any questions: the mean over all ways to draw them."""
+        rate = pair.second.mean() / max(self.can_look_again.mean(), np.finfo(float).tiny)
+        return self.gated(method, np.full(len(self.always), rate), method=method)
 
     def pair(self, gate: Gate, threshold: float) -> Outcome:
         return self.gated("pair", self.doubts(gate) > threshold)
@@ -136,12 +148,11 @@ class Study:
             np.where(unknown, draft.second, seen.second),
         )
 
-    def _bytes(self, direction: str) -> tuple[Floats, Floats]:
-        first = _column(self.always, lambda record: getattr(record.first, direction))
-        second = _column(
-            self.always, lambda record: getattr(record.second, direction) if record.second else 0
-        )
-        return first, second
+
+def _bytes(rows: Sequence[Record | None], direction: str) -> tuple[Floats, Floats]:
+    first = _known(rows, lambda record: getattr(record.first, direction))
+    second = _known(rows, lambda record: getattr(record.second, direction) if record.second else 0)
+    return first, second
 
 
 def _column(records: Sequence[Record], value: Callable[[Record], float]) -> Floats:

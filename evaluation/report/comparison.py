@@ -42,6 +42,15 @@ class Comparison:
         self.resamples = Resamples(self.study.image_ids)
         self.pair = self.study.pair(self.gate, self.threshold)
         self.always = self.study.measured(ALWAYS)
+        fires = self.study.doubts(self.gate) > self.threshold
+        # blind to the place, and to the question too: at the pair's rate, of any questions
+        self.random, self.centre = (
+            self.study.at_the_rate_of(self.pair, crop) for crop in (RANDOM_CROP, CENTRE_CROP)
+        )
+        # blind to the place only
+        self.random_gated, self.centre_gated = (
+            self.study.gated(f"{crop} gated", fires, method=crop) for crop in (RANDOM_CROP, CENTRE_CROP)
+        )
         self.singles = self._singles()
         self.equal_bytes = self._equal_bytes()
         self.lines = tuple(self._line(outcome, label) for outcome, label in self._outcomes())
@@ -64,11 +73,13 @@ class Comparison:
         return {
             "pair_vs_always_points": ahead_of(self.always),
             "uplink_saving_vs_always": Estimate(1 - cost.value, 1 - cost.high, 1 - cost.low),
-            "pair_vs_random_crop_points": ahead_of(self.study.measured(RANDOM_CROP)),
-            "pair_vs_centre_crop_points": ahead_of(self.study.measured(CENTRE_CROP)),
+            "pair_vs_random_crop_points": ahead_of(self.random),
+            "pair_vs_centre_crop_points": ahead_of(self.centre),
             "pair_vs_equal_bytes_points": ahead_of(self.equal_bytes),
             "pair_vs_oracle_points": ahead_of(self.study.oracle_crop()),
             "bytes_vs_original": self.resamples.ratio(self.pair.uplink, self.study.original_bytes),
+            "pair_vs_gated_random_crop_points": ahead_of(self.random_gated),
+            "pair_vs_gated_centre_crop_points": ahead_of(self.centre_gated),
         }
 
     def _singles(self) -> list[Outcome]:
@@ -93,8 +104,10 @@ class Comparison:
             (study.global_only(), _marked("global image only", study.global_only(), self.equal_bytes)),
             (self.pair, "the pair"),
             (self.always, "always retransmit"),
-            (study.measured(RANDOM_CROP), "random crop where the gate fires"),
-            (study.measured(CENTRE_CROP), "centre crop where the gate fires"),
+            (self.random, "random crop at the gate's rate, of any questions"),
+            (self.centre, "centre crop at the gate's rate, of any questions"),
+            (self.random_gated, "random crop where the gate fires"),
+            (self.centre_gated, "centre crop where the gate fires"),
             (study.oracle_gate(), "oracle gate: only where the draft is wrong"),
             (study.oracle_crop(), "oracle crop: the true place, always"),
             (study.measured(ORIGINAL_WHOLE), "original uploaded whole"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -29,7 +30,12 @@ def study(make_record: MakeRecord) -> Study:
                 "2/1", nats=3.0, score=0.0, second=None, roi=None, stage=1, asked_again=False, offer_bytes=0
             ),
             make_record("3/0", nats=0.4, draft_score=1.0, box=None, kind="count"),
-            make_record("1/0", "random_crop", score=0.0),
+            make_record("1/0", "random_crop", nats=2.0, score=0.0),
+            make_record("1/1", "random_crop", nats=0.1, draft_score=1.0, score=0.0),
+            make_record("2/0", "random_crop", nats=1.0, draft_score=1.0),
+            make_record("2/1", "random_crop", nats=3.0, score=0.0, second=None, offer_bytes=0),
+            make_record("3/0", "random_crop", nats=0.4, draft_score=1.0, box=None, kind="count"),
+            make_record("1/0", "centre_crop", score=0.0),
             make_record("1/0", "oracle_crop"),
             make_record("1/1", "oracle_crop"),
             make_record("2/0", "oracle_crop"),
@@ -76,7 +82,33 @@ def test_the_oracle_crop_is_the_draft_where_no_place_is_the_true_one(study: Stud
 
 
 def test_what_was_not_asked_is_not_a_number(study: Study) -> None:
-    assert np.isnan(study.measured("random_crop").score).tolist() == [False, True, True, True, True]
+    assert np.isnan(study.measured("centre_crop").score).tolist() == [False, True, True, True, True]
+    gated = study.gated("centre", np.ones(5), method="centre_crop")
+    for column in (gated.score, gated.uplink, gated.downlink, gated.second):
+        assert np.isnan(column).tolist() == [False, True, True, True, True]
+
+
+def test_another_crop_where_the_gate_fires(study: Study) -> None:
+    """The second row is sure, so what the crop would have spoilt there does not count."""
+    gated = study.gated("there", study.doubts(GATE) > 0.5, method="random_crop")
+    assert gated.score.tolist() == [0, 1, 1, 0, 1]
+    assert gated.second.tolist() == [1, 0, 1, 0, 0]
+    assert gated.uplink.tolist() == study.pair(GATE, 0.5).uplink.tolist()
+
+
+def test_another_crop_at_the_rate_of_the_pair_is_the_mean_over_all_draws(study: Study) -> None:
+    """Two second stages of five questions, four of which can have one: any two of those four."""
+    pair = study.pair(GATE, 0.5)
+    blind = study.at_the_rate_of(pair, "random_crop")
+    assert blind.second.tolist() == [0.5, 0.5, 0.5, 0, 0.5]
+    assert blind.second.mean() == pair.second.mean()
+    draws = [
+        study.gated("draw", np.isin(np.arange(5), pick), method="random_crop")
+        for pick in itertools.combinations((0, 1, 2, 4), 2)
+    ]
+    for column in ("score", "uplink", "downlink"):
+        mean = np.mean([getattr(draw, column) for draw in draws], axis=0)
+        assert getattr(blind, column) == pytest.approx(mean)
 
 
 def test_columns_keep_the_order_of_the_records(study: Study) -> None:

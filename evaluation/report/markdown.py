@@ -27,7 +27,7 @@ def results_markdown(findings: Findings, pictures: Sequence[str]) -> str:
         *(markdown_table(tables.methods_table(one)) for one in tables.headline_sets(findings)),
         markdown_table(tables.kinds_table(findings)),
         "## Gates",
-        tables.gates_sentence(findings),
+        tables.gates_sentence(findings.gates, findings.all.gate),
         markdown_table(tables.gates_table("All questions", findings.gates, gate)),
     ]
     if findings.gates_reading:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluation.curves import GateFigures
+from evaluation.gates import Gate
 from evaluation.intervals import Estimate
 from evaluation.report.comparison import Comparison
 from evaluation.report.findings import Findings
@@ -41,6 +42,7 @@ HOW_TO_READ = (
     " them. A crop where the gate fires knows when. The oracle crop sees the true place of every question"
     " that has one, whatever the gate says, and the draft for the others."
 )
+_SAME_AREA = 0.0001  # of right answers: less is not shown
 _SHARES = ("uplink_saving_vs_always", "bytes_vs_original")
 
 
@@ -113,12 +115,17 @@ def gates_table(title: str, gates: Sequence[GateFigures], default: str) -> TextT
     return TextTable(title, head, rows, marked)
 
 
-def gates_sentence(findings: Findings) -> str:
-    """Which gate is best, and what the default loses against it."""
-    best = findings.gates[0]
-    default = next(one for one in findings.gates if one.gate == findings.all.gate)
+def gates_sentence(gates: Sequence[GateFigures], default_gate: Gate) -> str:
+    """Which gate is best, and what the default loses against it; `gates` with the largest area first."""
+    best = gates[0]
+    default = next(one for one in gates if one.gate == default_gate)
     if best.gate == default.gate:
         return f"The default, {default.gate.name}, has the largest area."
+    if best.area.value - default.area.value < _SAME_AREA:
+        return (
+            f"No gate has a larger area than the default, {default.gate.name}, by 0.01 points"
+            f" ({best.gate.name} has as much)."
+        )
     return (
         f"The largest area has {best.gate.name} ({_shown(best.area.times(100), 2)}); the default,"
         f" {default.gate.name}, has {_shown(default.area.times(100), 2)}."

@@ -129,7 +129,7 @@ def _parts(findings: Findings, drawn: list[Plot], target: Path) -> Iterator[str]
         yield page.table(tables.methods_table(comparison))
     yield page.table(tables.kinds_table(findings))
     yield page.heading("Gates")
-    yield page.paragraph(tables.gates_sentence(findings))
+    yield page.paragraph(tables.gates_sentence(findings.gates, findings.all.gate))
     yield page.table(tables.gates_table("All questions", findings.gates, gate))
     if findings.gates_reading:
         yield page.table(tables.gates_table("Reading alone", findings.gates_reading, gate))

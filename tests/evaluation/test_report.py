@@ -13,14 +13,17 @@ from PIL import Image
 
 from evaluation.campaign import CASES_FOLDER, RECORDS_FILE, cases_of
 from evaluation.cases import save_pictures
+from evaluation.curves import GateFigures
 from evaluation.facts import Facts
+from evaluation.gates import Gate
 from evaluation.held_out import HeldOutScenes
+from evaluation.intervals import Estimate
 from evaluation.photo import View
 from evaluation.records import Record, RecordWriter, StageCost
 from evaluation.report import page
 from evaluation.report.comparison import Comparison
 from evaluation.report.markdown import markdown_table
-from evaluation.report.tables import TextTable
+from evaluation.report.tables import TextTable, gates_sentence
 from evaluation.report.write import write_report
 from evaluation.study import Study
 from scenes.generator import encode_jpeg
@@ -155,3 +158,20 @@ def test_a_report_is_written_from_the_folder_of_a_run(
         for suffix in ("", "-dark"):
             with Image.open(tmp_path / "report" / f"{name}{suffix}.png") as image:
                 assert min(image.size) > 400
+
+
+@pytest.mark.parametrize(
+    ("area_of_other", "said"),
+    [
+        (0.95, "The default, min_entropy max, has the largest area."),
+        (0.96005, "No gate has a larger area than the default, min_entropy max, by 0.01 points (margin max"),
+        (0.9702, "The largest area has margin max (97.02 [96.02, 98.02]); the default, min_entropy max, has"),
+    ],
+)
+def test_the_best_gate_is_named(area_of_other: float, said: str) -> None:
+    areas = {Gate("min_entropy", "max"): 0.96, Gate("margin", "max"): area_of_other}
+    figures = [
+        GateFigures(gate, Estimate(0.9, 0.8, 1.0), Estimate(area, area - 0.01, area + 0.01))
+        for gate, area in sorted(areas.items(), key=lambda one: -one[1])
+    ]
+    assert gates_sentence(figures, Gate("min_entropy", "max")).startswith(said)

@@ -118,10 +118,10 @@ class Study:
             np.where(np.isnan(score), np.nan, looks),
         )
 
-    def at_the_rate_of(self, pair: Outcome, method: str) -> Outcome:
+    def at_the_rate_of(self, pair: Outcome, method: str, name: str) -> Outcome:
         """As many second stages as the pair's, of any questions: the mean over all ways to draw them."""
         rate = pair.second.mean() / max(self.can_look_again.mean(), np.finfo(float).tiny)
-        return self.gated(method, np.full(len(self.always), rate), method=method)
+        return self.gated(name, np.full(len(self.always), rate), method=method)
 
     def pair(self, gate: Gate, threshold: float) -> Outcome:
         return self.gated("pair", self.doubts(gate) > threshold)

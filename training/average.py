@@ -21,30 +21,27 @@ def average(checkpoints: Sequence[tuple[pathlib.Path, float]], target: pathlib.P
 
     Raises ValueError if a share isn't positive or if the checkpoints hold different parts.
     """
-    total = sum(share for _path, share in checkpoints)
-    mean: dict[str, Any] = {}
-    for path, share in checkpoints:
-        if share <= 0:
-            raise ValueError(f"{path}: the share must be positive, not {share}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    paths = [path for path, _share in checkpoints]
+    shares = [share for _path, share in checkpoints]
+    if any(share <= 0 for share in shares):
+        raise ValueError(f"every share must be positive: {shares}")
+    states = [torch.load(path, map_location="cpu", weights_only=True) for path in paths]
+    for state in states:
         state.pop("optimizer", None)
-        mean = _add(mean, state, share / total, path) if mean else _add(state, state, share / total - 1, path)
-    torch.save(mean, target)
+    torch.save(_mean(paths, states, [share / sum(shares) for share in shares]), target)
 
 
-def _add(mean: dict[str, Any], state: dict[str, Any], share: float, path: pathlib.Path) -> dict[str, Any]:
-    """`mean` + `share` x `state`, where they are floating-point tensors."""
-    if mean.keys() != state.keys():
-        raise ValueError(f"{path} holds other parts: {sorted(mean.keys() ^ state.keys())}")
-    out = {}
-    for key, value in mean.items():
-        if isinstance(value, dict):
-            out[key] = _add(value, state[key], share, path)
-        elif isinstance(value, torch.Tensor) and value.is_floating_point():
-            out[key] = value + share * state[key]
-        else:
-            out[key] = value
-    return out
+def _mean(paths: Sequence[pathlib.Path], values: Sequence[Any], shares: Sequence[float]) -> Any:
+    """Of one value out of every checkpoint; shares add up to one."""
+    first = values[0]
+    if isinstance(first, dict):
+        for path, value in zip(paths, values, strict=True):
+            if value.keys() != first.keys():
+                raise ValueError(f"{path} holds other parts: {sorted(value.keys() ^ first.keys())}")
+        return {key: _mean(paths, [value[key] for value in values], shares) for key in first}
+    if isinstance(first, torch.Tensor) and first.is_floating_point():
+        return torch.stack([share * value for share, value in zip(shares, values, strict=True)]).sum(0)
+    return first
 
 
 def _checkpoint(text: str) -> tuple[pathlib.Path, float]:

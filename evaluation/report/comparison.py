@@ -42,14 +42,12 @@ class Comparison:
         self.resamples = Resamples(self.study.image_ids)
         self.pair = self.study.pair(self.gate, self.threshold)
         self.always = self.study.measured(ALWAYS)
-        fires = self.study.doubts(self.gate) > self.threshold
-        # blind to the place, and to the question too: at the pair's rate, of any questions
+        # the pair's second stages, but elsewhere; and as many of any questions: blind to when, too
         self.random, self.centre = (
-            self.study.at_the_rate_of(self.pair, crop) for crop in (RANDOM_CROP, CENTRE_CROP)
+            self.study.gated(crop, self.pair.second, method=crop) for crop in (RANDOM_CROP, CENTRE_CROP)
         )
-        # blind to the place only
-        self.random_gated, self.centre_gated = (
-            self.study.gated(f"{crop} gated", fires, method=crop) for crop in (RANDOM_CROP, CENTRE_CROP)
+        self.blind_random, self.blind_centre = (
+            self.study.at_the_rate_of(self.pair, crop, f"blind {crop}") for crop in (RANDOM_CROP, CENTRE_CROP)
         )
         self.singles = self._singles()
         self.equal_bytes = self._equal_bytes()
@@ -78,8 +76,8 @@ class Comparison:
             "pair_vs_equal_bytes_points": ahead_of(self.equal_bytes),
             "pair_vs_oracle_points": ahead_of(self.study.oracle_crop()),
             "bytes_vs_original": self.resamples.ratio(self.pair.uplink, self.study.original_bytes),
-            "pair_vs_gated_random_crop_points": ahead_of(self.random_gated),
-            "pair_vs_gated_centre_crop_points": ahead_of(self.centre_gated),
+            "pair_vs_blind_random_crop_points": ahead_of(self.blind_random),
+            "pair_vs_blind_centre_crop_points": ahead_of(self.blind_centre),
         }
 
     def _singles(self) -> list[Outcome]:
@@ -104,10 +102,10 @@ class Comparison:
             (study.global_only(), _marked("global image only", study.global_only(), self.equal_bytes)),
             (self.pair, "the pair"),
             (self.always, "always retransmit"),
-            (self.random, "random crop at the gate's rate, of any questions"),
-            (self.centre, "centre crop at the gate's rate, of any questions"),
-            (self.random_gated, "random crop where the gate fires"),
-            (self.centre_gated, "centre crop where the gate fires"),
+            (self.random, "random crop where the gate fires"),
+            (self.centre, "centre crop where the gate fires"),
+            (self.blind_random, "random crop of as many questions, whichever"),
+            (self.blind_centre, "centre crop of as many questions, whichever"),
             (study.oracle_gate(), "oracle gate: only where the draft is wrong"),
             (study.oracle_crop(), "oracle crop: the true place, always"),
             (study.measured(ORIGINAL_WHOLE), "original uploaded whole"),

@@ -25,8 +25,8 @@ _POINTS = {
     "global only": ("o", "global image only"),
     "pair": ("*", "the pair"),
     ALWAYS: ("s", "always retransmit"),
-    RANDOM_CROP: ("v", "random crop at the gate's rate"),
-    CENTRE_CROP: ("^", "centre crop at the gate's rate"),
+    RANDOM_CROP: ("v", "random crop"),
+    CENTRE_CROP: ("^", "centre crop"),
     "oracle gate": ("P", "oracle gate"),
     "oracle crop": ("D", "oracle crop"),
 }
@@ -103,7 +103,7 @@ def accuracy_by_height(axes: Any, comparison: Comparison, theme: Theme) -> None:
         (comparison.pair, RED, "the pair"),
         (comparison.equal_bytes, theme.faint, "one picture at equal bytes"),
         (comparison.study.global_only(), BLUE, "global image only"),
-        (comparison.random_gated, PURPLE, "random crop where the gate fires"),
+        (comparison.random, PURPLE, "random crop"),
     )
     bands = list(pairwise(_HEIGHT_EDGES))
     for outcome, color, label in shown:

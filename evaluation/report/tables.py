@@ -25,10 +25,10 @@ class TextTable:
 HEADLINE_NAMES = {
     "pair_vs_always_points": "the pair against always-retransmit, points",
     "uplink_saving_vs_always": "uplink bytes saved against always-retransmit, %",
-    "pair_vs_random_crop_points": "the pair against a random crop at the gate's rate, points",
-    "pair_vs_centre_crop_points": "the pair against a centre crop at the gate's rate, points",
-    "pair_vs_gated_random_crop_points": "the pair against a random crop where the gate fires, points",
-    "pair_vs_gated_centre_crop_points": "the pair against a centre crop where the gate fires, points",
+    "pair_vs_random_crop_points": "the pair against a random crop at the same rate, points",
+    "pair_vs_centre_crop_points": "the pair against a centre crop at the same rate, points",
+    "pair_vs_blind_random_crop_points": "the same, but of any questions: random crop, points",
+    "pair_vs_blind_centre_crop_points": "the same, but of any questions: centre crop, points",
     "pair_vs_equal_bytes_points": "the pair against one picture at equal bytes, points",
     "pair_vs_oracle_points": "the pair against the oracle that sees the true crop, points",
     "bytes_vs_original": "bytes sent, % of the original's",
@@ -37,10 +37,10 @@ HOW_TO_READ = (
     "Bytes are everything that HTTP puts on the socket for one question asked alone, headers included: the"
     " picture is uploaded anew for every question. Global-only, the pair, every gate and threshold and the"
     " oracle gate are computed from always-retransmit's records, the rest is put to the server. Intervals are"
-    " 95 %, by bootstrap over pictures; differences are paired. A crop at the gate's rate knows neither where"
-    " to look nor when: as many second stages as the pair's, of any questions, the mean over all ways to draw"
-    " them. A crop where the gate fires knows when. The oracle crop sees the true place of every question"
-    " that has one, whatever the gate says, and the draft for the others."
+    " 95 %, by bootstrap over pictures; differences are paired. Random and centre crops are sent where the"
+    " gate fires, or, blind to that as well, of as many questions, whichever: the mean over all ways to draw"
+    " them. The oracle crop sees the true place of every question that has one, whatever the gate says, and"
+    " the draft for the others."
 )
 _SAME_AREA = 0.0001  # of right answers: less is not shown
 _SHARES = ("uplink_saving_vs_always", "bytes_vs_original")
@@ -85,19 +85,10 @@ def kinds_table(findings: Findings) -> TextTable:
     rows = []
     for part in (*findings.kinds, findings.all):
         lines = {line.name: line for line in part.lines}
-        shown = ("global only", "pair", "always", "random_crop gated", "oracle crop")
+        shown = ("global only", "pair", "always", "random_crop", "oracle crop")
         figures = (f"{100 * lines[n].accuracy.value:.1f}" if n in lines else "-" for n in shown)
         rows.append((part.title, f"{part.questions:,}", *figures, f"{100 * lines['pair'].rate:.0f}"))
-    head = (
-        "kind",
-        "n",
-        "global only",
-        "pair",
-        "always",
-        "random crop there",
-        "oracle crop",
-        "asked again, %",
-    )
+    head = ("kind", "n", "global only", "pair", "always", "random crop", "oracle crop", "asked again, %")
     return TextTable("By kind of question: right answers, %", head, tuple(rows))
 
 
@@ -123,8 +114,8 @@ def gates_sentence(gates: Sequence[GateFigures], default_gate: Gate) -> str:
         return f"The default, {default.gate.name}, has the largest area."
     if best.area.value - default.area.value < _SAME_AREA:
         return (
-            f"No gate has a larger area than the default, {default.gate.name}, by 0.01 points"
-            f" ({best.gate.name} has as much)."
+            f"The largest area has {best.gate.name}, by less than 0.01 points over the default,"
+            f" {default.gate.name}."
         )
     return (
         f"The largest area has {best.gate.name} ({_shown(best.area.times(100), 2)}); the default,"

@@ -99,7 +99,7 @@ def test_another_crop_where_the_gate_fires(study: Study) -> None:
 def test_another_crop_at_the_rate_of_the_pair_is_the_mean_over_all_draws(study: Study) -> None:
     """Two second stages of five questions, four of which can have one: any two of those four."""
     pair = study.pair(GATE, 0.5)
-    blind = study.at_the_rate_of(pair, "random_crop")
+    blind = study.at_the_rate_of(pair, "random_crop", "blind")
     assert blind.second.tolist() == [0.5, 0.5, 0.5, 0, 0.5]
     assert blind.second.mean() == pair.second.mean()
     draws = [

@@ -50,9 +50,8 @@ from shared.wire import ImageSize, PixelBox
 _FIXED = EdgeSettings.model_construct()  # the defaults, whatever the environment says
 IMAGES: dict[str, tuple[Recipe, float]] = {  # the fixed one first, in both
     f"webp {_FIXED.image_quality}": (_FIXED.image_recipe, 1.0),
-    "webp 40": (Recipe("webp", 40), 1.0),
     "webp 30": (Recipe("webp", 30), 1.0),
-    "webp 50 at 3/4": (Recipe("webp", 50), 0.75),
+    "webp 40 at 3/4": (Recipe("webp", 40), 0.75),
 }
 PATCHES: dict[str, Recipe] = {
     f"webp {_FIXED.patch_quality}": _FIXED.patch_recipe,

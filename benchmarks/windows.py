@@ -36,7 +36,7 @@ from scenes.generator import shown_share
 from server.engine.loader import load_engine
 from server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine, Picture
 from server.gate import judge
-from server.localization import locate, relative_attention
+from server.localization import locate
 from shared.protocol import MEDIA_TYPES
 from shared.wire import ImageSize, PixelBox
 
@@ -147,8 +147,7 @@ def _within(engine: Engine, studied: Studied, example: Example, first: PixelBox)
     """A smaller region: where the model looks when the first crop is all it sees."""
     crop = studied.crop(first)
     draft = answers(engine, [AnswerRequest(crop, example.question)])[0]
-    assert draft.attention is not None, "stage one brings attention"
-    attention = relative_attention(draft.attention, engine.neutral_attention(crop))
+    attention = compared(engine, draft, engine.neutral_attention(crop))
     size = ImageSize(width=first.width, height=first.height)
     inner = locate(attention, size, engine.info.localization)
     return PixelBox(

@@ -45,7 +45,7 @@ class EdgeSettings(BaseSettings):
     point_worth_s: float = Field(default=0.1, ge=0, allow_inf_nan=False)  # a point of accuracy, in seconds
     # benchmarks/codecs.py and ladder.py: what costs the pair, not stage one alone, no accuracy (docs/log.md).
     format: Format = "webp"
-    image_quality: Quality = 50
+    image_quality: Quality = 40
     image_scale: float = Field(default=1.0, ge=0.1, le=1)  # of the side that the server takes
     image_subsampling: Subsampling = "4:2:0"  # of JPEG, where that is asked for
     patch_quality: Quality = 85

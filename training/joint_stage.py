@@ -36,7 +36,9 @@ GAZE_WEIGHT = 0.3
 # so many reading questions ask for a text of that height in the global view where there is one
 LEGIBLE_PX, LEGIBLE_SHARE = 6.0, 0.5
 # of an answer's tokens in the loss: one digit for five signs teaches less than the characters of six texts
-KIND_WEIGHTS = {"count": 4.0, "color": 3.0, "color_crop": 3.0, "presence": 4.0}
+KIND_WEIGHTS = {"count": 4.0, "color": 3.0, "color_crop": 3.0, "color_other": 5.0, "presence": 4.0}
+# of the batches: the global view alone, with a crop, or a crop alone
+PROMPT_SHARES = {"global": 0.3, "pair": 0.65, "crop": 0.05}
 # up to so many of the cells' standard deviations, another number for every picture. The tower's heads read
 # nearly as well at 0.8 as without any (0.970 of legible signs, 0.980), while the lead on scenes that
 # the decoder was trained on (0.957 against 0.925) is gone there: noise hides what was learnt by heart
@@ -97,6 +99,8 @@ def draw_questions(
     """(kind, prompt, answer) for a picture: view 0 is the global view, 1 and 2 that crop, with it or alone.
 
     The crop's sign is asked about first; a crop alone gets no other question, since it shows only a part.
+    With a crop, up to three questions give the text of another sign, an illegible one if there is one: the
+    product's crop may show the wrong one of two, which rules that one out.
     """
     by_kind: dict[str, list[list[Any]]] = {}
     for question in record["questions"]:
@@ -109,18 +113,22 @@ def draw_questions(
             of_kind = legible if legible and rng.random() < LEGIBLE_SHARE else of_kind
         return of_kind[int(rng.integers(len(of_kind)))]
 
-    others = rng.permutation(["presence", "color", "color"]).tolist()
-    coarse = [(kind, any_of(kind)) for kind in ("count", *others)]
-    chosen = coarse
-    if view:
-        target = record["crops"][view - 1]["target"]
+    if not view:
+        coarse = ["count", *rng.permutation(["presence", "color", "color"]).tolist()]
+        chosen, filler = [(kind, any_of(kind)) for kind in coarse], "read"
+    else:
+        target, filler = record["crops"][view - 1]["target"], "read_other"
         chosen = [
             (f"{kind}_crop", q) for kind in ("read", "color") for q in by_kind.get(kind, ()) if q[3] == target
         ]
-        chosen += [] if alone else coarse[:3]
+        if not alone:
+            others = [q for q in by_kind["color"] if q[3] != target]
+            rng.shuffle(others)
+            others.sort(key=lambda q: record["heights"][q[3]] >= LEGIBLE_PX)
+            chosen += [("color_other", q) for q in others[:3]]
+            chosen += [(kind, any_of(kind)) for kind in ("count", "presence")]
     if not alone:
-        kind = "read_other" if view else "read"
-        chosen += [(kind, any_of("read")) for _ in range(QUESTIONS - len(chosen))]
+        chosen += [(filler, any_of("read")) for _ in range(QUESTIONS - len(chosen))]
     return [(name, prompt_after_images(q[1]), q[2]) for name, q in chosen]
 
 
@@ -158,7 +166,7 @@ class Pictures:
 
 def draw_pictures(rng: np.random.Generator, shard: Pairs, size: int) -> Pictures:
     rows, views = rng.integers(len(shard.records), size=size), rng.integers(1, 3, size=size)
-    which = str(rng.choice(("global", "pair", "crop"), p=(0.5, 0.43, 0.07)))
+    which = str(rng.choice([*PROMPT_SHARES], p=[*PROMPT_SHARES.values()]))
     index, view = torch.from_numpy(rows), torch.from_numpy(views)
     shown = {"global": (0,), "crop": (view,), "pair": (0, view)}[which]
     asked = [

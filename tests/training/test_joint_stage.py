@@ -86,6 +86,22 @@ def test_a_crop_is_asked_about_its_own_sign(record: dict[str, Any], view: int) -
     assert draw_questions(np.random.default_rng(1), record, view, alone=True) == paired[:2]
 
 
+@pytest.mark.parametrize("view", [1, 2])
+def test_a_crop_is_asked_for_the_colour_of_the_signs_that_it_was_not_cut_for(
+    record: dict[str, Any], view: int
+) -> None:
+    """The product's crop may show the wrong one of two signs: that rules it out."""
+    target = record["crops"][view - 1]["target"]
+    paired = draw_questions(np.random.default_rng(1), record, view, alone=False)
+    asked = [(prompt, answer) for kind, prompt, answer in paired if kind == "color_other"]
+    others = [q for q in record["questions"] if q[0] == "color" and q[3] != target]
+    known = {f"\n{q[1]} ASSISTANT:": q for q in others}
+    assert len(asked) == min(len(others), 3)
+    heights = [record["heights"][known[prompt][3]] for prompt, _ in asked]
+    hidden = sum(record["heights"][q[3]] < joint_stage.LEGIBLE_PX for q in others)
+    assert sum(h < joint_stage.LEGIBLE_PX for h in heights) == min(hidden, 3)
+
+
 def test_rows_of_a_batch_are_of_one_kind_of_prompt(record: dict[str, Any]) -> None:
     features = torch.arange(2 * 3 * 4 * 5, dtype=torch.float16).view(2, 3, 4, 5)
     color = torch.arange(2 * 3 * 4, dtype=torch.uint8).view(2, 3, 4)

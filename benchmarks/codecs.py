@@ -127,12 +127,11 @@ def _first_stages(
         # named by its encoding: pictures of one name share what the engine has computed for the first
         picture = Picture(f"{scene.seed}:{codec.name}", pixels(data))
         results = answers(engine, [AnswerRequest(picture, q.text) for q in asked])
-        neutral = engine.neutral_attention(picture)
         right, hits = [], []
         for question, result in zip(asked, results, strict=True):
             right.append(result.text == question.answer)
             if question.kind == "read" and question.sign is not None:
-                box = region(engine, result, neutral, size)
+                box = region(engine, result, picture, size)
                 sign = scene.signs[question.sign].box
                 hits.append(shown_share(sign, (box.left, box.top, box.right, box.bottom)) >= 0.9)
         found[codec.name] = {"bytes": [len(data)], "right": right, "hits": hits}
@@ -148,11 +147,10 @@ def _patches(
     asked = [q for q in scene.questions if q.kind == "read"]
     asked += [q for q in scene.questions if q.kind == "color"][:1]
     drafts = answers(engine, [AnswerRequest(picture, q.text) for q in asked])
-    neutral = engine.neutral_attention(picture)
     size = ImageSize(width=scene.width, height=scene.height)
     found: dict[str, Any] = {c.name: {"bytes": [], "right": []} for c in ways}
     for number, (question, draft) in enumerate(zip(asked, drafts, strict=True)):
-        box = region(engine, draft, neutral, size)
+        box = region(engine, draft, picture, size)
         crop = original.patch((box.left, box.top, box.right, box.bottom), edge_budget(engine.info.patch))
         sent = {codec.name: codec.write(crop) for codec in ways}
         requests = [

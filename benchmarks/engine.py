@@ -33,12 +33,12 @@ import torch
 from PIL import Image
 from transformers.utils.logging import set_verbosity_error
 
+from benchmarks.in_process import region
 from benchmarks.models import MODELS, available
 from server.engine.loader import attention_setting
 from server.engine.prefix import NEUTRAL_PROMPT, PrefixEngine
 from server.engine.protocol import AnswerRequest, AnswerResult, Picture, PixelBudget
 from server.images import decode, image_limits
-from server.localization import locate, relative_attention
 from server.settings import ServerSettings
 from shared.wire import ImageSize
 
@@ -103,11 +103,7 @@ class Ours:
 
     def find(self, picture: Picture, first: AnswerResult) -> None:
         """From the first stage's attention to a box, as the server does when its gate fires."""
-        assert first.attention is not None
-        how, attention = self._engine.info.localization, first.attention
-        if how.attention == "relative":
-            attention = relative_attention(attention, self._engine.neutral_attention(picture))
-        locate(attention, ORIGINAL, how)
+        region(self._engine, first, picture, ORIGINAL)
 
 
 class Clock:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge_client.budget import PixelBudget
-from server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine
+from server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine, Picture
 from server.engine.protocol import PixelBudget as EngineBudget
 from server.localization import locate, relative_attention
 from shared.wire import ImageSize, PixelBox
@@ -29,15 +29,16 @@ def answers(engine: Engine, requests: Sequence[AnswerRequest]) -> list[AnswerRes
     return results
 
 
-def compared(engine: Engine, draft: AnswerResult, neutral: AttentionMap) -> AttentionMap:
-    """The map that the server localises on."""
+def compared(engine: Engine, draft: AnswerResult, picture: Picture) -> AttentionMap:
+    """The map that the server localises on; the neutral prompt runs only where that needs it."""
     assert draft.attention is not None, "stage one brings attention"
-    is_relative = engine.info.localization.attention == "relative"
-    return relative_attention(draft.attention, neutral) if is_relative else draft.attention
+    if engine.info.localization.attention == "plain":
+        return draft.attention
+    return relative_attention(draft.attention, engine.neutral_attention(picture))
 
 
-def region(engine: Engine, draft: AnswerResult, neutral: AttentionMap, size: ImageSize) -> PixelBox:
-    return locate(compared(engine, draft, neutral), size, engine.info.localization)
+def region(engine: Engine, draft: AnswerResult, picture: Picture, size: ImageSize) -> PixelBox:
+    return locate(compared(engine, draft, picture), size, engine.info.localization)
 
 
 def edge_budget(budget: EngineBudget) -> PixelBudget:

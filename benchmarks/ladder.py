@@ -39,7 +39,7 @@ from evaluation.facts import digest_of, files_of_model
 from scenes.generator import Scene
 from scenes.photos import originals
 from server.engine.loader import load_engine
-from server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine, Picture
+from server.engine.protocol import AnswerRequest, AnswerResult, Engine, Picture
 from server.gate import is_doubtful, judge
 from server.images import patch_limits
 from server.settings import ServerSettings
@@ -101,13 +101,11 @@ def wanted(
     """The region that the server would ask for, for each draft."""
     seen = seen_size(ImageSize(width=picture.rgb.shape[1], height=picture.rgb.shape[0]), engine.info.image)
     limits = patch_limits(ServerSettings.model_construct())
-    neutral: AttentionMap | None = None
     boxes: list[PixelBox | None] = []
     for draft in drafts:
         box = None
         if is_doubtful(judge(draft.tokens, engine.info.gate), draft.tokens):
-            neutral = neutral or engine.neutral_attention(picture)
-            box = region(engine, draft, neutral, original)
+            box = region(engine, draft, picture, original)
             if skip_before_looking(original, seen) or skip_region(
                 box, original, seen, engine.info.patch, limits
             ):

@@ -55,7 +55,6 @@ class Studied:
         self.size = ImageSize(width=self._original.size[0], height=self._original.size[1])
         whole = self._original.global_image(edge_budget(engine.info.image))
         self.whole = self._picture(whole, self._settings.image_recipe, "whole")
-        self.neutral = engine.neutral_attention(self.whole)
 
     def crop(self, box: PixelBox) -> Picture:
         corners = (box.left, box.top, box.right, box.bottom)
@@ -77,7 +76,7 @@ def study(engine: Engine, group: Sequence[Example], data: bytes) -> list[dict[st
 
 
 def _row(engine: Engine, studied: Studied, example: Example, draft: AnswerResult) -> dict[str, Any]:
-    attention = compared(engine, draft, studied.neutral)
+    attention = compared(engine, draft, studied.whole)
     boxes = {
         f"pad {pad} least {least}": _locate(engine, attention, studied.size, pad, least)
         for pad in PADS
@@ -147,7 +146,7 @@ def _within(engine: Engine, studied: Studied, example: Example, first: PixelBox)
     """A smaller region: where the model looks when the first crop is all it sees."""
     crop = studied.crop(first)
     draft = answers(engine, [AnswerRequest(crop, example.question)])[0]
-    attention = compared(engine, draft, engine.neutral_attention(crop))
+    attention = compared(engine, draft, crop)
     size = ImageSize(width=first.width, height=first.height)
     inner = locate(attention, size, engine.info.localization)
     return PixelBox(

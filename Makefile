@@ -83,7 +83,7 @@ evaluate: $(VENV)/.dev ## accuracy against bytes over HTTP, every baseline, SCEN
 	$(BIN)/secondglance-eval report --markdown docs/results.md
 
 eval-model: $(VENV)/.dev ## the embedded model on 1,000 held-out scenes
-	$(BIN)/python -m training.evaluate
+	$(BIN)/python -m benchmarks.model
 
 train: $(VENV)/.dev ## train the embedded model from scratch (docs/training.md); resumes where it stopped
 	$(BIN)/python -m training

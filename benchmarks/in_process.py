@@ -10,12 +10,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge_client.budget import PixelBudget
+from edge_client.encoding import Recipe, encode
+from edge_client.images import Original
+from edge_client.settings import EdgeSettings
 from server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine, Picture
 from server.engine.protocol import PixelBudget as EngineBudget
 from server.localization import locate, relative_attention
+from shared.protocol import MEDIA_TYPES
 from shared.wire import ImageSize, PixelBox
 
 _BATCH = 16
+_NO_LIMIT = 2**30  # bytes of an encoded picture
 
 
 def answers(engine: Engine, requests: Sequence[AnswerRequest]) -> list[AnswerResult]:
@@ -39,6 +44,30 @@ def compared(engine: Engine, draft: AnswerResult, picture: Picture) -> Attention
 
 def region(engine: Engine, draft: AnswerResult, picture: Picture, size: ImageSize) -> PixelBox:
     return locate(compared(engine, draft, picture), size, engine.info.localization)
+
+
+class Edge:
+    """The edge's work on one original: its views, encoded as it would send them, as the server decodes them.
+
+    `key` names the original among those that the engine sees.
+    """
+
+    def __init__(self, engine: Engine, settings: EdgeSettings, original: bytes, key: str) -> None:
+        self._engine, self._settings, self._key = engine, settings, key
+        self._original = Original(original)
+        self.size = ImageSize(width=self._original.size[0], height=self._original.size[1])
+        whole = self._original.global_image(edge_budget(engine.info.image))
+        self.whole = self._sent(whole, settings.image_recipe, "whole")
+
+    def crop(self, box: PixelBox) -> Picture:
+        corners = (box.left, box.top, box.right, box.bottom)
+        crop = self._original.patch(corners, edge_budget(self._engine.info.patch))
+        return self._sent(crop, self._settings.patch_recipe, str(corners))
+
+    def _sent(self, image: Image.Image, recipe: Recipe, name: str) -> Picture:
+        encoded = encode(image, recipe, accepted=MEDIA_TYPES, max_bytes=_NO_LIMIT)
+        assert encoded is not None, "there is no limit"
+        return Picture(f"{self._key}:{name}", pixels(encoded.data))
 
 
 def edge_budget(budget: EngineBudget) -> PixelBudget:

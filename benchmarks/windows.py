@@ -25,19 +25,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.codecs import read_rows
-from benchmarks.in_process import answers, compared, edge_budget, pixels
-from edge_client.encoding import encode
-from edge_client.images import Original
+from benchmarks.in_process import Edge, answers, compared
 from edge_client.settings import EdgeSettings
 from evaluation.ahead import pictures_ahead, with_pictures
 from evaluation.example import Example
 from evaluation.held_out import HeldOutScenes
 from scenes.generator import shown_share
 from server.engine.loader import load_engine
-from server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine, Picture
+from server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine
 from server.gate import judge
 from server.localization import locate
-from shared.protocol import MEDIA_TYPES
 from shared.wire import ImageSize, PixelBox
 
 PADS = (0.0, 0.25, 0.5, 0.75)
@@ -46,50 +43,27 @@ FIRST = "pad 0.25 least 2.0"
 TRUE_CROP = "true box, pad 0.25 of it"
 
 
-class Studied:
-    """One picture: the edge's views of it, encoded as the edge encodes them."""
-
-    def __init__(self, engine: Engine, data: bytes, key: str) -> None:
-        self._engine, self._settings, self._key = engine, EdgeSettings(), key
-        self._original = Original(data)
-        self.size = ImageSize(width=self._original.size[0], height=self._original.size[1])
-        whole = self._original.global_image(edge_budget(engine.info.image))
-        self.whole = self._picture(whole, self._settings.image_recipe, "whole")
-
-    def crop(self, box: PixelBox) -> Picture:
-        corners = (box.left, box.top, box.right, box.bottom)
-        crop = self._original.patch(corners, edge_budget(self._engine.info.patch))
-        return self._picture(crop, self._settings.patch_recipe, str(corners))
-
-    def _picture(self, image: Any, recipe: Any, name: str) -> Picture:
-        encoded = encode(image, recipe, accepted=MEDIA_TYPES, max_bytes=1 << 24)
-        assert encoded is not None
-        return Picture(f"{self._key}:{name}", pixels(encoded.data))
-
-
 def study(engine: Engine, group: Sequence[Example], data: bytes) -> list[dict[str, Any]]:
     """One row for each reading question."""
-    studied = Studied(engine, data, group[0].image_id)
+    edge = Edge(engine, EdgeSettings(), data, group[0].image_id)
     asked = [example for example in group if example.kind == "read"]
-    drafts = answers(engine, [AnswerRequest(studied.whole, example.question) for example in asked])
-    return [_row(engine, studied, example, draft) for example, draft in zip(asked, drafts, strict=True)]
+    drafts = answers(engine, [AnswerRequest(edge.whole, example.question) for example in asked])
+    return [_row(engine, edge, example, draft) for example, draft in zip(asked, drafts, strict=True)]
 
 
-def _row(engine: Engine, studied: Studied, example: Example, draft: AnswerResult) -> dict[str, Any]:
-    attention = compared(engine, draft, studied.whole)
+def _row(engine: Engine, edge: Edge, example: Example, draft: AnswerResult) -> dict[str, Any]:
+    attention = compared(engine, draft, edge.whole)
     boxes = {
-        f"pad {pad} least {least}": _locate(engine, attention, studied.size, pad, least)
+        f"pad {pad} least {least}": _locate(engine, attention, edge.size, pad, least)
         for pad in PADS
         for least in SMALLEST
     }
     assert example.box is not None, "a reading question has a sign"
-    boxes[TRUE_CROP] = _padded(example.box, studied.size)
+    boxes[TRUE_CROP] = _padded(example.box, edge.size)
     first = boxes[FIRST]
-    boxes["second region"] = _locate(
-        engine, _blanked(attention, first, studied.size), studied.size, 0.25, 2.0
-    )
-    boxes["second round"] = _within(engine, studied, example, first)
-    requests = [AnswerRequest(studied.whole, example.question, studied.crop(box)) for box in boxes.values()]
+    boxes["second region"] = _locate(engine, _blanked(attention, first, edge.size), edge.size, 0.25, 2.0)
+    boxes["second round"] = _within(engine, edge, example, first)
+    requests = [AnswerRequest(edge.whole, example.question, edge.crop(box)) for box in boxes.values()]
     found = answers(engine, requests)
     return {
         "id": example.id,
@@ -142,9 +116,9 @@ def _blanked(attention: AttentionMap, box: PixelBox, size: ImageSize) -> Attenti
     return AttentionMap(weights, attention.content)
 
 
-def _within(engine: Engine, studied: Studied, example: Example, first: PixelBox) -> PixelBox:
+def _within(engine: Engine, edge: Edge, example: Example, first: PixelBox) -> PixelBox:
     """A smaller region: where the model looks when the first crop is all it sees."""
-    crop = studied.crop(first)
+    crop = edge.crop(first)
     draft = answers(engine, [AnswerRequest(crop, example.question)])[0]
     attention = compared(engine, draft, crop)
     size = ImageSize(width=first.width, height=first.height)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.in_process import Edge
+from benchmarks.model import Row, ask_scene, auroc, print_tables, summarize
 from edge_client.settings import EdgeSettings
 from scenes.generator import encode_jpeg, make_scene, render, shown_share
 from scenes.photos import originals
 from server.engine.fake import FakeEngine, FakeScript
 from shared.wire import PixelBox
-from training.evaluate import Edge, Row, ask_scene, auroc, print_tables, summarize
 
 
 def row(
@@ -108,22 +109,22 @@ def test_every_question_is_asked_and_reading_ones_again_with_both_crops() -> Non
     shares = [r.box_share for r in reads]
     assert shares[0] == max(shares) > 0.5  # the box is where the engine looked
     assert [r.height for r in reads] == [scene.text_height_in_view(s) for s in scene.signs]
-    stages = [call.stage for call in engine.calls if call.kind == "answer"]
-    assert stages.count(1) == len(rows)
-    assert stages.count(2) == 2 * len(reads)
+    asked = [(call.stage, text) for call in engine.calls if call.kind == "answer" for text in call.questions]
+    assert asked.count((1, scene.questions[0].text)) == 1
+    assert [stage for stage, _ in asked].count(1) == len(rows)
+    assert [stage for stage, _ in asked].count(2) == 2 * len(reads)
 
 
 def test_the_edge_cuts_its_patch_from_the_original() -> None:
     scene = make_scene(5, split="test", size=(1500, 1000))
     jpeg = encode_jpeg(render(scene), 95)
-    edge = Edge(jpeg, FakeEngine(), EdgeSettings())
-    patch = edge.patch(PixelBox(left=300, top=200, right=500, bottom=360), "patch")
+    edge = Edge(FakeEngine(), EdgeSettings(), jpeg, "scene")
+    patch = edge.crop(PixelBox(left=300, top=200, right=500, bottom=360))
     with Image.open(io.BytesIO(jpeg)) as original:
         wanted = np.asarray(original.crop((300, 200, 500, 360))).astype(int)
     assert patch.rgb.shape == (160, 200, 3)
     assert np.abs(patch.rgb - wanted).mean() < 6  # its own JPEG
-    whole = edge.global_picture("global")
-    assert max(whole.rgb.shape) == 336
+    assert max(edge.whole.rgb.shape) == 336
 
 
 def test_originals_come_in_order_from_other_processes() -> None:

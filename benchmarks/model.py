@@ -8,36 +8,29 @@ by text height in the global image and, as last line, one JSON document.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 import pathlib
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from edge_client.budget import PixelBudget
-from edge_client.encoding import encode
-from edge_client.images import Original
+from benchmarks.in_process import Edge, answers, region
 from edge_client.settings import EdgeSettings
 from evaluation.intervals import auroc
 from scenes.generator import Scene, shown_share
 from scenes.photos import originals
+from scenes.signs import Sign
 from server.engine.loader import load_engine
-from server.engine.protocol import AnswerRequest, AnswerResult, Engine, Picture
+from server.engine.protocol import AnswerRequest, Engine
 from server.gate import judge
-from server.localization import locate, relative_attention
-from shared.protocol import MEDIA_TYPES
-from shared.wire import ImageSize, PixelBox
+from shared.wire import PixelBox
 from training.views import product_window
 
 BANDS = ((0, 4), (4, 6), (6, 9), (9, math.inf))
-TRUE_CROP_JITTER_CELLS = 0.0
 
 
 @dataclass(slots=True)
@@ -65,80 +58,42 @@ class Row:
         return (self.with_crop if self.min_entropy > threshold else self.first) == self.answer
 
 
-class Edge:
-    """The edge's work on one original, without the network."""
-
-    def __init__(self, jpeg: bytes, engine: Engine, settings: EdgeSettings) -> None:
-        self._original = Original(jpeg)
-        self._engine, self._settings = engine, settings
-
-    def global_picture(self, key: str) -> Picture:
-        budget = self._engine.info.image
-        within = PixelBudget(budget.max_width, budget.max_height, budget.max_pixels)
-        return self._sent(self._original.global_image(within), self._settings.image_recipe, key)
-
-    def patch(self, box: PixelBox, key: str) -> Picture:
-        budget = self._engine.info.patch
-        within = PixelBudget(budget.max_width, budget.max_height, budget.max_pixels)
-        pixels = (box.left, box.top, box.right, box.bottom)
-        return self._sent(self._original.patch(pixels, within), self._settings.patch_recipe, key)
-
-    def _sent(self, image: Image.Image, recipe: Any, key: str) -> Picture:
-        encoded = encode(image, recipe, accepted=MEDIA_TYPES, max_bytes=1 << 22)
-        assert encoded is not None
-        return Picture(key=key, rgb=np.asarray(Image.open(io.BytesIO(encoded.data)).convert("RGB")))
-
-
-def _answer(engine: Engine, request: AnswerRequest) -> AnswerResult:
-    result = engine.answer([request])[0]
-    if isinstance(result, Exception):
-        raise result
-    return result
-
-
 def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes) -> list[Row]:
     """Every question of one scene at stage one; reading ones also with the model's crop and the true one."""
-    edge = Edge(jpeg, engine, settings)
-    size = ImageSize(width=scene.width, height=scene.height)
-    picture = edge.global_picture(f"{scene.seed}")
-    how = engine.info.localization
-    neutral = engine.neutral_attention(picture) if how.attention == "relative" else None
+    edge = Edge(engine, settings, jpeg, str(scene.seed))
     rng = np.random.default_rng([scene.seed, 41])
+    drafts = answers(engine, [AnswerRequest(edge.whole, question.text) for question in scene.questions])
     rows = []
-    for question in scene.questions:
-        result = _answer(engine, AnswerRequest(picture, question.text))
-        confidence = judge(result.tokens, engine.info.gate)
-        height = (
-            scene.text_height_in_view(scene.signs[question.sign]) if question.sign is not None else math.nan
-        )
+    for question, draft in zip(scene.questions, drafts, strict=True):
+        confidence = judge(draft.tokens, engine.info.gate)
+        sign = None if question.sign is None else scene.signs[question.sign]
         row = Row(
             question.kind,
-            height,
+            scene.text_height_in_view(sign) if sign else math.nan,
             question.answer,
-            result.text,
+            draft.text,
             confidence.min_entropy,
             confidence.shannon,
             confidence.margin,
         )
         rows.append(row)
-        if question.kind != "read" or question.sign is None:
+        if question.kind != "read" or sign is None:
             continue
-        assert result.attention is not None
-        attention = result.attention if neutral is None else relative_attention(result.attention, neutral)
-        box = locate(attention, size, how)
-        sign = scene.signs[question.sign]
+        box = region(engine, draft, edge.whole, edge.size)
         row.box_share = shown_share(sign.box, (box.left, box.top, box.right, box.bottom))
-        second = _answer(
-            engine, AnswerRequest(picture, question.text, edge.patch(box, f"{scene.seed}:{question.sign}"))
+        true_box = _true_box(rng, scene, sign)
+        second, with_true_crop = answers(
+            engine, [AnswerRequest(edge.whole, question.text, edge.crop(b)) for b in (box, true_box)]
         )
         row.with_crop, row.crop_min_entropy = second.text, judge(second.tokens, engine.info.gate).min_entropy
-        left, top, right, bottom = product_window(rng, scene, sign, jitter_cells=TRUE_CROP_JITTER_CELLS)
-        true_box = PixelBox(left=int(left), top=int(top), right=int(right), bottom=int(bottom))
-        row.with_true_crop = _answer(
-            engine,
-            AnswerRequest(picture, question.text, edge.patch(true_box, f"{scene.seed}:{question.sign}:true")),
-        ).text
+        row.with_true_crop = with_true_crop.text
     return rows
+
+
+def _true_box(rng: np.random.Generator, scene: Scene, sign: Sign) -> PixelBox:
+    """As the product cuts it, the sign in its middle."""
+    left, top, right, bottom = product_window(rng, scene, sign, jitter_cells=0.0)
+    return PixelBox(left=int(left), top=int(top), right=int(right), bottom=int(bottom))
 
 
 def _mean(values: list[bool] | list[float]) -> float:

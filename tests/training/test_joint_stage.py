@@ -1,4 +1,4 @@
-"""The joint stage: which questions go with which pictures, and a run of two steps on three tiny shards."""
+"""The joint stage: which questions go with which pictures, and a run of two steps on tiny shards."""
 
 from __future__ import annotations
 
@@ -14,16 +14,11 @@ from transformers import LlamaForCausalLM
 
 from scenes.generator import make_scene, shown_share
 from server.embedded.tower import Tower, TowerConfig
-from training import joint_stage, pairs
+from training import joint_batches, joint_stage, pairs
 from training.decoder_stage import WIDTH, Symbols, decoder_config
 from training.export import export
-from training.joint_stage import (
-    Pairs,
-    Scores,
-    color_asked,
-    draw_pictures,
-    draw_questions,
-)
+from training.joint_batches import Pairs, color_asked, draw_pictures, draw_questions
+from training.joint_stage import Scores
 from training.journal import save_checkpoint
 from training.muon import Optimizers
 from training.projector import Projector, fit_projector
@@ -64,7 +59,7 @@ def test_shown_share_is_the_part_of_the_sign_in_the_box() -> None:
 def test_a_global_view_is_asked_everything(record: dict[str, Any]) -> None:
     asked = draw_questions(np.random.default_rng(0), record, 0, alone=False)
     kinds = [kind for kind, _, _ in asked]
-    assert len(asked) == joint_stage.QUESTIONS
+    assert len(asked) == joint_batches.QUESTIONS
     assert kinds[0] == "count"
     assert sorted(kinds[1:4]) == ["color", "color", "presence"]
     assert set(kinds[4:]) == {"read"}
@@ -82,7 +77,7 @@ def test_a_crop_is_asked_about_its_own_sign(record: dict[str, Any], view: int) -
         ("read_crop", f"\n{wanted[1]} ASSISTANT:", wanted[2]),
         ("color_crop", f"\n{colored[1]} ASSISTANT:", colored[2]),
     ]
-    assert len(paired) == joint_stage.QUESTIONS
+    assert len(paired) == joint_batches.QUESTIONS
     assert draw_questions(np.random.default_rng(1), record, view, alone=True) == paired[:2]
 
 
@@ -98,8 +93,8 @@ def test_a_crop_is_asked_for_the_colour_of_the_signs_that_it_was_not_cut_for(
     known = {f"\n{q[1]} ASSISTANT:": q for q in others}
     assert len(asked) == min(len(others), 3)
     heights = [record["heights"][known[prompt][3]] for prompt, _ in asked]
-    hidden = sum(record["heights"][q[3]] < joint_stage.LEGIBLE_PX for q in others)
-    assert sum(h < joint_stage.LEGIBLE_PX for h in heights) == min(hidden, 3)
+    hidden = sum(record["heights"][q[3]] < joint_batches.LEGIBLE_PX for q in others)
+    assert sum(h < joint_batches.LEGIBLE_PX for h in heights) == min(hidden, 3)
 
 
 def test_rows_of_a_batch_are_of_one_kind_of_prompt(record: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ def doubt_histogram(axes: Any, comparison: Comparison, theme: Theme) -> None:
         axes.hist(doubt[rows & finite], edges, color=color, alpha=0.6, label=f"{label} ({rows.sum():,})")
     axes.axvline(comparison.threshold, color=theme.ink, lw=1.2, ls="--", label="threshold")
     axes.set(xscale="log", xlabel=f"{comparison.gate.name} of the draft, nats", ylabel="questions")
-    axes.legend(loc="upper left")
+    axes.figure.legend(loc="outside lower center", ncols=3, columnspacing=1.0)
 
 
 def accuracy_by_height(axes: Any, comparison: Comparison, theme: Theme) -> None:

@@ -38,8 +38,9 @@ from server.localization import locate
 from shared.wire import ImageSize, PixelBox
 
 PADS = (0.0, 0.25, 0.5, 0.75)
-SMALLEST = (1.5, 2.0, 2.5)
-FIRST = "pad 0.25 least 2.0"
+SMALLEST = (1.2, 1.6, 2.0)
+DEFAULT = 0.25, 1.6  # padding and smallest window of the embedded model
+FIRST = "pad {} least {}".format(*DEFAULT)
 TRUE_CROP = "true box, pad 0.25 of it"
 
 
@@ -61,7 +62,7 @@ def _row(engine: Engine, edge: Edge, example: Example, draft: AnswerResult) -> d
     assert example.box is not None, "a reading question has a sign"
     boxes[TRUE_CROP] = _padded(example.box, edge.size)
     first = boxes[FIRST]
-    boxes["second region"] = _locate(engine, _blanked(attention, first, edge.size), edge.size, 0.25, 2.0)
+    boxes["second region"] = _locate(engine, _blanked(attention, first, edge.size), edge.size, *DEFAULT)
     boxes["second round"] = _within(engine, edge, example, first)
     requests = [AnswerRequest(edge.whole, example.question, edge.crop(box)) for box in boxes.values()]
     found = answers(engine, requests)

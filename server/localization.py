@@ -25,8 +25,8 @@ from shared.wire import ImageSize, PixelBox
 Grid = NDArray[np.float64]  # [rows, cols]
 
 WINDOW_SCALES = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)  # of the base side; ViCrop's
-MASS_FRACTION = 0.3  # of the peak: cells below it are not part of the object (measured: docs/log.md)
-MASS_RADIUS_CELLS = 5  # around the peak: mass farther off belongs to something else
+MASS_FRACTION = 0.4  # of the peak: cells below it are not part of the object (measured: docs/log.md)
+MASS_RADIUS_CELLS = 4  # around the peak: mass farther off belongs to something else
 _NEUTRAL_FLOOR = 1e-6  # of the neutral map's mean: a cell that nothing looks at would divide by zero
 
 

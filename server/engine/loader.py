@@ -166,8 +166,8 @@ def _processor_template(source: str) -> str | None:
 
 
 def _warm_up(engine: PrefixEngine) -> None:
-    """Both stages and the neutral prompt once: kernels are chosen, steps recorded and memory is there
-    before the first client."""
+    """Both stages once, and the neutral prompt where it is needed: kernels are chosen, steps recorded and
+    memory is there before the first client."""
     budget = engine.info.image
     width, height = budget.max_width, budget.max_height
     if budget.max_pixels is not None:
@@ -181,5 +181,6 @@ def _warm_up(engine: PrefixEngine) -> None:
         if isinstance(outcome, EngineError):
             raise outcome
     engine.steps.patience = STEPS_BEFORE_RECORDING
-    engine.neutral_attention(grey)
+    if engine.info.localization.attention == "relative":
+        engine.neutral_attention(grey)
     engine.prefixes.clear()

@@ -30,7 +30,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.in_process import answers, edge_budget, pixels, region
+from benchmarks.in_process import answers, corners, edge_budget, pixels, region
 from edge_client.images import Original
 from scenes.generator import Scene, shown_share
 from scenes.photos import originals
@@ -133,7 +133,7 @@ def _first_stages(
             if question.kind == "read" and question.sign is not None:
                 box = region(engine, result, picture, size)
                 sign = scene.signs[question.sign].box
-                hits.append(shown_share(sign, (box.left, box.top, box.right, box.bottom)) >= 0.9)
+                hits.append(shown_share(sign, corners(box)) >= 0.9)
         found[codec.name] = {"bytes": [len(data)], "right": right, "hits": hits}
     same = {codec.name: len(codec.write(whole)) for codec in (*SAME_PIXELS, QUICK_WEBP)}
     return {"kinds": [q.kind for q in asked], "codecs": found, "same_pixels": same}
@@ -151,7 +151,7 @@ def _patches(
     found: dict[str, Any] = {c.name: {"bytes": [], "right": []} for c in ways}
     for number, (question, draft) in enumerate(zip(asked, drafts, strict=True)):
         box = region(engine, draft, picture, size)
-        crop = original.patch((box.left, box.top, box.right, box.bottom), edge_budget(engine.info.patch))
+        crop = original.patch(corners(box), edge_budget(engine.info.patch))
         sent = {codec.name: codec.write(crop) for codec in ways}
         requests = [
             AnswerRequest(picture, question.text, Picture(f"{scene.seed}:{number}:{name}", pixels(data)))

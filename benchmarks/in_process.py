@@ -60,18 +60,27 @@ class Edge:
         self.whole = self._sent(whole, settings.image_recipe, "whole")
 
     def crop(self, box: PixelBox) -> Picture:
-        corners = (box.left, box.top, box.right, box.bottom)
-        crop = self._original.patch(corners, edge_budget(self._engine.info.patch))
-        return self._sent(crop, self._settings.patch_recipe, str(corners))
+        crop = self._original.patch(corners(box), edge_budget(self._engine.info.patch))
+        return self._sent(crop, self._settings.patch_recipe, str(corners(box)))
 
     def _sent(self, image: Image.Image, recipe: Recipe, name: str) -> Picture:
-        encoded = encode(image, recipe, accepted=MEDIA_TYPES, max_bytes=_NO_LIMIT)
-        assert encoded is not None, "there is no limit"
-        return Picture(f"{self._key}:{name}", pixels(encoded.data))
+        return Picture(f"{self._key}:{name}", pixels(written(image, recipe)))
 
 
 def edge_budget(budget: EngineBudget) -> PixelBudget:
     return PixelBudget(budget.max_width, budget.max_height, budget.max_pixels)
+
+
+def corners(box: PixelBox) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom."""
+    return box.left, box.top, box.right, box.bottom
+
+
+def written(image: Image.Image, recipe: Recipe) -> bytes:
+    """As the edge encodes it, however many bytes that takes."""
+    encoded = encode(image, recipe, accepted=MEDIA_TYPES, max_bytes=_NO_LIMIT)
+    assert encoded is not None, "there is no limit"
+    return encoded.data
 
 
 def pixels(data: bytes) -> NDArray[np.uint8]:

@@ -29,9 +29,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.codecs import read_rows
-from benchmarks.in_process import answers, edge_budget, pixels, region
+from benchmarks.in_process import answers, corners, edge_budget, pixels, region, written
 from benchmarks.marked import markdown_table, put_between
-from edge_client.encoding import Recipe, encode
+from edge_client.encoding import Recipe
 from edge_client.images import Original
 from edge_client.ladder import LADDER_FILE
 from edge_client.settings import EdgeSettings
@@ -44,7 +44,6 @@ from server.gate import is_doubtful, judge
 from server.images import patch_limits
 from server.settings import ServerSettings
 from server.skip import seen_size, skip_before_looking, skip_region
-from shared.protocol import MEDIA_TYPES
 from shared.wire import ImageSize, PixelBox
 
 _FIXED = EdgeSettings.model_construct()  # the defaults, whatever the environment says
@@ -60,7 +59,6 @@ PATCHES: dict[str, Recipe] = {
     "webp 30": Recipe("webp", 30),
 }
 FIXED_IMAGE, FIXED_PATCH = next(iter(IMAGES)), next(iter(PATCHES))
-_NO_LIMIT = 2**30
 _NOTHING_LOST = {"points_lost": 0.0, "standard_error": 0.0}  # by the fixed setting, which is the measure
 Row = dict[str, Any]
 Flags = Sequence[Sequence[bool]]  # by scene
@@ -83,8 +81,7 @@ def ask_scene(engine: Engine, scene: Scene, jpeg: bytes) -> Row:
             boxes = wanted(engine, picture, drafts, size)
             for box in boxes:
                 if box is not None and box not in crops:
-                    sides = (box.left, box.top, box.right, box.bottom)
-                    crops[box] = original.patch(sides, edge_budget(engine.info.patch))
+                    crops[box] = original.patch(corners(box), edge_budget(engine.info.patch))
             found[image] = {
                 "bytes": len(data),
                 "drafts": [draft.text == truth for draft, truth in zip(drafts, truths, strict=True)],
@@ -133,12 +130,6 @@ def second_stages(
         None if data is None else (next(results).text == question.answer, len(data))
         for question, data in zip(scene.questions, sent, strict=True)
     ]
-
-
-def written(image: Image.Image, recipe: Recipe) -> bytes:
-    encoded = encode(image, recipe, accepted=MEDIA_TYPES, max_bytes=_NO_LIMIT)
-    assert encoded is not None, "there is no limit"
-    return encoded.data
 
 
 def model_digest() -> str:

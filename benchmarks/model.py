@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.in_process import Edge, answers, region
+from benchmarks.in_process import Edge, answers, corners, region
 from edge_client.settings import EdgeSettings
 from evaluation.intervals import auroc
 from scenes.generator import Scene, shown_share
@@ -80,7 +80,7 @@ def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes)
         if question.kind != "read" or sign is None:
             continue
         box = region(engine, draft, edge.whole, edge.size)
-        row.box_share = shown_share(sign.box, (box.left, box.top, box.right, box.bottom))
+        row.box_share = shown_share(sign.box, corners(box))
         true_box = _true_box(rng, scene, sign)
         second, with_true_crop = answers(
             engine, [AnswerRequest(edge.whole, question.text, edge.crop(b)) for b in (box, true_box)]

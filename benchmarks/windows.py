@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.codecs import read_rows
-from benchmarks.in_process import Edge, answers, compared
+from benchmarks.in_process import Edge, answers, compared, corners
 from edge_client.settings import EdgeSettings
 from evaluation.ahead import pictures_ahead, with_pictures
 from evaluation.example import Example
@@ -39,8 +39,7 @@ from shared.wire import ImageSize, PixelBox
 
 PADS = (0.0, 0.25, 0.5, 0.75)
 SMALLEST = (1.2, 1.6, 2.0)
-DEFAULT = 0.25, 1.6  # padding and smallest window of the embedded model
-FIRST = "pad {} least {}".format(*DEFAULT)
+FIRST = "the model's own"
 TRUE_CROP = "true box, pad 0.25 of it"
 
 
@@ -54,15 +53,18 @@ def study(engine: Engine, group: Sequence[Example], data: bytes) -> list[dict[st
 
 def _row(engine: Engine, edge: Edge, example: Example, draft: AnswerResult) -> dict[str, Any]:
     attention = compared(engine, draft, edge.whole)
-    boxes = {
-        f"pad {pad} least {least}": _locate(engine, attention, edge.size, pad, least)
+    how = engine.info.localization
+    boxes = {FIRST: locate(attention, edge.size, how)} | {
+        f"pad {pad} least {least}": locate(
+            attention, edge.size, replace(how, pad_cells=pad, min_side_cells=least)
+        )
         for pad in PADS
         for least in SMALLEST
     }
     assert example.box is not None, "a reading question has a sign"
     boxes[TRUE_CROP] = _padded(example.box, edge.size)
     first = boxes[FIRST]
-    boxes["second region"] = _locate(engine, _blanked(attention, first, edge.size), edge.size, *DEFAULT)
+    boxes["second region"] = locate(_blanked(attention, first, edge.size), edge.size, how)
     boxes["second round"] = _within(engine, edge, example, first)
     requests = [AnswerRequest(edge.whole, example.question, edge.crop(box)) for box in boxes.values()]
     found = answers(engine, requests)
@@ -73,7 +75,7 @@ def _row(engine: Engine, edge: Edge, example: Example, draft: AnswerResult) -> d
         "draft": _judged(engine, draft, example),
         "ways": {
             name: _judged(engine, result, example)
-            | {"share": round(shown_share(_corners(example.box), _corners(box)), 3)}
+            | {"share": round(shown_share(corners(example.box), corners(box)), 3)}
             for (name, box), result in zip(boxes.items(), found, strict=True)
         },
     }
@@ -88,11 +90,6 @@ def _judged(engine: Engine, result: AnswerResult, example: Example) -> dict[str,
         for aggregate in ("max", "mean", "first", "sum")
     }
     return {"right": result.text in example.answers, "doubts": doubts}
-
-
-def _locate(engine: Engine, attention: AttentionMap, size: ImageSize, pad: float, least: float) -> PixelBox:
-    how = replace(engine.info.localization, pad_cells=pad, min_side_cells=least)
-    return locate(attention, size, how)
 
 
 def _padded(box: PixelBox, size: ImageSize) -> PixelBox:
@@ -130,10 +127,6 @@ def _within(engine: Engine, edge: Edge, example: Example, first: PixelBox) -> Pi
         right=first.left + inner.right,
         bottom=first.top + inner.bottom,
     )
-
-
-def _corners(box: PixelBox) -> tuple[float, float, float, float]:
-    return box.left, box.top, box.right, box.bottom
 
 
 Way = Callable[[dict[str, Any]], bool]

@@ -195,7 +195,7 @@ def train(
     pupil.load(root, start)
     compute_features(root, pupil.tower, device, autocast)
     *shards, held_out = load_pairs(root)  # the last shard is for looking only
-    trained = nn.ModuleList([pupil.model, pupil.projector])
+    trained = nn.ModuleList(pupil.learning.values())
     optimizer = Optimizers(pupil.model, rest=[*pupil.projector.parameters()], matrix_lr=matrix_lr, lr=peak)
     checkpoint = root / "joint.pt"
     first_step = load_checkpoint(checkpoint, pupil.learning, optimizer)

@@ -8,23 +8,26 @@ BIN := $(VENV)/bin
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
 
-# A fresh clone runs with the versions that were tested; torch by the range in pyproject.toml.
+# A fresh clone runs with the versions that were tested.
 CONSTRAINTS := requirements/constraints.txt
-INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --constraint requirements/torch.txt
+PROJECTS := $(wildcard */pyproject.toml)
 
-$(VENV)/.app: pyproject.toml $(CONSTRAINTS)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) '.[edge,server]'
+# pip 25.1 is the first that knows dependency groups.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+
+$(VENV)/.app: $(BIN)/python $(PROJECTS) $(CONSTRAINTS)
+	$(INSTALL) -e ./shared -e ./edge_client -e ./server
 	touch $@
 
-$(VENV)/.edge: pyproject.toml $(CONSTRAINTS)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) '.[edge,lab]'
+$(VENV)/.edge: $(BIN)/python $(PROJECTS) pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) -e ./shared -e ./edge_client --group lab
 	touch $@
 
-$(VENV)/.dev: pyproject.toml $(CONSTRAINTS)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) '.[dev]'
+$(VENV)/.dev: $(BIN)/python $(PROJECTS) pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) -e ./shared -e './edge_client[camera,gateway,heic]' -e './server[otel]' -e ./evaluation --group dev
 	touch $(VENV)/.edge $(VENV)/.app $@
 
 demo: $(VENV)/.app ## the main job on a 12-megapixel photo: server up, edge asks, receipt, picture
@@ -69,7 +72,7 @@ bench-engine: $(VENV)/.dev ## the engine beside stock generate and the published
 	$(BIN)/python -m benchmarks.engine
 
 bench-ladder: $(VENV)/.dev ## what the edge chooses encodings by, and what that saves at 256 kbit/s; put into the edge and docs/network.md
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ladder --out edge_client/ladder.json --docs docs/network.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ladder --out edge_client/secondglance/link/ladder.json --docs docs/network.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.slow_link --out benchmarks/results/slow_link_256.json --docs docs/network.md
 
 bench-throughput: $(VENV)/.dev ## requests per second with 1, 4 and 16 edges, beside what the hardware allows

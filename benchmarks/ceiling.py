@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from server.engine.prefix import PrefixEngine
-from server.engine.protocol import AnswerRequest, AnswerResult, Picture
-from server.engine.steps import StepRecorder
+from secondglance_server.engine.prefix import PrefixEngine
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Picture
+from secondglance_server.engine.steps import StepRecorder
 
 REPEATS = 5
 COUNTED_STEPS = 4

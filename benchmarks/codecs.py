@@ -31,12 +31,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.in_process import answers, corners, edge_budget, pixels, region
-from edge_client.images import Original
 from scenes.generator import Scene, shown_share
 from scenes.photos import originals
-from server.engine.loader import load_engine
-from server.engine.protocol import AnswerRequest, Engine, Picture
-from shared.wire import ImageSize
+from secondglance.pictures.original import Original
+from secondglance_protocol.wire import ImageSize
+from secondglance_server.engine.loader import load_engine
+from secondglance_server.engine.protocol import AnswerRequest, Engine, Picture
 
 LOSSLESS = "PNG"
 TOLERATED_POINTS = 0.5

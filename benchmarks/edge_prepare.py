@@ -68,10 +68,10 @@ def make_photo(case: Case, path: Path) -> None:
 
 def measure_here(path: Path, budget_side: int) -> dict[str, Any]:
     """Runs in the fresh process: peak memory in MB and milliseconds, first and repeated."""
-    import edge_client.client  # noqa: F401  # a conversation has it loaded
-    from edge_client.budget import PixelBudget
-    from edge_client.encoding import Recipe, encode
-    from edge_client.images import Original
+    import secondglance.client  # noqa: F401  # a conversation has it loaded
+    from secondglance.pictures.budget import PixelBudget
+    from secondglance.pictures.encoding import Recipe, encode
+    from secondglance.pictures.original import Original
 
     accepted = ("image/jpeg",)
     budget = PixelBudget(budget_side, budget_side)
@@ -134,7 +134,7 @@ def percentile_95(values: list[float]) -> float:
 
 def measure_help() -> list[float]:
     """Milliseconds that `secondglance --help` takes, interpreter included; the first run is warm-up."""
-    command = [sys.executable, "-c", "from edge_client.cli import main; main()", "--help"]
+    command = [sys.executable, "-c", "from secondglance.cli import main; main()", "--help"]
     times = []
     for _ in range(HELP_RUNS + 1):
         started = time.perf_counter()

@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args
 import httpx
 from PIL import Image
 
-from shared.geometry import fit_within
-from shared.wire import ImageSize
+from secondglance_protocol.geometry import fit_within
+from secondglance_protocol.wire import ImageSize
 
 Kind = Literal["first", "stage2", "follow_up"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -35,12 +35,12 @@ from transformers.utils.logging import set_verbosity_error
 
 from benchmarks.in_process import region
 from benchmarks.models import MODELS, available
-from server.engine.loader import attention_setting
-from server.engine.prefix import NEUTRAL_PROMPT, PrefixEngine
-from server.engine.protocol import AnswerRequest, AnswerResult, Picture, PixelBudget
-from server.images import decode, image_limits
-from server.settings import ServerSettings
-from shared.wire import ImageSize
+from secondglance_protocol.wire import ImageSize
+from secondglance_server.engine.loader import attention_setting
+from secondglance_server.engine.prefix import NEUTRAL_PROMPT, PrefixEngine
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Picture, PixelBudget
+from secondglance_server.inference.intake import decode, image_limits
+from secondglance_server.settings import ServerSettings
 
 QUESTION = "What number is on the red sign?"
 FOLLOW_UP = "What color is the sign on the left?"

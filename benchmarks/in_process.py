@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge_client.budget import PixelBudget
-from edge_client.encoding import Recipe, encode
-from edge_client.images import Original
-from edge_client.settings import EdgeSettings
-from server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine, Picture
-from server.engine.protocol import PixelBudget as EngineBudget
-from server.localization import locate, relative_attention
-from shared.protocol import MEDIA_TYPES
-from shared.wire import ImageSize, PixelBox
+from secondglance.pictures.budget import PixelBudget
+from secondglance.pictures.encoding import Recipe, encode
+from secondglance.pictures.original import Original
+from secondglance.settings import EdgeSettings
+from secondglance_protocol.protocol import MEDIA_TYPES
+from secondglance_protocol.wire import ImageSize, PixelBox
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine, Picture
+from secondglance_server.engine.protocol import PixelBudget as EngineBudget
+from secondglance_server.inference.localization import locate, relative_attention
 
 _BATCH = 16
 _NO_LIMIT = 2**30  # bytes of an encoded picture

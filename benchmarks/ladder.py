@@ -1,7 +1,7 @@
 """What each rung of the edge's ladder costs and loses: the pair's accuracy and bytes for each encoding.
 
     python -m benchmarks.ladder [--scenes 200] [--first-seed 430000] [--rows out/ladder.jsonl]
-                                [--out edge_client/ladder.json] [--docs docs/network.md]
+                                [--out edge_client/secondglance/link/ladder.json] [--docs docs/network.md]
 
 In process, through the product's own parts: the edge's pictures, the server's engine, gate and skip rule (a
 test holds this and the pair over HTTP together). What an encoding loses does not depend on the link, so none
@@ -31,20 +31,20 @@ from rich.table import Table
 from benchmarks.codecs import read_rows
 from benchmarks.in_process import answers, corners, edge_budget, pixels, region, written
 from benchmarks.marked import markdown_table, put_between
-from edge_client.encoding import Recipe
-from edge_client.images import Original
-from edge_client.ladder import LADDER_FILE
-from edge_client.settings import EdgeSettings
-from evaluation.facts import digest_of, files_of_model
 from scenes.generator import Scene
 from scenes.photos import originals
-from server.engine.loader import load_engine
-from server.engine.protocol import AnswerRequest, AnswerResult, Engine, Picture
-from server.gate import is_doubtful, judge
-from server.images import patch_limits
-from server.settings import ServerSettings
-from server.skip import seen_size, skip_before_looking, skip_region
-from shared.wire import ImageSize, PixelBox
+from secondglance.link.ladder import LADDER_FILE
+from secondglance.pictures.encoding import Recipe
+from secondglance.pictures.original import Original
+from secondglance.settings import EdgeSettings
+from secondglance_eval.facts import digest_of, files_of_model
+from secondglance_protocol.wire import ImageSize, PixelBox
+from secondglance_server.engine.loader import load_engine
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Engine, Picture
+from secondglance_server.inference.gate import is_doubtful, judge
+from secondglance_server.inference.intake import patch_limits
+from secondglance_server.inference.skip import seen_size, skip_before_looking, skip_region
+from secondglance_server.settings import ServerSettings
 
 _FIXED = EdgeSettings.model_construct()  # the defaults, whatever the environment says
 IMAGES: dict[str, tuple[Recipe, float]] = {  # the fixed one first, in both

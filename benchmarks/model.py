@@ -19,15 +19,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.in_process import Edge, answers, corners, region
-from edge_client.settings import EdgeSettings
-from evaluation.intervals import auroc
 from scenes.generator import Scene, shown_share
 from scenes.photos import originals
 from scenes.signs import Sign
-from server.engine.loader import load_engine
-from server.engine.protocol import AnswerRequest, Engine
-from server.gate import judge
-from shared.wire import PixelBox
+from secondglance.settings import EdgeSettings
+from secondglance_eval.judging.intervals import auroc
+from secondglance_protocol.wire import PixelBox
+from secondglance_server.engine.loader import load_engine
+from secondglance_server.engine.protocol import AnswerRequest, Engine
+from secondglance_server.inference.gate import judge
 from training.views import product_window
 
 BANDS = ((0, 4), (4, 6), (6, 9), (9, math.inf))

@@ -24,10 +24,16 @@ from transformers import (
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from server.engine.adapters import discover
-from server.engine.loader import EMBEDDED, EMBEDDED_WEIGHTS, attention_setting, build_engine, load_engine
-from server.engine.placement import place
-from server.engine.prefix import PrefixEngine
+from secondglance_server.engine.adapters import discover
+from secondglance_server.engine.loader import (
+    EMBEDDED,
+    EMBEDDED_WEIGHTS,
+    attention_setting,
+    build_engine,
+    load_engine,
+)
+from secondglance_server.engine.placement import place
+from secondglance_server.engine.prefix import PrefixEngine
 
 _WORDS = (
     "USER: ASSISTANT: What number is on the red sign ? color left Write a general description of image . "

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from edge_client import EdgeClient
 from scenes.photos import originals
-from server.child import serving
+from secondglance import EdgeClient
+from secondglance_server.testing import serving
 
 
 @dataclass(frozen=True, slots=True)

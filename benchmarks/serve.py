@@ -12,9 +12,9 @@ import sys
 import torch
 
 from benchmarks.models import MODELS
-from server.logs import configure_logging
-from server.serving import run_until_stopped
-from server.settings import load_settings
+from secondglance_server.serving import run_until_stopped
+from secondglance_server.settings import load_settings
+from secondglance_server.telemetry.logs import configure_logging
 
 
 def main() -> int:

@@ -10,8 +10,8 @@ about another scene come before, from which the aware edge learns its link. Inte
 scenes. Of the time it is also said what is left without the server's own, which a busy machine makes noisy.
 
 Times are measured here. What the chosen encodings lose is not: some hundred questions would not show a point.
-It is taken from `edge_client/ladder.json`, for the pairs of encodings that the aware edge chose here, as
-often as it chose them. Prints tables and, last, one JSON object.
+It is taken from `secondglance/link/ladder.json`, for the pairs of encodings that the aware edge chose here,
+as often as it chose them. Prints tables and, last, one JSON object.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from rich.table import Table
 
 from benchmarks.ladder import IMAGES, PATCHES
 from benchmarks.marked import markdown_table, put_between
-from edge_client import EdgeClient, EdgeSettings, Hooks, Reply
-from edge_client.ladder import LADDER_FILE
-from edge_client.recipes import Recipes
-from edge_client.steps import Send
-from evaluation.intervals import Resamples
 from lab.faults import Delay, RateLimit, Schedule
 from lab.relay import relaying
 from scenes.photos import originals
-from server.child import serving
+from secondglance import EdgeClient, EdgeSettings, Hooks, Reply
+from secondglance.conversation.steps import Send
+from secondglance.link.ladder import LADDER_FILE
+from secondglance.link.recipes import Recipes
+from secondglance_eval.judging.intervals import Resamples
+from secondglance_server.testing import serving
 
 _NO_CACHE = {"SECONDGLANCE_SERVER_PREFIX_CACHE_BYTES": "1"}
 _WIDTH = 1.96  # standard errors on each side of a 95 % interval

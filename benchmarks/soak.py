@@ -28,7 +28,7 @@ from PIL import Image
 
 from benchmarks.edges import crop, jpeg
 from benchmarks.throughput import server_metrics
-from server.child import serving
+from secondglance_server.testing import serving
 
 ORIGINAL, UPLOAD = (1024, 768), (224, 168)
 HELD = ("sessions", "session_bytes", "stored_images", "stored_image_bytes", "idempotent_replies")

@@ -38,10 +38,10 @@ from benchmarks.ceiling import Cost, Machine, count_costs, measure_machine
 from benchmarks.edges import KINDS, Conversation, Exchange, converse_all, fitted, jpeg
 from benchmarks.models import MODELS, available
 from scenes.generator import make_scene, render
-from server.child import serving
-from server.engine.loader import EMBEDDED
-from server.engine.protocol import EngineInfo, Picture, PixelBudget
-from server.settings import ServerSettings
+from secondglance_server.engine.loader import EMBEDDED
+from secondglance_server.engine.protocol import EngineInfo, Picture, PixelBudget
+from secondglance_server.settings import ServerSettings
+from secondglance_server.testing import serving
 
 EDGES = (1, 4, 16)
 ORIGINAL = (1600, 1200)
@@ -104,7 +104,7 @@ def conversations(
 @contextlib.contextmanager
 def server_of(name: str) -> Iterator[str]:
     """The model behind a server of its own."""
-    program = ("server.cli", "serve") if name == EMBEDDED else ("benchmarks.serve", name)
+    program = ("secondglance_server.cli", "serve") if name == EMBEDDED else ("benchmarks.serve", name)
     with serving(program=program, ready_timeout_s=600) as url:
         yield url
 

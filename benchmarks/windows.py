@@ -26,16 +26,16 @@ from rich.table import Table
 
 from benchmarks.codecs import read_rows
 from benchmarks.in_process import Edge, answers, compared, corners
-from edge_client.settings import EdgeSettings
-from evaluation.ahead import pictures_ahead, with_pictures
-from evaluation.example import Example
-from evaluation.held_out import HeldOutScenes
 from scenes.generator import shown_share
-from server.engine.loader import load_engine
-from server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine
-from server.gate import judge
-from server.localization import locate
-from shared.wire import ImageSize, PixelBox
+from secondglance.settings import EdgeSettings
+from secondglance_eval.asking.ahead import pictures_ahead, with_pictures
+from secondglance_eval.datasets.example import Example
+from secondglance_eval.datasets.held_out import HeldOutScenes
+from secondglance_protocol.wire import ImageSize, PixelBox
+from secondglance_server.engine.loader import load_engine
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine
+from secondglance_server.inference.gate import judge
+from secondglance_server.inference.localization import locate
 
 PADS = (0.0, 0.25, 0.5, 0.75)
 SMALLEST = (1.2, 1.6, 2.0)

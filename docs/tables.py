@@ -1,6 +1,7 @@
 """Writes the tables of docs/operations.md anew: every setting, every metric.   python docs/tables.py
 
-A setting's meaning is the comment behind it in `server/settings.py`, a metric's its own help text.
+A setting's meaning is the comment behind it in `secondglance_server/settings.py`,
+a metric's its own help text.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from server.app import create_app
-from server.engine.fake import FakeEngine
-from server.gauges import show_model
-from server.request_facts import RequestFacts
-from server.settings import ENV_PREFIX, ServerSettings
-from shared.errors import ErrorCode
-from shared.wire import Confidence
+from secondglance_protocol.errors import ErrorCode
+from secondglance_protocol.wire import Confidence
+from secondglance_server.app import create_app
+from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.inference.facts import RequestFacts
+from secondglance_server.settings import ENV_PREFIX, ServerSettings
+from secondglance_server.telemetry.gauges import show_model
 
 PAGE = Path(__file__).with_name("operations.md")
 _FIELD = re.compile(r"^    (\w+): [^#\n]*?(?:  # (.*))?$", re.MULTILINE)

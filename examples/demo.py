@@ -14,10 +14,10 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from edge_client import EdgeClient, Reply
-from edge_client.picture import draw_picture
-from edge_client.settings import EdgeSettings
-from server.child import serving
+from secondglance import EdgeClient, Reply
+from secondglance.settings import EdgeSettings
+from secondglance.show.drawing import draw_picture
+from secondglance_server.testing import serving
 
 HERE = pathlib.Path(__file__).parent
 PHOTO = HERE / "photo.jpg"

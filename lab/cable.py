@@ -60,7 +60,16 @@ def laid(photos: Path, log: Path) -> Iterator[Cable]:
     with contextlib.ExitStack() as running:
         pair = running.enter_context(joined())
         output = running.enter_context(log.open("wb"))
-        server = ("env", *environment, sys.executable, "-m", "server.cli", "serve", "--port", "8000")
+        server = (
+            "env",
+            *environment,
+            sys.executable,
+            "-m",
+            "secondglance_server.cli",
+            "serve",
+            "--port",
+            "8000",
+        )
         running.enter_context(pair.start("server", *server, log=output))
         relay = (sys.executable, "-m", "lab", "relay", "--listen", SERVER_ADDRESS, "--to", "127.0.0.1:8000")
         running.enter_context(pair.start("server", *relay, log=output))
@@ -72,7 +81,7 @@ def _wait_until_ready(pair: Namespaces, log: Path) -> None:
     deadline = time.monotonic() + _READY_TIMEOUT_S
     while time.monotonic() < deadline:
         with contextlib.suppress(LabError):
-            pair.run("server", sys.executable, "-m", "server.cli", "health", "--url", _SERVER)
+            pair.run("server", sys.executable, "-m", "secondglance_server.cli", "health", "--url", _SERVER)
             return
         time.sleep(0.2)
     raise LabError(f"the server was not ready within {_READY_TIMEOUT_S:.0f} s; see {log}")

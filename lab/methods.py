@@ -18,12 +18,12 @@ from typing import Literal, Protocol, Self, TypeAlias
 import httpx
 from PIL import Image
 
-from edge_client import EdgeClient, EdgeSettings
-from edge_client.encoding import Encoded
-from edge_client.requests import Ask, first_request
-from edge_client.steps import Send, Step
-from edge_client.transport import CountingTransport, measuring
-from shared.wire import Mode
+from secondglance import EdgeClient, EdgeSettings
+from secondglance.conversation.requests import Ask, first_request
+from secondglance.conversation.steps import Send, Step
+from secondglance.pictures.encoding import Encoded
+from secondglance.wire.counting import CountingTransport, measuring
+from secondglance_protocol.wire import Mode
 
 Method: TypeAlias = Literal["pair", "global-only", "always", "original"]
 METHODS: tuple[Method, ...] = ("pair", "global-only", "always", "original")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_client import EdgeClient
-from edge_client.images import Original
-from edge_client.settings import EdgeSettings
-from server.child import serving
+from secondglance import EdgeClient
+from secondglance.pictures.original import Original
+from secondglance.settings import EdgeSettings
+from secondglance_server.testing import serving
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 PHOTO = EXAMPLES / "photo.jpg"

@@ -14,11 +14,19 @@ HEAVY = {"torch", "transformers"}
 
 # Package -> what its files must not import, at whatever depth.
 FORBIDDEN = {
-    "edge_client": {"server", "evaluation", "lab", "fastapi", "starlette", "uvicorn", *HEAVY},
+    "edge_client": {
+        "secondglance_server",
+        "secondglance_eval",
+        "lab",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        *HEAVY,
+    },
     "evaluation": {"training", *HEAVY},  # it measures the product from outside
-    "lab": {"server", "training", "benchmarks", "evaluation", *HEAVY},
-    "scenes": {"server", "edge_client", "evaluation", "lab", *HEAVY},
-    "server": {"edge_client", "evaluation", "lab"},
+    "lab": {"secondglance_server", "training", "benchmarks", "secondglance_eval", *HEAVY},
+    "scenes": {"secondglance_server", "secondglance", "secondglance_eval", "lab", *HEAVY},
+    "server": {"secondglance", "secondglance_eval", "lab"},
 }
 
 
@@ -36,13 +44,13 @@ def wrong_imports(path: str, source: str) -> set[str]:
     package = path.partition("/")[0]
     found = set(imports(source))
     if package == "shared":
-        return found - sys.stdlib_module_names - {"shared", "pydantic"}
+        return found - sys.stdlib_module_names - {"secondglance_protocol", "pydantic"}
     forbidden = set(FORBIDDEN[package])
-    if path.startswith("edge_client/gateway/"):  # an extra: the one part of the edge that serves
+    if path.startswith("edge_client/secondglance/gateway/"):  # an extra: the one part of the edge that serves
         forbidden -= {"starlette", "uvicorn"}
-    if package == "server" and not path.startswith(("server/engine/", "server/embedded/")):
+    if package == "server" and not path.startswith("server/secondglance_server/engine/"):
         forbidden |= HEAVY
-    if path in ("server/engine/protocol.py", "server/engine/fake.py"):
+    if path in ("server/secondglance_server/engine/protocol.py", "server/secondglance_server/engine/fake.py"):
         forbidden |= HEAVY
     return found & forbidden
 
@@ -60,20 +68,23 @@ def test_imports_point_down(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("shared/wire.py", "import httpx"),
-        ("shared/wire.py", "from server.gate import judge"),
-        ("edge_client/client.py", "def f():\n    from server.app import create_app"),
-        ("server/gate.py", "import torch.nn"),
-        ("server/middleware/body.py", "from transformers import AutoModel"),
-        ("server/engine/llava.py", "import edge_client"),
-        ("server/engine/protocol.py", "import torch"),
+        ("shared/secondglance_protocol/wire.py", "import httpx"),
+        ("shared/secondglance_protocol/wire.py", "from secondglance_server.inference.gate import judge"),
+        (
+            "edge_client/secondglance/client.py",
+            "def f():\n    from secondglance_server.app import create_app",
+        ),
+        ("server/secondglance_server/inference/gate.py", "import torch.nn"),
+        ("server/secondglance_server/http/body.py", "from transformers import AutoModel"),
+        ("server/secondglance_server/engine/llava.py", "import secondglance"),
+        ("server/secondglance_server/engine/protocol.py", "import torch"),
         ("scenes/signs.py", "import torch"),
-        ("server/cli.py", "from evaluation.records import Record"),
-        ("evaluation/run.py", "import torch"),
-        ("lab/relay.py", "from server.app import create_app"),
-        ("edge_client/client.py", "from lab.relay import Relay"),
-        ("edge_client/commands/gateway.py", "import uvicorn"),
-        ("edge_client/gateway/app.py", "from fastapi import FastAPI"),
+        ("server/secondglance_server/cli.py", "from secondglance_eval.asking.records import Record"),
+        ("evaluation/secondglance_eval/asking/run.py", "import torch"),
+        ("lab/relay.py", "from secondglance_server.app import create_app"),
+        ("edge_client/secondglance/client.py", "from lab.relay import Relay"),
+        ("edge_client/secondglance/commands/gateway.py", "import uvicorn"),
+        ("edge_client/secondglance/gateway/app.py", "from fastapi import FastAPI"),
     ],
 )
 def test_a_wrong_import_is_found(path: str, source: str) -> None:
@@ -81,4 +92,8 @@ def test_a_wrong_import_is_found(path: str, source: str) -> None:
 
 
 def test_files_are_looked_at() -> None:
-    assert {"shared/wire.py", "server/app.py", "edge_client/__init__.py"} <= set(files())
+    assert {
+        "shared/secondglance_protocol/wire.py",
+        "server/secondglance_server/app.py",
+        "edge_client/secondglance/__init__.py",
+    } <= set(files())

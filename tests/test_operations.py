@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from docs.tables import page_with_tables, settings_table
-from server.settings import ENV_PREFIX, ServerSettings
+from secondglance_server.settings import ENV_PREFIX, ServerSettings
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "operations.md").read_text()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from server.child import free_port, serving
+from secondglance_server.testing import free_port, serving
 
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "examples" / "photo.jpg"
@@ -116,7 +116,7 @@ def start(
 
 def test_the_section_has_commands() -> None:
     """Every command of the program but for none; more than the tests below could miss."""
-    from edge_client.cli import COMMANDS as NAMES
+    from secondglance.cli import COMMANDS as NAMES
 
     assert {command.split()[1] for command in COMMANDS} == set(NAMES)
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from benchmarks.soak import Run, Sample, environment, growth, left_over, soak
-from server.child import serving
+from secondglance_server.testing import serving
 
 TTL_S = 2.0
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.ceiling import Cost, Machine
 from benchmarks.edges import Exchange
 from benchmarks.throughput import Level, ceiling, conversations, differing, run_level
-from server.child import serving
+from secondglance_server.testing import serving
 
 BUDGET = {"max_width": 224, "max_height": 224, "max_pixels": None}
 

@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from server.embedded.tower import TowerConfig
+from secondglance_server.engine.embedded.tower import TowerConfig
 from training.decoder_stage import decoder_config
 from training.tokenizer import CHAT_TEMPLATE, build_tokenizer
 from training.views import SIDE
@@ -72,5 +72,5 @@ def export(checkpoints: pathlib.Path, target: pathlib.Path) -> int:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    folder = pathlib.Path("server/embedded/weights")
+    folder = pathlib.Path("server/secondglance_server/engine/embedded/weights")
     print(json.dumps({"bytes": export(pathlib.Path("out/training"), folder), "folder": str(folder)}))

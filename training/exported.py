@@ -7,7 +7,7 @@ import pathlib
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from server.embedded.tower import AttentionBlock, ResidualBlock, Tower
+from secondglance_server.engine.embedded.tower import AttentionBlock, ResidualBlock, Tower
 
 PREFIXES = {
     "tower": "vision_tower.",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from server.embedded.tower import Tower, TowerConfig
+from secondglance_server.engine.embedded.tower import Tower, TowerConfig
 from training.beliefs import Beliefs, answer_codes, answer_loss, beliefs_of
 from training.decoder_stage import WIDTH, Answers, Symbols, answer_logits, decoder_config, whole_answers
 from training.exported import exported_parts

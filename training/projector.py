@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from server.embedded.tower import Tower, TowerConfig
+from secondglance_server.engine.embedded.tower import Tower, TowerConfig
 from training.decoder_stage import WIDTH, Symbols
 from training.exported import exported_parts, load_tower
 from training.journal import cosine

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scenes.signs import CHARACTERS, COLORS
-from server.embedded.tower import Tower, TowerConfig
+from secondglance_server.engine.embedded.tower import Tower, TowerConfig
 from training.exported import exported_parts, load_tower
 from training.journal import Journal, cosine, load_checkpoint, pick_device, save_checkpoint
 from training.muon import Optimizers

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.codecs import LOSSLESS, Codec, cheapest, difference, merged, study_scene, summarize
 from scenes.photos import original_of
-from server.engine.fake import FakeEngine
-from server.engine.protocol import AnswerRequest, AnswerResult, EngineError
+from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, EngineError
 
 
 class SeeingEngine(FakeEngine):

@@ -11,12 +11,12 @@ import pytest
 
 from benchmarks.ladder import FIXED_IMAGE, FIXED_PATCH, IMAGES, PATCHES, ask_scene, figures, lost, outcomes
 from benchmarks.marked import markdown_table, put_between
-from edge_client import EdgeClient, EdgeSettings, Hooks
-from edge_client.ladder import LADDER_FILE
-from edge_client.steps import Send
 from scenes.photos import original_of
-from server.child import serving
-from server.engine.loader import load_engine
+from secondglance import EdgeClient, EdgeSettings, Hooks
+from secondglance.conversation.steps import Send
+from secondglance.link.ladder import LADDER_FILE
+from secondglance_server.engine.loader import load_engine
+from secondglance_server.testing import serving
 
 
 def test_what_is_measured_in_process_is_what_the_pair_does_over_http() -> None:

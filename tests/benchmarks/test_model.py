@@ -11,11 +11,11 @@ from PIL import Image
 
 from benchmarks.in_process import Edge
 from benchmarks.model import Row, ask_scene, auroc, print_tables, summarize
-from edge_client.settings import EdgeSettings
 from scenes.generator import encode_jpeg, make_scene, render, shown_share
 from scenes.photos import originals
-from server.engine.fake import FakeEngine, FakeScript
-from shared.wire import PixelBox
+from secondglance.settings import EdgeSettings
+from secondglance_protocol.wire import PixelBox
+from secondglance_server.engine.fake import FakeEngine, FakeScript
 
 
 def row(

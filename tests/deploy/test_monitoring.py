@@ -14,11 +14,11 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.engine.fake import FakeEngine
-from server.request_facts import Outcome
-from server.skip import SkipReason
-from shared.errors import ErrorCode
-from shared.wire import Metric, TimingMs
+from secondglance_protocol.errors import ErrorCode
+from secondglance_protocol.wire import Metric, TimingMs
+from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.inference.facts import Outcome
+from secondglance_server.inference.skip import SkipReason
 from tests.server.exchange import ask, patch_for, put_patch, running_client
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

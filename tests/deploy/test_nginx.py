@@ -14,9 +14,9 @@ import httpx
 import pytest
 import trustme
 
-from edge_client import AsyncEdgeClient, NotAllowedError
-from server.child import free_port
-from server.engine.fake import FakeEngine
+from secondglance import AsyncEdgeClient, NotAllowedError
+from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.testing import free_port
 from tests.server.exchange import ask, assert_problem, bearer, encode, key_entry, live_server
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx.conf"

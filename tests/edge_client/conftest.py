@@ -19,16 +19,12 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from edge_client.settings import EdgeSettings
 from lab.faults import Fault, Schedule
 from lab.relay import Relay, relaying
-from server.app import create_app
-from server.engine.fake import FakeEngine
-from server.serving import uvicorn_config
-from server.settings import ServerSettings
-from shared.errors import ERRORS, ErrorCode, problem_type
-from shared.protocol import MEDIA_TYPES, PROTOCOL_VERSION
-from shared.wire import (
+from secondglance.settings import EdgeSettings
+from secondglance_protocol.errors import ERRORS, ErrorCode, problem_type
+from secondglance_protocol.protocol import MEDIA_TYPES, PROTOCOL_VERSION
+from secondglance_protocol.wire import (
     Box,
     Confidence,
     DefaultGate,
@@ -44,6 +40,10 @@ from shared.wire import (
     TimingMs,
     Usage,
 )
+from secondglance_server.app import create_app
+from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.serving import uvicorn_config
+from secondglance_server.settings import ServerSettings
 
 
 class Pictures:

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from server.engine.fake import FakeEngine, FakeScript
-from server.engine.protocol import AnswerRequest, AnswerResult, EngineError
+from secondglance_server.engine.fake import FakeEngine, FakeScript
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, EngineError
 
 
 class CountingEngine(FakeEngine):

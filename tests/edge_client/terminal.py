@@ -11,7 +11,7 @@ import sys
 def in_terminal(*arguments: object, **environment: str) -> tuple[str, str]:
     """Run a command with stderr on a terminal and stdout on a pipe; returns both."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "edge_client.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "secondglance.cli", *map(str, arguments)]
     variables = os.environ | {"TERM": "xterm-256color", "COLUMNS": "200"} | environment
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=variables) as process:
         os.close(theirs)

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge_client.cli import app
-from server.engine.fake import FakeScript
+from secondglance.cli import app
+from secondglance_server.engine.fake import FakeScript
 from tests.edge_client.counting_engine import CountingEngine
 from tests.edge_client.terminal import in_terminal
 from tests.server.exchange import key_entry
@@ -185,7 +185,7 @@ def test_a_server_that_comes_back_in_time_is_waited_for(
 ) -> None:
     """Nobody listens at first; the server starts when the edge has failed for the first time."""
     monkeypatch.setenv("SECONDGLANCE_EDGE_RETRIES", "0")
-    from edge_client import batch
+    from secondglance.batch import batch
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -225,7 +225,7 @@ def test_an_interrupt_keeps_what_was_answered(
 ) -> None:
     engine.script = FakeScript(delay_s=0.2)
     out = tmp_path / "results.jsonl"
-    command = [sys.executable, "-m", "edge_client.cli", "batch", str(photos), *Q, "--url", url, "-j", "1"]
+    command = [sys.executable, "-m", "secondglance.cli", "batch", str(photos), *Q, "--url", url, "-j", "1"]
     with subprocess.Popen(
         [*command, "--out", str(out)], stderr=subprocess.PIPE, preexec_fn=_hear_interrupts
     ) as process:

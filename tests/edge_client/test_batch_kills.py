@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.engine.fake import FakeScript
+from secondglance_server.engine.fake import FakeScript
 from tests.edge_client.counting_engine import CountingEngine
 
 IS_LONG = bool(os.environ.get("EDGE_ENDURANCE"))
@@ -29,7 +29,7 @@ DEADLINE_S = 180.0
 
 
 def start(photos: Path, out: Path, url: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "edge_client.cli", "batch", str(photos), "-q", "What?", "--url", url]
+    command = [sys.executable, "-m", "secondglance.cli", "batch", str(photos), "-q", "What?", "--url", url]
     options = ["--out", str(out), "--resume", "--concurrency", str(CONCURRENCY)]
     return subprocess.Popen([*command, *options], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge_client.budget import PixelBudget
+from secondglance.pictures.budget import PixelBudget
 
 sides = st.integers(1, 16_384)
 

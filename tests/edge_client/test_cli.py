@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from edge_client.cli import app
-from server.engine.fake import FakeEngine, FakeScript
+from secondglance.cli import app
+from secondglance_server.engine.fake import FakeEngine, FakeScript
 from tests.edge_client.terminal import in_terminal
 from tests.server.exchange import key_entry
 
-SECONDGLANCE = [sys.executable, "-c", "from edge_client.cli import main; main()"]
+SECONDGLANCE = [sys.executable, "-c", "from secondglance.cli import main; main()"]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from starlette.datastructures import Headers
 
-from edge_client import (
+from secondglance import (
     AsyncEdgeClient,
     BadImageError,
     BusyError,
@@ -28,12 +28,12 @@ from edge_client import (
     UplinkBudgetError,
     UsageError,
 )
-from edge_client.images import Original
-from edge_client.steps import Pause
-from server.tracing import parse_traceparent
-from shared.errors import ErrorCode
-from shared.protocol import MAX_DEADLINE_MS, PROTOCOL_VERSION
-from shared.wire import InferenceRequest
+from secondglance.conversation.steps import Pause
+from secondglance.pictures.original import Original
+from secondglance_protocol.errors import ErrorCode
+from secondglance_protocol.protocol import MAX_DEADLINE_MS, PROTOCOL_VERSION
+from secondglance_protocol.wire import InferenceRequest
+from secondglance_server.telemetry.tracing import parse_traceparent
 
 Ask = Callable[..., Reply]
 

@@ -7,8 +7,8 @@ import io
 import pytest
 from PIL import Image, ImageCms
 
-from edge_client.color import to_srgb
-from edge_client.errors import BadImageError
+from secondglance.errors import BadImageError
+from secondglance.pictures.color import to_srgb
 
 
 def one_pixel(mode: str, value: object) -> Image.Image:

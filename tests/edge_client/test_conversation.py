@@ -8,15 +8,15 @@ from typing import Any
 import httpx
 import pytest
 
-from edge_client.conversation import Conversation
-from edge_client.errors import BusyError, EdgeError, TimedOutError
-from edge_client.images import Original
-from edge_client.known import Known
-from edge_client.reply import Reply
-from edge_client.requests import Ask
-from edge_client.settings import EdgeSettings
-from edge_client.steps import Answered, Arrived, Compute, Lost, Pause, Send, Step
-from shared.errors import ErrorCode
+from secondglance.conversation.conversation import Conversation
+from secondglance.conversation.requests import Ask
+from secondglance.conversation.server_memory import Known
+from secondglance.conversation.steps import Answered, Arrived, Compute, Lost, Pause, Send, Step
+from secondglance.errors import BusyError, EdgeError, TimedOutError
+from secondglance.pictures.original import Original
+from secondglance.reply import Reply
+from secondglance.settings import EdgeSettings
+from secondglance_protocol.errors import ErrorCode
 
 
 class Stage:

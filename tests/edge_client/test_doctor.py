@@ -14,7 +14,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge_client.cli import app
+from secondglance.cli import app
 from tests.edge_client.counting_engine import CountingEngine
 from tests.server.exchange import key_entry
 

@@ -7,8 +7,8 @@ import io
 import pytest
 from PIL import Image
 
-from edge_client.encoding import Recipe, encode
-from edge_client.errors import BadImageError
+from secondglance.errors import BadImageError
+from secondglance.pictures.encoding import Recipe, encode
 
 ALL = ("image/jpeg", "image/png", "image/webp")
 PLENTY = 10**9

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from edge_client import errors
-from edge_client.failures import failure_of
-from edge_client.steps import Arrived, Lost
-from shared.errors import ERRORS, ErrorCode
+from secondglance import errors
+from secondglance.conversation.failures import failure_of
+from secondglance.conversation.steps import Arrived, Lost
+from secondglance_protocol.errors import ERRORS, ErrorCode
 
 EXIT_CODES = {2, 65, 69, 75, 77, 124}
 

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge_client.cli import COMMANDS, app
-from server.engine.fake import FakeEngine, FakeScript
+from secondglance.cli import COMMANDS, app
+from secondglance_server.engine.fake import FakeEngine, FakeScript
 from tests.edge_client.golden import FOLDER, UPDATE, check_entry, check_json, check_text, shape_of
 from tests.server.exchange import key_entry
 
@@ -170,7 +170,7 @@ def test_completion_knows_the_commands(shell: str) -> None:
         "COMP_CWORD": "1",
         "PATH": "/usr/bin:/bin",
     }
-    command = [sys.executable, "-m", "edge_client.cli"]
+    command = [sys.executable, "-m", "secondglance.cli"]
     ran = subprocess.run(
         command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
     )

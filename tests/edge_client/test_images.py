@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops, ImageOps, ImageStat
 
-from edge_client.budget import PixelBudget
-from edge_client.color import to_srgb
-from edge_client.errors import BadImageError
-from edge_client.images import Original
+from secondglance.errors import BadImageError
+from secondglance.pictures.budget import PixelBudget
+from secondglance.pictures.color import to_srgb
+from secondglance.pictures.original import Original
 
 ODD_SIZES = [(1, 1), (2, 2), (1, 4000), (4000, 1), (333, 517)]
 
@@ -236,7 +236,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(pictures) -> None:
 PEAK_GROWTH = """
 import sys
 from pathlib import Path
-from edge_client.images import Original
+from secondglance.pictures.original import Original
 
 def peak_kib():
     return int(next(l for l in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in l).split()[1])
@@ -274,8 +274,8 @@ import sys, warnings
 warnings.simplefilter("error")
 from PIL import Image
 limit = Image.MAX_IMAGE_PIXELS
-from edge_client.budget import PixelBudget
-from edge_client.images import Original
+from secondglance.pictures.budget import PixelBudget
+from secondglance.pictures.original import Original
 with Original(sys.argv[1]) as original:
     assert original.size == (9000, 12000), original.size
     assert original.global_image(PixelBudget(448, 448)).size == (336, 448)

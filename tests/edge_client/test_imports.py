@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "edge_client"
-HEAVY = {"torch", "transformers", "fastapi", "starlette", "numpy", "server"}
+PACKAGE = Path(__file__).parents[2] / "edge_client" / "secondglance"
+HEAVY = {"torch", "transformers", "fastapi", "starlette", "numpy", "secondglance_server"}
 
 
 def loaded_by(code: str) -> set[str]:
@@ -30,22 +30,22 @@ def test_importing_the_edge_and_each_of_its_modules_loads_nothing_heavy() -> Non
     # The gateway is an extra and may serve; that nothing else loads it is what this holds, too.
     names = (name for name in names if "gateway" not in name.parts or name.parts[1] == "commands")
     modules = [".".join(name.parts) for name in names if name.name != "__init__"]
-    code = "import edge_client\n" + "\n".join(f"import {module}" for module in modules)
-    code += "\nfor name in edge_client.__all__: getattr(edge_client, name)"
+    code = "import secondglance\n" + "\n".join(f"import {module}" for module in modules)
+    code += "\nfor name in secondglance.__all__: getattr(secondglance, name)"
     assert loaded_by(code) & HEAVY == set()
 
 
 def test_the_check_above_can_fail() -> None:
-    assert loaded_by("import server.engine.protocol") & HEAVY == {"numpy", "server"}
+    assert loaded_by("import secondglance_server.engine.protocol") & HEAVY == {"numpy", "secondglance_server"}
 
 
 def test_the_gateway_loads_what_serves_and_nothing_heavier() -> None:
-    assert loaded_by("import edge_client.gateway.serve") & HEAVY == {"starlette"}
+    assert loaded_by("import secondglance.gateway.serve") & HEAVY == {"starlette"}
 
 
 def test_the_command_lines_help_waits_for_no_http_library() -> None:
     """Nor for rich; every command is looked up, as `--help` does to list them."""
-    code = "from edge_client.cli import app, _Commands\ndict(_Commands())"
+    code = "from secondglance.cli import app, _Commands\ndict(_Commands())"
     assert loaded_by(code) & {"httpx", "pydantic", "PIL", "rich"} == set()
 
 
@@ -59,14 +59,15 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-def test_the_edge_imports_shared_and_itself_of_our_packages() -> None:
-    ours = {"server", "shared", "edge_client", "scenes", "training", "benchmarks"}
+def test_the_edge_imports_the_protocol_and_itself_of_our_packages() -> None:
+    ours = {"secondglance", "secondglance_protocol", "secondglance_server", "secondglance_eval"}
+    ours |= {"lab", "scenes", "training", "benchmarks"}
     used = set().union(*(imports_of(path) for path in PACKAGE.rglob("*.py")))
-    assert used & ours == {"shared", "edge_client"}
+    assert used & ours == {"secondglance", "secondglance_protocol"}
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
-    import edge_client
+    import secondglance
 
     with pytest.raises(AttributeError, match="Nothing"):
-        edge_client.Nothing  # noqa: B018  # the access is the test
+        secondglance.Nothing  # noqa: B018  # the access is the test

@@ -11,15 +11,15 @@ import httpx
 import pytest
 from PIL import Image
 
-from edge_client import AsyncEdgeClient, EdgeClient, EdgeSettings, Hooks, TimedOutError
-from edge_client.ladder import IMAGES, PATCHES, choose, rungs_of, smallest
-from edge_client.link import Link
-from edge_client.recipes import Recipes
-from edge_client.report import SentPictures
 from lab.faults import Delay, RateLimit, Schedule
 from lab.relay import relaying
-from server.engine.fake import FakeEngine
-from shared.wire import PixelBox
+from secondglance import AsyncEdgeClient, EdgeClient, EdgeSettings, Hooks, TimedOutError
+from secondglance.link.ladder import IMAGES, PATCHES, choose, rungs_of, smallest
+from secondglance.link.link import Link
+from secondglance.link.recipes import Recipes
+from secondglance.show.report import SentPictures
+from secondglance_protocol.wire import PixelBox
+from secondglance_server.engine.fake import FakeEngine
 
 SLOW, FAST = 32_000, 10_000_000  # bytes a second: 256 kbit/s, 80 Mbit/s
 

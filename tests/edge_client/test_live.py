@@ -17,7 +17,8 @@ import pytest
 import trustme
 from PIL import Image, ImageOps
 
-from edge_client import (
+from lab.faults import ByteLimit, Cut, Reset
+from secondglance import (
     AsyncEdgeClient,
     EdgeClient,
     EdgeSettings,
@@ -26,12 +27,11 @@ from edge_client import (
     ServerUnavailableError,
     UplinkBudgetError,
 )
-from edge_client.client import Observer
-from lab.faults import ByteLimit, Cut, Reset
-from server.app import create_app
-from server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
-from server.engine.protocol import AnswerResult, EngineError, PixelBudget
-from server.settings import ServerSettings
+from secondglance.client import Observer
+from secondglance_server.app import create_app
+from secondglance_server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
+from secondglance_server.engine.protocol import AnswerResult, EngineError, PixelBudget
+from secondglance_server.settings import ServerSettings
 from tests.server.exchange import key_entry
 
 QUICK = {"retry_wait_s": 0.001, "max_retry_wait_s": 0.002}

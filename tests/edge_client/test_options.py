@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from edge_client import AsyncEdgeClient, EdgeClient, Hooks
-from edge_client.steps import Arrived, Lost, Send
-from shared.errors import ErrorCode
+from secondglance import AsyncEdgeClient, EdgeClient, Hooks
+from secondglance.conversation.steps import Arrived, Lost, Send
+from secondglance_protocol.errors import ErrorCode
 
 
 @pytest.fixture(params=["blocking", "async"])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from edge_client.orientation import stored_box, turn_upright, upright_size
+from secondglance.pictures.orientation import stored_box, turn_upright, upright_size
 
 
 @st.composite

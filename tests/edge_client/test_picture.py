@@ -8,8 +8,8 @@ import httpx
 import pytest
 from PIL import Image, ImageFont
 
-from edge_client import EdgeClient, Reply
-from edge_client.picture import Line, caption_lines, draw_picture, readable_bytes, wrapped
+from secondglance import EdgeClient, Reply
+from secondglance.show.drawing import Line, caption_lines, draw_picture, readable_bytes, wrapped
 
 
 @pytest.fixture

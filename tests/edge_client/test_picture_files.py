@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.errors import UsageError
-from edge_client.picture_files import find_pictures, is_picture_name, listed_names
+from secondglance.errors import UsageError
+from secondglance.pictures.files import find_pictures, is_picture_name, listed_names
 
 
 @pytest.fixture

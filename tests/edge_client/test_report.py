@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from edge_client import EdgeClient, Hooks
-from edge_client.cli import app
-from edge_client.report import Sent, SentPictures, report_page
-from server.engine.fake import FakeEngine, FakeScript
-from shared.errors import ErrorCode
+from secondglance import EdgeClient, Hooks
+from secondglance.cli import app
+from secondglance.show.report import Sent, SentPictures, report_page
+from secondglance_protocol.errors import ErrorCode
+from secondglance_server.engine.fake import FakeEngine, FakeScript
 
 
 class Page(HTMLParser):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_client import results_file
-from edge_client.errors import UsageError
-from edge_client.results_file import ResultsFile, Version
+from secondglance.batch import results_file
+from secondglance.batch.results_file import ResultsFile, Version
+from secondglance.errors import UsageError
 
 ONE, TWO = Version("/p/1.jpg", 10, 100), Version("/p/2.jpg", 20, 200)
 

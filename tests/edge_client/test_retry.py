@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.retry import RetryPolicy, parse_retry_after
+from secondglance.retry import RetryPolicy, parse_retry_after
 
 chance = st.floats(0, 1, exclude_max=True)
 

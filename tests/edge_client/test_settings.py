@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edge_client.errors import UsageError
-from edge_client.settings import load_settings
+from secondglance.errors import UsageError
+from secondglance.settings import load_settings
 
 
 def test_the_documented_names_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

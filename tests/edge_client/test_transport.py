@@ -15,14 +15,14 @@ import httpx
 import pytest
 import trustme
 
-from edge_client.transport import (
+from lab.faults import Reset
+from secondglance.wire.counting import (
     AsyncCountingStream,
     AsyncCountingTransport,
     CountingStream,
     CountingTransport,
     measuring,
 )
-from lab.faults import Reset
 
 BODY = bytes(range(256)) * 400  # 102,400 bytes: several slices, several TLS records
 

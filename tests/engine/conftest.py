@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import tests.engine.tiny
-from server.engine.loader import load_engine
-from server.engine.prefix import PrefixEngine
+from secondglance_server.engine.loader import load_engine
+from secondglance_server.engine.prefix import PrefixEngine
 from tests.engine.tiny.parts import Tiny
 
 torch.set_num_threads(1)

@@ -13,10 +13,10 @@ from transformers import VipLlavaConfig as ToyConfig
 from transformers import VipLlavaForConditionalGeneration as ToyModel
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from server.engine import adapters
-from server.engine.loader import ModelLoadError, load_engine
-from server.engine.prefix import PrefixEngine
-from server.engine.protocol import Picture
+from secondglance_server.engine import adapters
+from secondglance_server.engine.loader import ModelLoadError, load_engine
+from secondglance_server.engine.prefix import PrefixEngine
+from secondglance_server.engine.protocol import Picture
 from tests.engine import test_equalities as equalities
 from tests.engine.conftest import Family
 from tests.engine.tiny.parts import SIGLIP, TEXT, Tiny, byte_tokenizer, chat, save_and_reload

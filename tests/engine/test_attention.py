@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from server.engine import attention
-from server.engine.attention import last_row, recording, register_capture
+from secondglance_server.engine import attention
+from secondglance_server.engine.attention import last_row, recording, register_capture
 
 
 class Layer(torch.nn.Module):

@@ -7,8 +7,8 @@ import pathlib
 
 import pytest
 
-from server.engine.calibration import Calibration, read_calibration
-from server.engine.protocol import GateDefaults, LocalizationDefaults
+from secondglance_server.engine.model_defaults import Calibration, read_calibration
+from secondglance_server.engine.protocol import GateDefaults, LocalizationDefaults
 
 FAMILY = LocalizationDefaults(base_side=448, origin="the family's table")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from server.engine.decode import decode_greedily, uncertainty
+from secondglance_server.engine.decode import decode_greedily, uncertainty
 
 END = 0
 

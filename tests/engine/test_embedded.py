@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from server.engine.calibration import read_calibration
-from server.engine.loader import EMBEDDED_WEIGHTS, load_engine
-from server.engine.prefix import PrefixEngine
-from server.engine.protocol import AnswerRequest, AnswerResult, Picture
+from secondglance_server.engine.loader import EMBEDDED_WEIGHTS, load_engine
+from secondglance_server.engine.model_defaults import read_calibration
+from secondglance_server.engine.prefix import PrefixEngine
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Picture
 from tests.engine.tiny.parts import picture
 
 QUESTION = "What is written on the red sign?"

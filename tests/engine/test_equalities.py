@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from server.engine.prefix import NEUTRAL_PROMPT
-from server.engine.protocol import AnswerRequest, AnswerResult, Picture
+from secondglance_server.engine.prefix import NEUTRAL_PROMPT
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Picture
 from tests.engine.conftest import Family
 from tests.engine.tiny.parts import RGB, picture
 

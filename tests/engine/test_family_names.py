@@ -7,11 +7,11 @@ import pathlib
 
 import pytest
 
-from server.engine.adapters import discover
+from secondglance_server.engine.adapters import discover
 
-SERVER = pathlib.Path(__file__).parents[2] / "server"
+SERVER = pathlib.Path(__file__).parents[2] / "server" / "secondglance_server"
 ADAPTERS = SERVER / "engine" / "adapters"
-WEIGHTS_CODE = SERVER / "embedded"  # a model's own code may say what it is built of
+WEIGHTS_CODE = SERVER / "engine" / "embedded"  # a model's own code may say what it is built of
 STEMS = ("llava", "qwen", "internvl", "idefics", "smolvlm", "gemma")
 
 

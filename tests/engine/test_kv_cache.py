@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.cache_utils import Cache
 
-from server.engine.kv_cache import SLACK_TOKENS, RoomyLayer, empty_cache, keep_prefix, resume
+from secondglance_server.engine.kv_cache import SLACK_TOKENS, RoomyLayer, empty_cache, keep_prefix, resume
 
 
 def tokens(batch: int, count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers.utils.logging import is_progress_bar_enabled
 
-from server.engine.loader import ModelLoadError, load_engine
-from server.engine.placement import place
-from server.engine.prefix import PrefixEngine
+from secondglance_server.engine.loader import ModelLoadError, load_engine
+from secondglance_server.engine.placement import place
+from secondglance_server.engine.prefix import PrefixEngine
 from tests.engine.tiny import llava
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from server.engine.protocol import AnswerRequest, AnswerResult, EngineError, Picture
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, EngineError, Picture
 from tests.engine.conftest import Family, load_family
 from tests.engine.tiny.parts import picture
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from server.engine.kv_cache import PrefixStates
-from server.engine.prefix_store import PrefixStore, StoredPrefix
+from secondglance_server.engine.kv_cache import PrefixStates
+from secondglance_server.engine.prefix_store import PrefixStore, StoredPrefix
 
 
 def prefix(n_bytes: int) -> StoredPrefix:

@@ -11,8 +11,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from server.engine.adapters.protocol import ImageLayout
-from server.engine.prompt import PromptBuilder
+from secondglance_server.engine.adapters.protocol import ImageLayout
+from secondglance_server.engine.prompt import PromptBuilder
 from tests.engine.tiny.llava import TEMPLATE
 from tests.engine.tiny.parts import byte_tokenizer
 
@@ -112,6 +112,6 @@ def test_a_template_without_a_place_for_images_is_refused() -> None:
 
 def test_the_tree_of_tiny_models_covers_every_adapter_file() -> None:
     here = pathlib.Path(__file__).parent
-    adapters = here.parents[1] / "server" / "engine" / "adapters"
+    adapters = here.parents[1] / "server" / "secondglance_server" / "engine" / "adapters"
     families = {p.stem for p in adapters.glob("*.py")} - {"__init__", "base", "protocol"}
     assert families <= {p.stem for p in (here / "tiny").glob("*.py")}

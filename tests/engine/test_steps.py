@@ -8,11 +8,11 @@ import pathlib
 import pytest
 import torch
 
-from server.engine import steps
-from server.engine.adapters.protocol import Chunk
-from server.engine.loader import load_engine
-from server.engine.prefix import PrefixEngine
-from server.engine.protocol import AnswerRequest, AnswerResult, Picture
+from secondglance_server.engine import steps
+from secondglance_server.engine.adapters.protocol import Chunk
+from secondglance_server.engine.loader import load_engine
+from secondglance_server.engine.prefix import PrefixEngine
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Picture
 from tests.engine.tiny import llava
 from tests.engine.tiny.parts import picture
 
@@ -103,7 +103,7 @@ def test_a_recording_that_computes_something_else_is_not_used(
         return -logits if chunk.embeddings.shape[1] == 1 and int(chunk.positions.max()) % 2 else logits
 
     monkeypatch.setattr(engine.adapter, "forward", odd_steps_differ)
-    with caplog.at_level(logging.WARNING, "server.engine"):
+    with caplog.at_level(logging.WARNING, "secondglance_server.engine"):
         answers = [ask(engine, "a")[0] for _ in range(3)]
     assert len(engine.steps) == 0
     assert {answer.text for answer in answers} == {answers[0].text}
@@ -119,7 +119,7 @@ def test_a_step_that_cannot_be_recorded_is_run_eagerly(
         raise RuntimeError("no tracer")
 
     monkeypatch.setattr(steps, "_trace", fail)
-    with caplog.at_level(logging.WARNING, "server.engine"):
+    with caplog.at_level(logging.WARNING, "secondglance_server.engine"):
         answers = [ask(engine, "a")[0] for _ in range(3)]
     assert {answer.text for answer in answers} == {answers[0].text}
     assert [record.reason for record in caplog.records] == ["no tracer"]  # type: ignore[attr-defined]  # once

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from evaluation.records import Record, StageCost, TokenUncertainty
-from shared.wire import PixelBox
+from secondglance_eval.asking.records import Record, StageCost, TokenUncertainty
+from secondglance_protocol.wire import PixelBox
 
 MakeRecord = Callable[..., Record]
 

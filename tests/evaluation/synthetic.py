@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from evaluation.methods import ALWAYS
-from evaluation.records import Record, StageCost, TokenUncertainty
+from secondglance_eval.asking.methods import ALWAYS
+from secondglance_eval.asking.records import Record, StageCost, TokenUncertainty
 
 
 def records(seed: int, pictures: int, *, noise: float = 0.3) -> list[Record]:

@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from edge_client import EdgeClient
-from evaluation.ahead import Group
-from evaluation.asking import Asker
-from evaluation.calibrating import always_ask, one_target
-from evaluation.calibration import CalibrationError, TargetKind, halves
-from evaluation.campaign import RECORDS_FILE
-from evaluation.cli import app
-from evaluation.example import Example, exact_match
-from evaluation.facts import Facts
-from evaluation.records import read_records
-from evaluation.run import Pace
 from scenes.generator import encode_jpeg, make_scene, render
-from server.child import serving
-from server.gate_calibration import read_gate_calibration
+from secondglance import EdgeClient
+from secondglance_eval.asking.ahead import Group
+from secondglance_eval.asking.asking import Asker
+from secondglance_eval.asking.records import read_records
+from secondglance_eval.asking.run import Pace
+from secondglance_eval.campaign import RECORDS_FILE
+from secondglance_eval.cli import app
+from secondglance_eval.datasets.example import Example, exact_match
+from secondglance_eval.facts import Facts
+from secondglance_eval.judging.calibrating import always_ask, one_target
+from secondglance_eval.judging.calibration import CalibrationError, TargetKind, halves
+from secondglance_server.calibrated_gate import read_gate_calibration
+from secondglance_server.testing import serving
 
 SIZE = (1200, 900)
 PICTURES = 20

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.calibration import (
+from secondglance_eval.asking.records import Record, TokenUncertainty
+from secondglance_eval.judging.calibration import (
     DEFAULT_GATE,
     CalibrationError,
     Choice,
@@ -19,13 +20,12 @@ from evaluation.calibration import (
     halves,
     threshold_for,
 )
-from evaluation.calibration_file import calibration_of, described, write_calibration
-from evaluation.gates import ALL_GATES, Gate
-from evaluation.records import Record, TokenUncertainty
-from evaluation.study import Study
-from server.engine.protocol import GateDefaults, TokenStats
-from server.gate import is_doubtful, judge
-from server.gate_calibration import read_gate_calibration
+from secondglance_eval.judging.calibration_file import calibration_of, described, write_calibration
+from secondglance_eval.judging.gates import ALL_GATES, Gate
+from secondglance_eval.judging.study import Study
+from secondglance_server.calibrated_gate import read_gate_calibration
+from secondglance_server.engine.protocol import GateDefaults, TokenStats
+from secondglance_server.inference.gate import is_doubtful, judge
 from tests.evaluation.synthetic import records
 
 SEEDS = 24

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from evaluation.cases import CASES, pick_cases, what_happened
-from evaluation.records import Record
+from secondglance_eval.asking.records import Record
+from secondglance_eval.judging.cases import CASES, pick_cases, what_happened
 
 MakeRecord = Callable[..., Record]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.crops import centre_crop, oracle_crop, random_crop
-from evaluation.example import Example, ImageFile
-from shared.geometry import has_shape_of
-from shared.wire import ImageSize, PixelBox
+from secondglance_eval.asking.crops import centre_crop, oracle_crop, random_crop
+from secondglance_eval.datasets.example import Example, ImageFile
+from secondglance_protocol.geometry import has_shape_of
+from secondglance_protocol.wire import ImageSize, PixelBox
 
 
 def example(size: tuple[int, int], box: PixelBox | None = None, number: int = 0) -> Example:

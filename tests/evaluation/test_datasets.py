@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from evaluation.datasets.docvqa import read_docvqa
-from evaluation.datasets.files import DatasetError, FileDataset
-from evaluation.datasets.jsonl import read_jsonl
-from evaluation.datasets.named import open_with_choice
-from evaluation.datasets.textvqa import read_textvqa
-from evaluation.datasets.vstar import read_vstar
-from shared.wire import PixelBox
+from secondglance_eval.datasets.docvqa import read_docvqa
+from secondglance_eval.datasets.files import DatasetError, FileDataset
+from secondglance_eval.datasets.jsonl import read_jsonl
+from secondglance_eval.datasets.named import open_with_choice
+from secondglance_eval.datasets.textvqa import read_textvqa
+from secondglance_eval.datasets.vstar import read_vstar
+from secondglance_protocol.wire import PixelBox
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30), orientation: int = 1) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.example import Example, ImageFile, exact_match
+from secondglance_eval.datasets.example import Example, ImageFile, exact_match
 
 
 def example(*answers: str) -> Example:

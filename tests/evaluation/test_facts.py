@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.facts import Facts, OtherRunError, files_of_model
-from evaluation.held_out import HeldOutScenes
-from server.engine.fake import FakeEngine
-from server.replies import model_response
-from server.settings import ServerSettings
+from secondglance_eval.datasets.held_out import HeldOutScenes
+from secondglance_eval.facts import Facts, OtherRunError, files_of_model
+from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.inference.replies import model_response
+from secondglance_server.settings import ServerSettings
 
 
 def facts(scenes: int = 3, first_seed: int = 200_000, model_files: Path | None = None) -> Facts:

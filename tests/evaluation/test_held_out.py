@@ -7,7 +7,7 @@ import pickle
 
 from PIL import Image
 
-from evaluation.held_out import CALIBRATION_SEED, PIXELS, TEST_SEED, HeldOutScenes, size_of
+from secondglance_eval.datasets.held_out import CALIBRATION_SEED, PIXELS, TEST_SEED, HeldOutScenes, size_of
 
 
 def test_sizes_are_4_to_12_megapixels_of_varied_shape() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.intervals import Resamples, auroc, weighted_auroc
+from secondglance_eval.judging.intervals import Resamples, auroc, weighted_auroc
 
 
 def independent(n: int) -> list[str]:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from evaluation.campaign import RECORDS_FILE
-from evaluation.cli import app
-from evaluation.gates import Gate
-from evaluation.held_out import HeldOutScenes
-from evaluation.methods import GLOBAL_PREFIX, WHOLE_EVERY
-from evaluation.records import Record, read_records
-from evaluation.study import Study
+from secondglance_eval.asking.methods import GLOBAL_PREFIX, WHOLE_EVERY
+from secondglance_eval.asking.records import Record, read_records
+from secondglance_eval.campaign import RECORDS_FILE
+from secondglance_eval.cli import app
+from secondglance_eval.datasets.held_out import HeldOutScenes
+from secondglance_eval.judging.gates import Gate
+from secondglance_eval.judging.study import Study
 
 SCENES = 4
 KEYS = (

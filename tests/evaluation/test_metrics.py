@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.example import Example
-from evaluation.metrics import anls, choice_letter, levenshtein, normalize_vqa, vqa_accuracy
+from secondglance_eval.datasets.example import Example
+from secondglance_eval.judging.metrics import anls, choice_letter, levenshtein, normalize_vqa, vqa_accuracy
 
 
 def example(*answers: str) -> Example:

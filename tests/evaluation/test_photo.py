@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_client import EdgeSettings
-from edge_client.encoding import Recipe
-from evaluation.equal_bytes import Chosen, Tried, at_bytes, load_choice
-from evaluation.photo import Photo, View
-from server.engine.fake import FakeEngine
-from server.replies import model_response
-from server.settings import ServerSettings
-from shared.wire import ModelResponse, PixelBox
+from secondglance import EdgeSettings
+from secondglance.pictures.encoding import Recipe
+from secondglance_eval.asking.equal_bytes import Chosen, Tried, at_bytes, load_choice
+from secondglance_eval.asking.photo import Photo, View
+from secondglance_protocol.wire import ModelResponse, PixelBox
+from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.inference.replies import model_response
+from secondglance_server.settings import ServerSettings
 
 SIZE = (1600, 1200)
 
@@ -66,7 +66,7 @@ def test_the_original_goes_as_it_is(photos: list[Photo], model: ModelResponse) -
 
 
 def test_a_patch_shows_the_box(photos: list[Photo]) -> None:
-    from server.replies import patch_offer
+    from secondglance_server.inference.replies import patch_offer
 
     offer = patch_offer("inf_1", FakeEngine().info, ServerSettings())
     box = PixelBox(left=10, top=20, right=110, bottom=80)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.records import Record, RecordsError, RecordWriter, read_records
+from secondglance_eval.asking.records import Record, RecordsError, RecordWriter, read_records
 
 MakeRecord = Callable[..., Record]
 

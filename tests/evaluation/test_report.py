@@ -11,26 +11,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.campaign import CASES_FOLDER, RECORDS_FILE, cases_of
-from evaluation.cases import save_pictures
-from evaluation.curves import GateFigures
-from evaluation.facts import Facts
-from evaluation.gates import Gate
-from evaluation.held_out import HeldOutScenes
-from evaluation.intervals import Estimate
-from evaluation.photo import View
-from evaluation.records import Record, RecordWriter, StageCost
-from evaluation.report import page
-from evaluation.report.comparison import Comparison
-from evaluation.report.markdown import markdown_table
-from evaluation.report.tables import TextTable, gates_sentence
-from evaluation.report.write import write_report
-from evaluation.study import Study
 from scenes.generator import encode_jpeg
-from server.engine.fake import FakeEngine
-from server.replies import model_response
-from server.settings import ServerSettings
-from shared.wire import DefaultGate
+from secondglance_eval.asking.photo import View
+from secondglance_eval.asking.records import Record, RecordWriter, StageCost
+from secondglance_eval.campaign import CASES_FOLDER, RECORDS_FILE, cases_of
+from secondglance_eval.datasets.held_out import HeldOutScenes
+from secondglance_eval.facts import Facts
+from secondglance_eval.judging.cases import save_pictures
+from secondglance_eval.judging.curves import GateFigures
+from secondglance_eval.judging.gates import Gate
+from secondglance_eval.judging.intervals import Estimate
+from secondglance_eval.judging.study import Study
+from secondglance_eval.report import page
+from secondglance_eval.report.comparison import Comparison
+from secondglance_eval.report.markdown import markdown_table
+from secondglance_eval.report.tables import TextTable, gates_sentence
+from secondglance_eval.report.write import write_report
+from secondglance_protocol.wire import DefaultGate
+from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.inference.replies import model_response
+from secondglance_server.settings import ServerSettings
 
 MakeRecord = Callable[..., Record]
 GATE = DefaultGate(metric="min_entropy", aggregate="max", threshold=0.5)
@@ -125,7 +125,7 @@ def test_a_markdown_table_marks_our_row() -> None:
 
 
 def test_views_have_names_that_tell_them_apart() -> None:
-    from edge_client.encoding import Recipe
+    from secondglance.pictures.encoding import Recipe
 
     views = [
         View(Recipe("jpeg", 80)),

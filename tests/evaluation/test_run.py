@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from edge_client.errors import ServerUnavailableError
-from evaluation.example import Example, ImageFile, exact_match
-from evaluation.methods import Method
-from evaluation.records import Record, RecordWriter, read_records
-from evaluation.run import Pace, run, tasks_of
-from shared.wire import PixelBox
+from secondglance.errors import ServerUnavailableError
+from secondglance_eval.asking.methods import Method
+from secondglance_eval.asking.records import Record, RecordWriter, read_records
+from secondglance_eval.asking.run import Pace, run, tasks_of
+from secondglance_eval.datasets.example import Example, ImageFile, exact_match
+from secondglance_protocol.wire import PixelBox
 
 MakeRecord = Callable[..., Record]
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from evaluation.curves import compare_gates, curve
-from evaluation.gates import ALL_GATES, Gate, doubts
-from evaluation.intervals import Resamples
-from evaluation.records import Record, TokenUncertainty
-from evaluation.study import Study
+from secondglance_eval.asking.records import Record, TokenUncertainty
+from secondglance_eval.judging.curves import compare_gates, curve
+from secondglance_eval.judging.gates import ALL_GATES, Gate, doubts
+from secondglance_eval.judging.intervals import Resamples
+from secondglance_eval.judging.study import Study
 
 MakeRecord = Callable[..., Record]
 GATE = Gate("min_entropy", "max")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from server.images import decode, image_limits
-from server.multipart import parse_parts
-from server.problems import ProblemError
-from server.routes import _unpack
-from server.settings import ServerSettings
-from shared.errors import ERRORS
+from secondglance_protocol.errors import ERRORS
+from secondglance_server.http.multipart import parse_parts
+from secondglance_server.http.problems import ProblemError
+from secondglance_server.http.routes import _unpack
+from secondglance_server.inference.intake import decode, image_limits
+from secondglance_server.settings import ServerSettings
 
 LIMITS = image_limits(ServerSettings())
 BOUNDARY_TYPE = "multipart/form-data; boundary=cut"

@@ -18,11 +18,11 @@ from typing import Literal
 import httpx
 from PIL import Image
 
-from edge_client import AsyncEdgeClient, EdgeError, EdgeSettings, Reply
 from lab.faults import Cut, Direction, Duplicate, Fault, Reset, Schedule, Slice, Stall
 from lab.relay import Relay
-from server.engine.fake import FakeEngine, FakeScript
-from server.engine.protocol import AnswerRequest, AnswerResult, EngineError
+from secondglance import AsyncEdgeClient, EdgeError, EdgeSettings, Reply
+from secondglance_server.engine.fake import FakeEngine, FakeScript
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, EngineError
 from tests.server.exchange import live_server
 
 Ending = Literal["answer", "draft", "error"]

@@ -14,12 +14,12 @@ import httpx
 import pytest
 from uvicorn.server import ServerState
 
-from server.app import create_app
-from server.connection import GuardedConnection
-from server.engine.fake import FakeEngine
-from server.serving import uvicorn_config
-from server.settings import ServerSettings
-from server.strict_http import StrictConnection
+from secondglance_server.app import create_app
+from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.http.connection import GuardedConnection
+from secondglance_server.http.strict_http import StrictConnection
+from secondglance_server.serving import uvicorn_config
+from secondglance_server.settings import ServerSettings
 from tests.hardening.wire import (
     BUSY_MACHINE_S,
     Answer,

@@ -28,10 +28,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from server.app import create_app
-from server.engine.fake import FakeEngine
-from server.engine.protocol import AnswerRequest, AnswerResult, EngineError
-from server.settings import ServerSettings
+from secondglance_server.app import create_app
+from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, EngineError
+from secondglance_server.settings import ServerSettings
 from tests.server.exchange import (
     Clock,
     assert_problem,

@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from edge_client.transport import CountingTransport, measuring
 from lab.faults import Cut, Fault, Reset, Schedule, Slice
 from lab.relay import Bytes, relaying
+from secondglance.wire.counting import CountingTransport, measuring
 
 BODY = bytes(range(256)) * 600  # 153,600 bytes: ten of the client's slices
 CHUNKS = (b"a", BODY[:5_000], BODY, b"end")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from server.engine.fake import FakeEngine
+from secondglance_server.engine.fake import FakeEngine
 from tests.server.exchange import Clock, running_client
 
 

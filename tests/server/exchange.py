@@ -13,13 +13,13 @@ import httpx
 import uvicorn
 from PIL import Image
 
-from server.app import create_app
-from server.engine.fake import FakeEngine
-from server.keys import ApiKey, hash_key
-from server.serving import uvicorn_config
-from server.settings import ServerSettings
-from server.tracing import Tracer
-from shared.wire import Confidence, InferenceResponse, TimingMs, Usage
+from secondglance_protocol.wire import Confidence, InferenceResponse, TimingMs, Usage
+from secondglance_server.app import create_app
+from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.keys import ApiKey, hash_key
+from secondglance_server.serving import uvicorn_config
+from secondglance_server.settings import ServerSettings
+from secondglance_server.telemetry.tracing import Tracer
 
 ORIGINAL = {"width": 4000, "height": 3000}
 QUESTION = "What number is on the red sign?"

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.child import free_port
-from server.engine.fake import FakeEngine, FakeScript
-from server.logs import configure_logging
-from server.serving import leave, run_until_stopped
-from server.settings import ENV_PREFIX, load_settings
+from secondglance_server.engine.fake import FakeEngine, FakeScript
+from secondglance_server.serving import leave, run_until_stopped
+from secondglance_server.settings import ENV_PREFIX, load_settings
+from secondglance_server.telemetry.logs import configure_logging
+from secondglance_server.testing import free_port
 
 ROOT = Path(__file__).parents[2]
 

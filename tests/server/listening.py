@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from server.logs import configure_logging
+from secondglance_server.telemetry.logs import configure_logging
 
 
 @contextmanager
@@ -35,4 +35,6 @@ def captured_log(level: str = "info") -> Iterator[io.StringIO]:
 def lines(log: io.StringIO, event: str = "request") -> list[dict[str, Any]]:
     """The server's own lines of one kind; every line must be JSON."""
     parsed = [json.loads(line) for line in log.getvalue().splitlines()]
-    return [line for line in parsed if line["event"] == event and line["logger"].startswith("server")]
+    return [
+        line for line in parsed if line["event"] == event and line["logger"].startswith("secondglance_server")
+    ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server.keys import hash_key
+from secondglance_server.keys import hash_key
 from tests.server.fake_server import fake_server
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 def cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "server.cli", *arguments],
+        [sys.executable, "-m", "secondglance_server.cli", *arguments],
         cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,

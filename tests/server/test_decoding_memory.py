@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server.decoding_memory import BYTES_PER_PIXEL, DecodingMemory
-from server.images import decode, patch_limits
-from server.settings import ServerSettings
-from shared.wire import ImageSize
+from secondglance_protocol.wire import ImageSize
+from secondglance_server.inference.decoding_memory import BYTES_PER_PIXEL, DecodingMemory
+from secondglance_server.inference.intake import decode, patch_limits
+from secondglance_server.settings import ServerSettings
 
 ROOT = Path(__file__).parents[2]
 SIDE = 1600
@@ -71,8 +71,8 @@ def test_strips_make_no_difference(format_name: str, mode: str, options: dict[st
 
 MEASURE = """
 import json, os, sys
-from server.images import decode, patch_limits
-from server.settings import ServerSettings
+from secondglance_server.inference.intake import decode, patch_limits
+from secondglance_server.settings import ServerSettings
 from tests.hardening.wire import Memory
 limits = patch_limits(ServerSettings())
 grown = []

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.device_queue import Answered, DeviceQueue, QueueClosed, QueueFull, TooLate
-from server.engine.fake import FakeEngine, FakeScript
-from server.engine.protocol import AnswerRequest, Engine, EngineError, Picture
-from server.ticket import Ticket
+from secondglance_server.engine.fake import FakeEngine, FakeScript
+from secondglance_server.engine.protocol import AnswerRequest, Engine, EngineError, Picture
+from secondglance_server.inference.device_queue import Answered, DeviceQueue, QueueClosed, QueueFull, TooLate
+from secondglance_server.inference.ticket import Ticket
 from tests.server.exchange import until
 
 PICTURE = Picture("p", np.zeros((2, 2, 3), np.uint8))

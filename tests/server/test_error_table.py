@@ -18,8 +18,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from server.engine.fake import FakeEngine, FakeScript
-from shared.errors import ERRORS, ErrorCode
+from secondglance_protocol.errors import ERRORS, ErrorCode
+from secondglance_server.engine.fake import FakeEngine, FakeScript
 from tests.server.exchange import (
     GLOBAL_IMAGE,
     ask,

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import httpx
 import pytest
 
-from server.engine.fake import FakeEngine
+from secondglance_server.engine.fake import FakeEngine
 from tests.server.exchange import (
     GLOBAL_IMAGE,
     ask,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.engine.fake import FakeEngine
+from secondglance_server.engine.fake import FakeEngine
 from tests.server.exchange import encode, key_entry, live_server
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "two_stages.sh"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from server.engine.fake import FakeEngine
+from secondglance_server.engine.fake import FakeEngine
 from tests.server.exchange import (
     ask,
     assert_problem,

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from server.engine.protocol import EngineError, GateDefaults, TokenStats
-from server.gate import is_doubtful, judge, resolve_gate
-from shared.wire import GateSettings
+from secondglance_protocol.wire import GateSettings
+from secondglance_server.engine.protocol import EngineError, GateDefaults, TokenStats
+from secondglance_server.inference.gate import is_doubtful, judge, resolve_gate
 
 TOKENS = (
     TokenStats("4", min_entropy=0.2, shannon=0.5, margin=0.1),

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from server.app import create_app
-from server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
-from server.gate_calibration import WrongModelError, calibrated, read_gate_calibration
-from server.settings import SettingsError, load_settings
+from secondglance_server.app import create_app
+from secondglance_server.calibrated_gate import WrongModelError, calibrated, read_gate_calibration
+from secondglance_server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
+from secondglance_server.settings import SettingsError, load_settings
 from tests.server.exchange import ask, running_client
 from tests.server.test_cli import cli
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import httpx
 
-from server.engine.fake import FakeEngine, FakeScript
-from server.idempotency import IdempotentReplies, payload_sha256
-from server.settings import ServerSettings
-from shared.wire import InferenceResponse
+from secondglance_protocol.wire import InferenceResponse
+from secondglance_server.engine.fake import FakeEngine, FakeScript
+from secondglance_server.inference.idempotency import IdempotentReplies, payload_sha256
+from secondglance_server.settings import ServerSettings
 from tests.server.exchange import REPLY, assert_problem, message, parts_of
 
 KEY = {"Idempotency-Key": "key-1"}

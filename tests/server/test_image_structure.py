@@ -11,10 +11,10 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from server.image_structure import structure_complaint
-from server.images import decode, patch_limits
-from server.problems import ProblemError
-from server.settings import ServerSettings
+from secondglance_server.http.problems import ProblemError
+from secondglance_server.inference.image_structure import structure_complaint
+from secondglance_server.inference.intake import decode, patch_limits
+from secondglance_server.settings import ServerSettings
 from tests.server.exchange import encode
 
 LIMITS = patch_limits(ServerSettings())

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from server.images import ImageLimits, decode
-from server.problems import ProblemError
-from shared.errors import ErrorCode
-from shared.wire import ImageSize
+from secondglance_protocol.errors import ErrorCode
+from secondglance_protocol.wire import ImageSize
+from secondglance_server.http.problems import ProblemError
+from secondglance_server.inference.intake import ImageLimits, decode
 from tests.server.exchange import encode
 
 LIMITS = ImageLimits(max_pixels=4_000_000, min_side=2, max_side=8192, max_aspect_ratio=200)

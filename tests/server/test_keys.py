@@ -11,13 +11,13 @@ import pytest
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from server.app import create_app
-from server.engine.fake import FakeEngine
-from server.keys import ApiKey, find_key, hash_key, new_key
-from server.middleware.keys import PROBES
-from server.quotas import Quota, TokenBucket
-from server.routes import router
-from server.settings import ServerSettings
+from secondglance_server.app import create_app
+from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.http.auth import PROBES
+from secondglance_server.http.quotas import Quota, TokenBucket
+from secondglance_server.http.routes import router
+from secondglance_server.keys import ApiKey, find_key, hash_key, new_key
+from secondglance_server.settings import ServerSettings
 from tests.server.exchange import (
     Clock,
     ask,

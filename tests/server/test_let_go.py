@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.engine.fake import FakeEngine
+from secondglance_server.engine.fake import FakeEngine
 from tests.server.exchange import ask, running_client
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.engine.fake import FakeEngine, FakeScript
+from secondglance_server.engine.fake import FakeEngine, FakeScript
 from tests.server.exchange import (
     ask,
     assert_problem,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from server.engine.fake import FakeEngine
+from secondglance_server.engine.fake import FakeEngine
 from tests.server.exchange import (
     ask,
     assert_problem,

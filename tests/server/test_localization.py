@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.protocol import AttentionMap, LocalizationDefaults
-from server.localization import locate, mass_window, relative_attention, vicrop_window
-from shared.wire import ImageSize, PixelBox
+from secondglance_protocol.wire import ImageSize, PixelBox
+from secondglance_server.engine.protocol import AttentionMap, LocalizationDefaults
+from secondglance_server.inference.localization import locate, mass_window, relative_attention, vicrop_window
 
 BARE = LocalizationDefaults(pad_cells=0.0)
 

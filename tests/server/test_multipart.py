@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.multipart import parse_parts
-from server.problems import ProblemError
-from shared.errors import ErrorCode
+from secondglance_protocol.errors import ErrorCode
+from secondglance_server.http.multipart import parse_parts
+from secondglance_server.http.problems import ProblemError
 
 TYPE = "multipart/form-data; boundary=cut"
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.engine.fake import FakeEngine, FakeScript
+from secondglance_server.engine.fake import FakeEngine, FakeScript
 from tests.server.exchange import GLOBAL_IMAGE, ORIGINAL, ask, encode, patch_for, put_patch
 from tests.server.listening import captured_log, lines
 

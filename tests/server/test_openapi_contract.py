@@ -17,9 +17,9 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from server.app import create_app
-from server.engine.fake import FakeEngine
-from server.settings import ServerSettings
+from secondglance_server.app import create_app
+from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.settings import ServerSettings
 from tests.server.exchange import encode
 
 for name, format_name in (("jpeg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")):

@@ -11,10 +11,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from server.app import create_app
-from server.engine.fake import FakeEngine, FakeScript
-from server.otel import OtelTracer, otlp_tracer
-from server.settings import ServerSettings, SettingsError
+from secondglance_server.app import create_app
+from secondglance_server.engine.fake import FakeEngine, FakeScript
+from secondglance_server.settings import ServerSettings, SettingsError
+from secondglance_server.telemetry.otel import OtelTracer, otlp_tracer
 from tests.server.exchange import ask, patch_for, put_patch, running_client
 from tests.server.listening import captured_log, lines
 
@@ -102,14 +102,14 @@ async def test_what_the_caller_does_not_sample_is_not_exported_but_traced(
 
 
 def test_the_setting_without_the_packages_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "server.otel")
+    monkeypatch.delitem(sys.modules, "secondglance_server.telemetry.otel")
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(SettingsError, match=r"SECONDGLANCE_SERVER_TRACING=otel: .*second-glance\[otel\]"):
         create_app(ServerSettings(tracing="otel"), FakeEngine())
 
 
 def test_without_the_setting_nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "server.otel")
+    monkeypatch.delitem(sys.modules, "secondglance_server.telemetry.otel")
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     create_app(ServerSettings(), FakeEngine())
 

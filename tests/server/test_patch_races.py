@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from server.engine.fake import FakeEngine
+from secondglance_server.engine.fake import FakeEngine
 from tests.server.exchange import ask, assert_problem, patch_for, put_patch, until
 
 

@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from PIL import ExifTags, Image
 
-from server.engine.fake import FakeEngine, FakeScript
-from server.otel import OtelTracer
+from secondglance_server.engine.fake import FakeEngine, FakeScript
+from secondglance_server.telemetry.otel import OtelTracer
 from tests.server.exchange import bearer, key_entry, message, parts_of, patch_for, put_patch, running_client
 from tests.server.listening import captured_log, lines
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from server.engine.protocol import GateDefaults
-from server.image_store import EncodedImage, ImageStore, image_id
-from server.problems import ProblemError
-from server.sessions import MemorySessionStore, PendingPatch, Session, new_inference_id
-from server.settings import ServerSettings
-from shared.errors import ErrorCode
-from shared.geometry import roi_of
-from shared.wire import ImageSize, PixelBox
+from secondglance_protocol.errors import ErrorCode
+from secondglance_protocol.geometry import roi_of
+from secondglance_protocol.wire import ImageSize, PixelBox
+from secondglance_server.engine.protocol import GateDefaults
+from secondglance_server.http.problems import ProblemError
+from secondglance_server.inference.images import EncodedImage, ImageStore, image_id
+from secondglance_server.inference.sessions import MemorySessionStore, PendingPatch, Session, new_inference_id
+from secondglance_server.settings import ServerSettings
 from tests.server.exchange import REPLY, Clock
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from server.app import _load
-from server.settings import ServerSettings, SettingsError, load_settings
+from secondglance_server.app import _load
+from secondglance_server.settings import ServerSettings, SettingsError, load_settings
 
 HASH = "0" * 64
 
@@ -80,7 +80,8 @@ def test_settings_are_frozen() -> None:
 def test_every_setting_of_the_engine_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[object, dict[str, object]]] = []
     monkeypatch.setattr(
-        "server.engine.loader.load_engine", lambda model, **options: given.append((model, options))
+        "secondglance_server.engine.loader.load_engine",
+        lambda model, **options: given.append((model, options)),
     )
     settings = ServerSettings(
         model="m", device="d", dtype="t", attn="a", decode="eager", prefix_cache_bytes=123

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from server.tracing import TraceContext, parse_traceparent
+from secondglance_server.telemetry.tracing import TraceContext, parse_traceparent
 from tests.server.exchange import ask
 from tests.server.listening import captured_log, lines
 

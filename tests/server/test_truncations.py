@@ -10,10 +10,10 @@ import httpx
 import pytest
 from PIL import Image
 
-from server.images import decode, image_limits
-from server.problems import ProblemError
-from server.settings import ServerSettings
-from shared.errors import ERRORS
+from secondglance_protocol.errors import ERRORS
+from secondglance_server.http.problems import ProblemError
+from secondglance_server.inference.intake import decode, image_limits
+from secondglance_server.settings import ServerSettings
 from tests.server.exchange import ask
 
 LIMITS = image_limits(ServerSettings())

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-import server.two_stages
-from server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
-from server.engine.protocol import LocalizationDefaults
-from server.settings import ServerSettings
+import secondglance_server.inference.two_stages
+from secondglance_server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
+from secondglance_server.engine.protocol import LocalizationDefaults
+from secondglance_server.settings import ServerSettings
 from tests.server.exchange import (
     GLOBAL_IMAGE,
     ORIGINAL,
@@ -324,11 +324,11 @@ async def test_pixels_for_which_there_is_no_room_are_decoded_again(
 def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What the server decodes from now on, in order."""
     decoded: list[bytes] = []
-    decode = server.two_stages.decode
+    decode = secondglance_server.inference.two_stages.decode
 
     def counting(data: bytes, *arguments: Any) -> Any:
         decoded.append(data)
         return decode(data, *arguments)
 
-    monkeypatch.setattr(server.two_stages, "decode", counting)
+    monkeypatch.setattr(secondglance_server.inference.two_stages, "decode", counting)
     return decoded

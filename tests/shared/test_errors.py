@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.errors import ERRORS, ErrorCode, problem_type
+from secondglance_protocol.errors import ERRORS, ErrorCode, problem_type
 
 
 def test_every_code_has_a_row() -> None:

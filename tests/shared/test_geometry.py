@@ -6,9 +6,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.geometry import box_to_pixels, cover_pixels, fit_within, has_shape_of, pixels_to_box, roi_of
-from shared.protocol import MAX_ORIGINAL_SIDE
-from shared.wire import Box, ImageSize, PixelBox
+from secondglance_protocol.geometry import (
+    box_to_pixels,
+    cover_pixels,
+    fit_within,
+    has_shape_of,
+    pixels_to_box,
+    roi_of,
+)
+from secondglance_protocol.protocol import MAX_ORIGINAL_SIDE
+from secondglance_protocol.wire import Box, ImageSize, PixelBox
 
 sides = st.one_of(st.integers(1, 12), st.integers(1, 20_000), st.just(MAX_ORIGINAL_SIDE))
 sizes = st.builds(ImageSize, width=sides, height=sides)

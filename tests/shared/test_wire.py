@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from shared.wire import Box, GateSettings, InferenceRequest, PixelBox
+from secondglance_protocol.wire import Box, GateSettings, InferenceRequest, PixelBox
 
 REQUEST: dict[str, Any] = {"question": "What is on the sign?", "image": {"width": 4000, "height": 3000}}
 

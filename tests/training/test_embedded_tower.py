@@ -1,4 +1,4 @@
-"""`server.embedded.tower`: its shapes, and that transformers knows it without remote code."""
+"""The embedded model's tower: its shapes, and that transformers knows it without remote code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pathlib
 import torch
 from transformers import AutoConfig, AutoModel
 
-from server.embedded.tower import Tower, TowerConfig
+from secondglance_server.engine.embedded.tower import Tower, TowerConfig
 
 
 def test_a_224_px_view_becomes_196_cells() -> None:

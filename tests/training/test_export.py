@@ -18,7 +18,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from server.embedded.tower import Tower, TowerConfig
+from secondglance_server.engine.embedded.tower import Tower, TowerConfig
 from training import export as export_module
 from training.decoder_stage import decoder_config, frame
 from training.export import export

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from server.embedded.tower import Tower, TowerConfig
-from server.engine.loader import EMBEDDED_WEIGHTS
+from secondglance_server.engine.embedded.tower import Tower, TowerConfig
+from secondglance_server.engine.loader import EMBEDDED_WEIGHTS
 from training.exported import exported_parts, load_tower
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from scenes.generator import make_scene, shown_share
-from server.embedded.tower import Tower, TowerConfig
+from secondglance_server.engine.embedded.tower import Tower, TowerConfig
 from training import joint_batches, joint_stage, pairs
 from training.decoder_stage import WIDTH, Symbols, decoder_config
 from training.export import export

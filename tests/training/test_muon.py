@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from server.embedded.tower import Tower, TowerConfig
+from secondglance_server.engine.embedded.tower import Tower, TowerConfig
 from training.muon import Muon, Optimizers, orthogonalize
 
 

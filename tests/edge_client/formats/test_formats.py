@@ -20,12 +20,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from edge_client import BadImageError, EdgeClient
-from edge_client.budget import PixelBudget
-from edge_client.cli import app
-from edge_client.color import to_srgb
-from edge_client.images import Original
-from server.engine.fake import FakeEngine
+from secondglance import BadImageError, EdgeClient
+from secondglance.cli import app
+from secondglance.pictures.budget import PixelBudget
+from secondglance.pictures.color import to_srgb
+from secondglance.pictures.original import Original
+from secondglance_server.engine.fake import FakeEngine
 from tests.server.listening import captured_log, lines
 
 HERE = Path(__file__).parent
@@ -162,7 +162,7 @@ def test_without_the_extra_a_heic_picture_is_refused_with_advice() -> None:
     """In a process whose import of pillow_heif fails, as on an edge that did not install it."""
     script = (
         "import sys; sys.modules['pillow_heif'] = None\n"
-        "from edge_client.images import Original\n"
+        "from secondglance.pictures.original import Original\n"
         f"Original({str(HERE / 'files' / 'srgb.heic')!r})"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -12,10 +12,10 @@ import openai
 import pytest
 import uvicorn
 
-from edge_client import AsyncEdgeClient, EdgeSettings
-from edge_client.gateway.app import create_app
-from edge_client.gateway.settings import GatewaySettings
-from server.engine.fake import FakeEngine
+from secondglance import AsyncEdgeClient, EdgeSettings
+from secondglance.gateway.app import create_app
+from secondglance.gateway.settings import GatewaySettings
+from secondglance_server.engine.fake import FakeEngine
 
 
 class LiveGateway:

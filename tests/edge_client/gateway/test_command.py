@@ -12,7 +12,7 @@ import openai
 
 
 def test_the_command_says_where_it_listens_answers_and_stops_when_told(live: Any, photo, messages) -> None:
-    command = [sys.executable, "-m", "edge_client.cli", "gateway", "--url", live.url, "--port", "0", "--log"]
+    command = [sys.executable, "-m", "secondglance.cli", "gateway", "--url", live.url, "--port", "0", "--log"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from edge_client import AsyncEdgeClient, EdgeSettings, UsageError
-from edge_client.gateway.app import create_app
-from edge_client.gateway.settings import GatewaySettings, load_gateway_settings
+from secondglance import AsyncEdgeClient, EdgeSettings, UsageError
+from secondglance.gateway.app import create_app
+from secondglance.gateway.settings import GatewaySettings, load_gateway_settings
 
 Gateway = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 

@@ -13,8 +13,8 @@ import openai
 import pytest
 from PIL import Image
 
-from edge_client import EdgeClient
-from server.engine.fake import FakeEngine, FakeScript
+from secondglance import EdgeClient
+from secondglance_server.engine.fake import FakeEngine, FakeScript
 from tests.server.exchange import key_entry
 
 MODEL = "second-glance"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from openai.types.chat import completion_create_params
 
-from edge_client.gateway.errors import ApiError
-from edge_client.gateway.messages import compose, parse_chat
-from edge_client.gateway.parameters import PARAMETERS, sort_out
+from secondglance.gateway.errors import ApiError
+from secondglance.gateway.messages import compose, parse_chat
+from secondglance.gateway.parameters import PARAMETERS, sort_out
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "gateway.md"
 

@@ -10,10 +10,10 @@ from typing import Any
 import openai
 import pytest
 
-from edge_client.gateway import remote as remote_module
-from edge_client.gateway.errors import ApiError
-from edge_client.gateway.remote import RemotePictures
-from edge_client.gateway.settings import GatewaySettings
+from secondglance.gateway import remote as remote_module
+from secondglance.gateway.errors import ApiError
+from secondglance.gateway.remote import RemotePictures
+from secondglance.gateway.settings import GatewaySettings
 
 
 class Site(http.server.BaseHTTPRequestHandler):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.watching.state import WatchState
+from secondglance.watching.state import WatchState
 
 
 class Clock:

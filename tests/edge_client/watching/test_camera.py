@@ -12,9 +12,9 @@ import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 
-from edge_client.errors import UsageError
-from edge_client.watching import camera
-from edge_client.watching.camera import CameraError, frames, shown_name
+from secondglance.errors import UsageError
+from secondglance.watching import camera
+from secondglance.watching.camera import CameraError, frames, shown_name
 
 
 @pytest.fixture

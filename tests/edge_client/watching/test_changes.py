@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from edge_client.watching.changes import ChangeFilter
+from secondglance.watching.changes import ChangeFilter
 
 
 def changes(percent: float) -> ChangeFilter:

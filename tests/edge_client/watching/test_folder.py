@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from edge_client.watching.folder import Folder
-from edge_client.watching.sightings import Sightings
-from edge_client.watching.state import WatchState
+from secondglance.watching.folder import Folder
+from secondglance.watching.sightings import Sightings
+from secondglance.watching.state import WatchState
 
 
 class Watched:

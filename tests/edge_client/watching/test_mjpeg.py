@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.watching import mjpeg
-from edge_client.watching.mjpeg import FrameError, MultipartFrames, boundary_of
+from secondglance.watching import mjpeg
+from secondglance.watching.mjpeg import FrameError, MultipartFrames, boundary_of
 
 FRAMES = [b"\xff\xd8one\xff\xd9", b"\xff\xd8--fram\r\n--two\xff\xd9", b"\xff\xd8" + bytes(500) + b"\xff\xd9"]
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from edge_client.client import EdgeClient
-from edge_client.errors import EdgeError
-from edge_client.settings import EdgeSettings
-from edge_client.watching import camera
-from edge_client.watching.spool import SpoolCaps, Waiting
-from edge_client.watching.watch import Watch, WatchPlan
+from secondglance.client import EdgeClient
+from secondglance.errors import EdgeError
+from secondglance.settings import EdgeSettings
+from secondglance.watching import camera
+from secondglance.watching.spool import SpoolCaps, Waiting
+from secondglance.watching.watch import Watch, WatchPlan
 from tests.edge_client.counting_engine import CountingEngine
 
 IS_LONG = bool(os.environ.get("EDGE_ENDURANCE"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edge_client.errors import (
+from secondglance.errors import (
     BadImageError,
     BusyError,
     EdgeError,
@@ -16,10 +16,10 @@ from edge_client.errors import (
     ServerUnavailableError,
     TimedOutError,
 )
-from edge_client.retry import RetryPolicy
-from edge_client.watching.pipeline import MAX_ATTEMPTS, Pipeline
-from edge_client.watching.spool import Spool, SpoolCaps, Waiting
-from edge_client.watching.state import WatchState
+from secondglance.retry import RetryPolicy
+from secondglance.watching.pipeline import MAX_ATTEMPTS, Pipeline
+from secondglance.watching.spool import Spool, SpoolCaps, Waiting
+from secondglance.watching.state import WatchState
 
 QUICK = RetryPolicy(first_wait_s=0.001, max_wait_s=0.002)
 DOWN = ServerUnavailableError("cannot connect")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from edge_client.errors import UsageError
-from edge_client.watching.spool import Spool, SpoolCaps
-from edge_client.watching.state import WatchState
+from secondglance.errors import UsageError
+from secondglance.watching.spool import Spool, SpoolCaps
+from secondglance.watching.state import WatchState
 
 Q = ("What?",)
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge_client.cli import app
+from secondglance.cli import app
 from tests.edge_client.counting_engine import CountingEngine
 
 ROOT = Path(__file__).parents[3]
@@ -159,7 +159,7 @@ class Running:
     """A watch in a process of its own, whose lines are read as they come."""
 
     def __init__(self, *arguments: object) -> None:
-        command = [sys.executable, "-m", "edge_client.cli", "watch", *map(str, arguments)]
+        command = [sys.executable, "-m", "secondglance.cli", "watch", *map(str, arguments)]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def line(self, timeout_s: float = 30) -> str:

@@ -106,7 +106,7 @@ def test_each_complete_file_is_asked_about_once(serve: Any, pictures: Any, tmp_p
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     engine = CountingEngine()
-    command = [sys.executable, "-m", "edge_client.cli", "watch", str(inbox), "-q", "What?", "--json"]
+    command = [sys.executable, "-m", "secondglance.cli", "watch", str(inbox), "-q", "What?", "--json"]
     options = ["--url", serve(engine).url, "--settle", str(SETTLE_S), "--state", str(tmp_path), "--existing"]
     root = Path(__file__).parents[3]
     process = subprocess.Popen([*command, *options], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edge_client.watching.wholeness import looks_whole
+from secondglance.watching.wholeness import looks_whole
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])

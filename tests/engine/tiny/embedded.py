@@ -7,7 +7,7 @@ import pathlib
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from server.embedded.tower import TowerConfig
+from secondglance_server.engine.embedded.tower import TowerConfig
 from tests.engine.tiny.parts import TEXT, Tiny, chat, save_and_reload
 from training.tokenizer import build_tokenizer
 

@@ -1,1 +1,0 @@
-"""One module for each command of `secondglance`, loaded when it is needed; see `edge_client.cli`."""

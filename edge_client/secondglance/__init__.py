@@ -1,0 +1,71 @@
+"""The edge: holds the full-resolution picture, sends as little of it as the answer needs.
+
+Names are loaded on first use, so that `secondglance --help` does not wait for an HTTP library.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    __version__: str
+    from secondglance.client import AsyncEdgeClient, EdgeClient
+    from secondglance.errors import (
+        BadImageError,
+        BusyError,
+        EdgeError,
+        ExpiredError,
+        NotAllowedError,
+        ProtocolError,
+        RefusedError,
+        ServerUnavailableError,
+        TimedOutError,
+        UplinkBudgetError,
+        UsageError,
+    )
+    from secondglance.hooks import Hooks
+    from secondglance.receipt import Receipt, StageReceipt
+    from secondglance.reply import Reply
+    from secondglance.settings import EdgeSettings
+
+__all__ = [
+    "AsyncEdgeClient",
+    "BadImageError",
+    "BusyError",
+    "EdgeClient",
+    "EdgeError",
+    "EdgeSettings",
+    "ExpiredError",
+    "Hooks",
+    "NotAllowedError",
+    "ProtocolError",
+    "Receipt",
+    "RefusedError",
+    "Reply",
+    "ServerUnavailableError",
+    "StageReceipt",
+    "TimedOutError",
+    "UplinkBudgetError",
+    "UsageError",
+    "__version__",
+]
+
+_HOMES = {
+    "AsyncEdgeClient": "client",
+    "EdgeClient": "client",
+    "EdgeSettings": "settings",
+    "Hooks": "hooks",
+    "Receipt": "receipt",
+    "Reply": "reply",
+    "StageReceipt": "receipt",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":  # reading it takes a file, so not before somebody asks
+        return importlib.metadata.version("second-glance")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)

@@ -1,0 +1,315 @@
+"""The two drivers of a conversation: blocking and async. They do its I/O and decide nothing.
+
+Both clients may be shared: by threads, by tasks. Bytes are counted at the socket (see `transport`).
+"""
+
+from __future__ import annotations
+
+import copy
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeAlias, TypeVar, Unpack
+
+import anyio
+import anyio.to_thread
+import httpx
+
+from secondglance.conversation.conversation import Conversation, Steps
+from secondglance.conversation.requests import Ask, QuestionTerms, Terms
+from secondglance.conversation.server_memory import Known
+from secondglance.conversation.steps import Answered, Arrived, Compute, Lost, Outcome, Pause, Send, Step
+from secondglance.errors import EdgeError, UsageError
+from secondglance.hooks import Hooks
+from secondglance.link.link import Link
+from secondglance.pictures.original import ImageSource
+from secondglance.reply import Reply
+from secondglance.settings import EdgeSettings, load_settings
+from secondglance.wire.counting import AsyncCountingTransport, CountingTransport, Exchange, measuring
+from secondglance_protocol.protocol import API_KEY_HEADER, DEADLINE_HEADER, MAX_DEADLINE_MS
+from secondglance_protocol.wire import ModelResponse
+
+T = TypeVar("T")
+Observer: TypeAlias = Callable[[Step], None]
+
+MAX_REPLY_BYTES = 8 * 1024 * 1024  # a relevance map of 512 x 512 cells fits
+
+
+class _Options:
+    """What both clients are made with, and how one is derived from another."""
+
+    _settings: EdgeSettings
+    _known: Known
+    _terms: Terms
+    _observe: Observer | None
+    _hooks: Hooks
+
+    def with_options(
+        self, *, observe: Observer | None = None, hooks: Hooks | None = None, **terms: Unpack[Terms]
+    ) -> Self:
+        """A client that asks on other terms unless `ask` is told otherwise; what is not given stays.
+
+        It shares connections, the pictures that the server holds and what is known of it; closing one closes
+        all.
+        """
+        unknown = terms.keys() - Terms.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"no such option: {', '.join(sorted(unknown))}")
+        derived = copy.copy(self)
+        derived._terms = {**self._terms, **terms}
+        derived._observe = observe or self._observe
+        derived._hooks = hooks or self._hooks
+        return derived
+
+    @property
+    def link(self) -> Link:
+        """What is known of the uplink by now."""
+        return self._known.link
+
+    def _conversation(self, source: ImageSource, question: str, terms: QuestionTerms) -> Conversation:
+        ask = _ask(question, {**self._terms, **terms})
+        return Conversation(source, ask, known=self._known, settings=self._settings)
+
+    def _tell(self, step: Step) -> None:
+        if self._observe is not None:
+            self._observe(step)
+        if isinstance(step, Send):
+            self._hooks.requested(step)
+        elif isinstance(step, Answered):
+            self._hooks.answered(step.reply)
+
+
+class EdgeClient(_Options):
+    """Asks a Second Glance server about pictures.
+
+    `url` and `api_key` win over `settings`, which win over the environment. `observe` is told every step
+    before it is taken, `hooks` what `Hooks` says. A `transport` of your own (an in-process app, say) counts
+    no bytes.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        settings: EdgeSettings | None = None,
+        transport: httpx.BaseTransport | None = None,
+        observe: Observer | None = None,
+        hooks: Hooks | None = None,
+    ) -> None:
+        self._settings = settings or load_settings()
+        self._known = Known(max_images=self._settings.remembered_images)
+        self._terms = {}
+        self._observe = observe
+        self._hooks = hooks or Hooks()
+        options = _http_options(self._settings, url, api_key)
+        transport = transport or CountingTransport(ssl_context=_ssl_context(options["base_url"]))
+        self._http = httpx.Client(transport=transport, **options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def ask(self, source: ImageSource, question: str, **terms: Unpack[QuestionTerms]) -> Reply:
+        """Ask `question` about the picture in a path, bytes, a binary file object or a PIL image.
+
+        `mode` is "auto" (a second glance if the server is unsure), "answer_only" or "always"; `threshold` is
+        in nats (of the server's default metric); `timeout_s` and `max_uplink_bytes` bound both stages
+        together; `max_new_tokens` bounds the answer; `include` asks for "tokens" and "relevance". Asked again
+        with the same `idempotency_key`, the same picture and the same terms, a server that still remembers
+        gives its first reply again and infers nothing. Raises EdgeError if stage one fails; a failed stage
+        two gives the draft answer with `reply.degraded` set, or raises if `strict`.
+        """
+        return self._run(self._conversation(source, question, terms).run())
+
+    def model(self) -> ModelResponse:
+        """What the server takes; asked once and remembered."""
+        return self._run(self._conversation(b"", "", {}).fetch_model())
+
+    def _run(self, steps: Steps[T]) -> T:
+        with closing(steps):
+            advance: Callable[[], Step] = partial(steps.send, None)
+            while True:
+                try:
+                    step = advance()
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]  # the generator's T
+                self._tell(step)
+                try:
+                    advance = partial(steps.send, self._perform(step))
+                except EdgeError as exc:
+                    advance = partial(steps.throw, exc)
+
+    def _perform(self, step: Step) -> Any:
+        if isinstance(step, Send):
+            outcome = self._exchange(step)
+            self._hooks.responded(step, outcome)
+            return outcome
+        if isinstance(step, Pause):
+            return time.sleep(step.seconds)
+        return step.work() if isinstance(step, Compute) else None
+
+    def _exchange(self, send: Send) -> Outcome:
+        with measuring(send.deadline) as exchange:
+            try:
+                with self._http.stream(**_arguments(send)) as response:
+                    body = bytearray()
+                    for part in response.iter_bytes():
+                        _append(body, part)
+            except httpx.HTTPError as exc:
+                return _lost(exc, exchange)
+            return _arrived(response, body, exchange)
+
+
+class AsyncEdgeClient(_Options):
+    """`EdgeClient`, awaited. Pictures are decoded and encoded in worker threads."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        settings: EdgeSettings | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        observe: Observer | None = None,
+        hooks: Hooks | None = None,
+    ) -> None:
+        self._settings = settings or load_settings()
+        self._known = Known(max_images=self._settings.remembered_images)
+        self._terms = {}
+        self._observe = observe
+        self._hooks = hooks or Hooks()
+        options = _http_options(self._settings, url, api_key)
+        transport = transport or AsyncCountingTransport(ssl_context=_ssl_context(options["base_url"]))
+        self._http = httpx.AsyncClient(transport=transport, **options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def ask(self, source: ImageSource, question: str, **terms: Unpack[QuestionTerms]) -> Reply:
+        """As `EdgeClient.ask`."""
+        return await self._run(self._conversation(source, question, terms).run())
+
+    async def model(self) -> ModelResponse:
+        """What the server takes; asked once and remembered."""
+        return await self._run(self._conversation(b"", "", {}).fetch_model())
+
+    async def _run(self, steps: Steps[T]) -> T:
+        with closing(steps):
+            advance: Callable[[], Step] = partial(steps.send, None)
+            while True:
+                try:
+                    step = advance()
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]  # the generator's T
+                self._tell(step)
+                try:
+                    advance = partial(steps.send, await self._perform(step))
+                except EdgeError as exc:
+                    advance = partial(steps.throw, exc)
+
+    async def _perform(self, step: Step) -> Any:
+        if isinstance(step, Send):
+            outcome = await self._exchange(step)
+            self._hooks.responded(step, outcome)
+            return outcome
+        if isinstance(step, Pause):
+            return await anyio.sleep(step.seconds)
+        return await anyio.to_thread.run_sync(step.work) if isinstance(step, Compute) else None
+
+    async def _exchange(self, send: Send) -> Outcome:
+        with measuring(send.deadline) as exchange:
+            try:
+                async with self._http.stream(**_arguments(send)) as response:
+                    body = bytearray()
+                    async for part in response.aiter_bytes():
+                        _append(body, part)
+            except httpx.HTTPError as exc:
+                return _lost(exc, exchange)
+            return _arrived(response, body, exchange)
+
+
+def _ask(question: str, terms: QuestionTerms) -> Ask:
+    values: dict[str, Any] = {**terms, "include": tuple(terms.get("include", ()))}
+    return Ask(question, **values)
+
+
+def _http_options(settings: EdgeSettings, url: str | None, api_key: str | None) -> dict[str, Any]:
+    key = api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
+    headers = {"User-Agent": "second-glance-edge"}
+    if key:
+        headers[API_KEY_HEADER] = f"Bearer {key}"
+    timeout = httpx.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s)
+    return {"base_url": _checked(url or settings.url), "headers": headers, "timeout": timeout}
+
+
+def _checked(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as exc:
+        raise UsageError(f"not a URL: {url!r}: {exc}") from exc
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise UsageError(f"not an http or https URL: {url!r}")
+    return parsed
+
+
+def _ssl_context(url: httpx.URL) -> ssl.SSLContext | None:
+    """httpx's own, which trusts SSL_CERT_FILE and SSL_CERT_DIR; http is spared the time to read them."""
+    return httpx.create_ssl_context() if url.scheme == "https" else None
+
+
+def _arguments(send: Send) -> dict[str, Any]:
+    headers = dict(send.headers)
+    if send.deadline is not None:  # of this attempt: what is left, so that late work does not begin
+        left_ms = int(1000 * (send.deadline - time.monotonic()))
+        headers[DEADLINE_HEADER] = str(min(max(1, left_ms), MAX_DEADLINE_MS))
+    return {
+        "method": send.method,
+        "url": send.path,
+        "headers": headers,
+        "content": send.body or None,
+    }
+
+
+def _append(body: bytearray, part: bytes) -> None:
+    if len(body) + len(part) > MAX_REPLY_BYTES:
+        raise httpx.DecodingError(f"the reply exceeds {MAX_REPLY_BYTES} bytes")
+    body += part
+
+
+def _arrived(response: httpx.Response, body: bytearray, exchange: Exchange) -> Arrived:
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    counts = (exchange.uplink_bytes, exchange.downlink_bytes)
+    return Arrived(response.status_code, headers, bytes(body), *counts, exchange.waited_s)
+
+
+def _lost(exc: httpx.HTTPError, exchange: Exchange) -> Lost:
+    detail = str(exc) or type(exc).__name__
+    counts = (exchange.uplink_bytes, exchange.downlink_bytes)
+    if isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout)):
+        return Lost("connect", detail, *counts)
+    if isinstance(exc, httpx.TimeoutException):
+        return Lost("timeout", detail, *counts)
+    if isinstance(exc, (httpx.NetworkError, httpx.RemoteProtocolError)):
+        return Lost("network", detail, *counts)
+    return Lost("protocol", detail, *counts)

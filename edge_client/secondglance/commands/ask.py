@@ -1,0 +1,209 @@
+"""`secondglance ask`: one question about one picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secondglance.commands.console import complain, exit_code_of_errors, progress, writing
+from secondglance.commands.options import Json, MaxUplinkBytes, ModeName, Strict, Threshold, Timeout, Url
+
+if TYPE_CHECKING:
+    from secondglance.conversation.requests import Ask
+    from secondglance.conversation.steps import Step
+    from secondglance.reply import Reply
+    from secondglance.settings import EdgeSettings
+    from secondglance.show.report import Sent
+    from secondglance_protocol.wire import Include
+
+
+def ask(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, readable=True)],
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    url: Url = None,
+    json_: Json = False,
+    mode: ModeName = "auto",
+    threshold: Threshold = None,
+    timeout: Timeout = None,
+    max_uplink_bytes: MaxUplinkBytes = None,
+    strict: Strict = False,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="Draw the region and both answers.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="OUT.html", help="Write a page with all there is to see and know.")
+    ] = None,
+    save_sent: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the exact bytes that are sent.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")] = False,
+) -> None:
+    """Ask QUESTION about IMAGE.
+
+    A small copy of IMAGE is sent; if the server's model is unsure, the region that it asks for follows. If
+    that second stage fails, the draft answer is given with a warning, unless --strict.
+
+    \b
+    Examples:
+      secondglance ask photo.jpg "What is written on the red sign?"
+      secondglance ask photo.jpg "How many signs?" --json
+      secondglance ask photo.jpg "What number?" --picture answer.png
+      secondglance ask photo.jpg "What number?" --report answer.html
+      secondglance ask photo.jpg "What number?" --dry-run
+
+    \b
+    Environment: SECONDGLANCE_URL, SECONDGLANCE_API_KEY, SECONDGLANCE_EDGE_*
+
+    \b
+    Exit codes:
+      0 answered   2 usage   65 IMAGE cannot be read or was refused
+      69 server unavailable   75 busy, try later   77 not allowed   124 timed out
+    """
+    _check_outputs(picture, report, save_sent)
+    with exit_code_of_errors():
+        from secondglance.conversation.requests import Ask
+        from secondglance.settings import load_settings
+
+        settings = load_settings(url=url)
+        include: tuple[Include, ...] = ("tokens", "relevance") if report else ()
+        terms = Ask(question, mode, threshold, timeout, max_uplink_bytes, strict, include=include)
+        if dry_run:
+            _plan(image, terms, settings, save_sent, as_json=json_)
+            return
+        reply, sent = _converse(image, terms, settings, save_sent)
+        _show(reply, as_json=json_)
+        if picture is not None:
+            _draw(image, terms.question, reply, picture, settings)
+        if report is not None:
+            _report(image, terms.question, reply, sent, report, settings)
+
+
+def _converse(
+    image: Path, terms: Ask, settings: EdgeSettings, save_sent: Path | None
+) -> tuple[Reply, list[Sent]]:
+    """The reply, and the pictures that left for it."""
+    from secondglance.client import EdgeClient
+    from secondglance.hooks import Hooks
+    from secondglance.show.report import SentPictures
+
+    sent = SentPictures()
+    with progress() as show:
+
+        def observe(step: Step) -> None:
+            show(str(step))
+            _save(step, save_sent)
+
+        hooks = Hooks(on_request=sent.note)
+        with EdgeClient(settings=settings, observe=observe, hooks=hooks) as client:
+            reply = client.ask(
+                image,
+                terms.question,
+                mode=terms.mode,
+                threshold=terms.threshold,
+                timeout_s=terms.timeout_s,
+                max_uplink_bytes=terms.max_uplink_bytes,
+                strict=terms.strict,
+                include=terms.include,
+            )
+    return reply, sent.pictures
+
+
+def _show(reply: Reply, *, as_json: bool) -> None:
+    print(json.dumps(reply.to_dict()) if as_json else reply.answer)
+    if reply.degraded and not as_json:
+        complain(f"this is the draft answer, stage two failed: {reply.degraded}")
+    for note in () if as_json else reply.notes:
+        complain(note)
+    if sys.stderr.isatty():
+        _tell_cost(reply)
+
+
+def _tell_cost(reply: Reply) -> None:
+    from rich.console import Console
+
+    from secondglance.show.drawing import readable_bytes
+
+    receipt, confidence = reply.receipt, reply.confidence
+    facts = [
+        f"stage {reply.stage}",
+        f"{confidence.metric} {confidence.value:.3f} (threshold {confidence.threshold:.3f})",
+        f"{readable_bytes(receipt.uplink_bytes)} up, {readable_bytes(receipt.downlink_bytes)} down",
+        f"{receipt.elapsed_ms:,.0f} ms",
+    ]
+    if receipt.original_bytes:
+        facts.insert(3, f"original {readable_bytes(receipt.original_bytes)}")
+    Console(stderr=True, highlight=False).print(" · ".join(facts), style="dim")
+
+
+def _plan(image: Path, terms: Ask, settings: EdgeSettings, save_sent: Path | None, *, as_json: bool) -> None:
+    from secondglance.conversation.dry_run import plan_first_request
+
+    send = plan_first_request(image, terms, settings)
+    _save(send, save_sent)
+    parts = [{"name": part.name, "bytes": len(part.data)} for part in send.parts]
+    plan: dict[str, Any] = {
+        "dry_run": True,
+        "url": settings.url,
+        "method": send.method,
+        "path": send.path,
+        "body_bytes": len(send.body),
+        "parts": parts,
+        "original_bytes": image.stat().st_size,
+        "assumed_side": settings.assumed_side,
+    }
+    if as_json:
+        print(json.dumps(plan))
+        return
+    print(f"would send {send.method} {send.path} to {settings.url}: {len(send.body):,} bytes")
+    for part in parts:
+        print(f"  {part['name']}: {part['bytes']:,} bytes")
+    print(f"and, if the server is unsure, one region of the original ({plan['original_bytes']:,} bytes)")
+    print(f"assuming a server that takes {settings.assumed_side} pixels a side; nothing was sent")
+
+
+def _draw(image: Path, question: str, reply: Reply, target: Path, settings: EdgeSettings) -> None:
+    from secondglance.show.drawing import draw_picture
+
+    sheet = draw_picture(image, question, reply, max_original_pixels=settings.max_original_pixels)
+    with writing(target):
+        sheet.save(target)
+
+
+def _report(
+    image: Path, question: str, reply: Reply, sent: list[Sent], target: Path, settings: EdgeSettings
+) -> None:
+    from secondglance.show.report import report_page
+
+    page = report_page(image, question, reply, sent, max_original_pixels=settings.max_original_pixels)
+    with writing(target):
+        target.write_text(page, encoding="utf-8")
+
+
+def _save(step: Step, folder: Path | None) -> None:
+    """Keep what a step is about to send: the whole body, and the files inside it."""
+    from secondglance.conversation.steps import Send
+
+    if folder is None or not isinstance(step, Send) or not step.body:
+        return
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{step.stage}-body").write_bytes(step.body)
+        for part in step.parts:
+            (folder / f"{step.stage}-{part.name}").write_bytes(part.data)
+
+
+def _check_outputs(picture: Path | None, report: Path | None, save_sent: Path | None) -> None:
+    """Complain about where results should go before anything is sent."""
+    if report is not None and not report.parent.is_dir():
+        raise typer.BadParameter(f"{report.parent}: no such folder", param_hint="--report")
+    if picture is not None:
+        if picture.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+            raise typer.BadParameter(f"{picture}: not a .png, .jpg or .webp", param_hint="--picture")
+        if not picture.parent.is_dir():
+            raise typer.BadParameter(f"{picture.parent}: no such folder", param_hint="--picture")
+    if save_sent is not None and save_sent.exists() and not save_sent.is_dir():
+        raise typer.BadParameter(f"{save_sent}: not a folder", param_hint="--save-sent")

@@ -1,0 +1,42 @@
+"""Options that several commands share, so that they read and behave alike everywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from secondglance.conversation.requests import Terms
+
+Url: TypeAlias = Annotated[str | None, typer.Option(help="The server; default: SECONDGLANCE_URL.")]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+ModeName: TypeAlias = Annotated[
+    Literal["auto", "answer_only", "always"],
+    typer.Option(help="Whether to take a second glance: if unsure, never, always."),
+]
+Threshold: TypeAlias = Annotated[
+    float | None, typer.Option(min=0, help="Take a second glance above this uncertainty (nats).")
+]
+Timeout: TypeAlias = Annotated[
+    float | None, typer.Option(min=0.001, metavar="SECONDS", help="For a whole conversation.")
+]
+MaxUplinkBytes: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, help="Send no more than this for an answer.")
+]
+Strict: TypeAlias = Annotated[
+    bool, typer.Option("--strict", help="Fail if stage two fails, instead of giving the draft answer.")
+]
+
+
+def terms_of(
+    mode: ModeName, threshold: Threshold, timeout: Timeout, max_uplink_bytes: MaxUplinkBytes, strict: Strict
+) -> Terms:
+    """The options that say how to ask, as a client takes them."""
+    return {
+        "mode": mode,
+        "threshold": threshold,
+        "timeout_s": timeout,
+        "max_uplink_bytes": max_uplink_bytes,
+        "strict": strict,
+    }

@@ -1,0 +1,299 @@
+"""One question, both stages, without any I/O: what to send, what to make of the reply, when to try again.
+
+`Conversation.run` is a generator of steps (see `steps`); a driver performs them. Decided here and nowhere
+else: retries, the deadline, the uplink budget, sending the picture again when the server has forgotten it,
+and what happens if stage two fails: the draft answer is returned with `degraded`, unless `strict`.
+
+Not covered: a second round. One region is asked for and sent.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Collection, Generator
+from typing import Any, TypeAlias, TypeVar
+
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+
+from secondglance.conversation.failures import Failure, failure_of
+from secondglance.conversation.ledger import Ledger
+from secondglance.conversation.requests import Ask, first_request, model_request, patch_request, traced
+from secondglance.conversation.server_memory import Known
+from secondglance.conversation.steps import Answered, Arrived, Compute, Outcome, Pause, Send, Step
+from secondglance.errors import (
+    BadImageError,
+    EdgeError,
+    ExpiredError,
+    ProtocolError,
+    TimedOutError,
+    UplinkBudgetError,
+)
+from secondglance.link.recipes import Recipes
+from secondglance.pictures.budget import PixelBudget
+from secondglance.pictures.encoding import Encoded, Recipe, encode
+from secondglance.pictures.original import ImageSource, Original
+from secondglance.reply import Reply
+from secondglance.settings import EdgeSettings
+from secondglance_protocol.protocol import PROTOCOL_VERSION, MediaType
+from secondglance_protocol.wire import InferenceResponse, ModelResponse, PatchOffer, Roi, TimingMs
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+Steps: TypeAlias = Generator[Step, Any, T]
+
+_HEAD_BYTES = 400  # of a request around its body, with a key
+
+
+class Conversation:
+    """Asks one question about one picture. Use once."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        ask: Ask,
+        *,
+        known: Known,
+        settings: EdgeSettings,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._source = source
+        self._ask = ask
+        self._known = known
+        self._settings = settings
+        self._clock = clock
+        self._draw = draw
+        self._trace_id = secrets.token_hex(16)
+        self._recipes = Recipes(settings, known.link)
+        self._deadline = None if ask.timeout_s is None else clock() + ask.timeout_s
+        self._ledger = Ledger(clock, max_uplink_bytes=ask.max_uplink_bytes)
+
+    def run(self) -> Steps[Reply]:
+        """Raises EdgeError; once stage one has answered, only if `strict`."""
+        with self._ledger.stage("setup"):
+            original = yield from self._open()
+        try:
+            model = yield from self.fetch_model()
+            first = yield from self._first_stage(original, model)
+            second, degraded = yield from self._second_opinion(original, first)
+            receipt = self._ledger.receipt(original.encoded_bytes)
+            return Reply(first, second, receipt, degraded, original.notes, self._trace_id)
+        finally:
+            original.close()
+
+    def fetch_model(self) -> Steps[ModelResponse]:
+        """What the server takes; asked once for each client."""
+        if self._known.model is None:
+            with self._ledger.stage("setup"):
+                arrived = yield from self._call(model_request(self._deadline))
+            model = _parse(ModelResponse, arrived)
+            if model.protocol_version != PROTOCOL_VERSION:
+                spoken = f"the server speaks protocol {model.protocol_version}, this edge {PROTOCOL_VERSION}"
+                raise ProtocolError(f"{spoken}; update the older one")
+            self._learn(arrived)
+            self._known.model = model
+        return self._known.model
+
+    def _open(self) -> Steps[Original]:
+        max_pixels = self._settings.max_original_pixels
+        opening = Compute(lambda: Original(self._source, max_pixels=max_pixels), "opening the picture")
+        original: Original = yield opening
+        return original
+
+    def _first_stage(self, original: Original, model: ModelResponse) -> Steps[InferenceResponse]:
+        with self._ledger.stage("stage1"):
+            key: str | None = yield Compute(original.content_key, "naming the picture")
+            arrived = yield from self._ask_about_held_image(original, key)
+            if arrived is None:
+                arrived = yield from self._ask_with_image(original, model)
+            first = _parse(InferenceResponse, arrived)
+            self._learn(arrived, first.timing_ms)
+            self._known.remember_image(key, first.image_id)
+            yield Answered(first)
+            return first
+
+    def _ask_about_held_image(self, original: Original, key: str | None) -> Steps[Arrived | None]:
+        """Ask without an upload if the server was sent this picture before; None if it no longer has it."""
+        image_id = self._known.image_id(key)
+        if image_id is None:
+            return None
+        try:
+            return (yield from self._call(self._first_request(original, image_id)))
+        except ExpiredError:
+            self._known.forget_image(key)
+            return None
+
+    def _ask_with_image(self, original: Original, model: ModelResponse) -> Steps[Arrived]:
+        picture = yield from self._global_image(original, model)
+        try:
+            return (yield from self._call(self._first_request(original, picture)))
+        except BadImageError:
+            self._known.model = (
+                None  # its budget was obeyed and refused: the server may have another model now
+            )
+            raise
+
+    def _second_opinion(
+        self, original: Original, first: InferenceResponse
+    ) -> Steps[tuple[InferenceResponse | None, str | None]]:
+        """Stage two's reply, or why there is none; neither where the server wants none."""
+        if first.status == "answered":
+            return None, None
+        try:
+            with self._ledger.stage("stage2"):
+                return (yield from self._second_stage(original, first)), None
+        except EdgeError as exc:
+            if self._ask.strict:
+                raise
+            return None, str(exc)
+
+    def _second_stage(self, original: Original, first: InferenceResponse) -> Steps[InferenceResponse]:
+        if first.roi is None or first.patch is None:
+            raise ProtocolError("the server wants a patch but does not say of what, or where to")
+        request = yield from self._patch_in_time(original, first, first.roi, first.patch)
+        arrived = yield from self._call(request)
+        second = _parse(InferenceResponse, arrived)
+        self._learn(arrived, second.timing_ms)
+        if second.stage != 2 or second.status != "answered":
+            raise ProtocolError("the server took the patch but did not answer")
+        yield Answered(second)
+        return second
+
+    def _patch_in_time(
+        self, original: Original, first: InferenceResponse, roi: Roi, offer: PatchOffer
+    ) -> Steps[Send]:
+        """The patch as the link deserves; smaller if it would be late; declined if late even then."""
+        late_s = 0.0
+        for recipe in self._recipes.for_patch():
+            patch = yield from self._patch(original, roi, offer, recipe)
+            request = patch_request(offer.url, patch, deadline=self._deadline)
+            late_s = self._late_s(request, first.timing_ms)
+            if late_s <= 0:
+                return request
+        raise TimedOutError(
+            f"declined: the region ({len(request.body)} bytes) would be answered {late_s:.1f} s "
+            f"after the deadline on this link"
+        )
+
+    def _late_s(self, request: Send, served: TimingMs) -> float:
+        """Seconds after the deadline at which `request` is expected to be answered; 0 if nothing is known.
+
+        The server needs at least what it needed for the first answer: the second has a picture more.
+        """
+        on_the_way_s = self._known.link.seconds_for(len(request.body) + _HEAD_BYTES)
+        if self._deadline is None or on_the_way_s is None:
+            return 0.0
+        server_s = (served.decode_image + served.prefill + served.generate) / 1000
+        return self._clock() + on_the_way_s + server_s - self._deadline
+
+    def _learn(self, arrived: Arrived, served: TimingMs | None = None) -> None:
+        """What this request said about the link."""
+        if arrived.waited_s is not None:
+            server_s = sum(served.model_dump().values()) / 1000 if served else None
+            self._known.link.add(arrived.uplink_bytes, arrived.waited_s, server_s)
+
+    def _first_request(self, original: Original, picture: Encoded | str) -> Send:
+        return first_request(self._ask, original.size, picture, deadline=self._deadline)
+
+    def _global_image(self, original: Original, model: ModelResponse) -> Steps[Encoded]:
+        budget = PixelBudget(
+            model.image.max_width,
+            model.image.max_height,
+            model.image.max_pixels,
+            min_side=model.limits.min_side_pixels,
+            max_aspect=model.limits.max_aspect_ratio,
+        )
+        recipe, scale = self._recipes.for_image()
+        bare = self._first_request(original, Encoded(b"", "image/jpeg", original.size, None))
+        return (
+            yield from self._encode(
+                lambda: original.global_image(budget.scaled(scale)),
+                recipe,
+                accepted=model.image.formats,
+                max_bytes=min(model.image.max_bytes, model.limits.max_image_bytes - len(bare.body)),
+                around_bytes=len(bare.body),
+                what="picture",
+            )
+        )
+
+    def _patch(self, original: Original, roi: Roi, offer: PatchOffer, recipe: Recipe) -> Steps[Encoded]:
+        pixels = (roi.pixels.left, roi.pixels.top, roi.pixels.right, roi.pixels.bottom)
+        budget = PixelBudget(offer.max_width, offer.max_height, offer.max_pixels)
+        return (
+            yield from self._encode(
+                lambda: original.patch(pixels, budget),
+                recipe,
+                accepted=offer.formats,
+                max_bytes=offer.max_bytes,
+                around_bytes=0,
+                what="patch",
+            )
+        )
+
+    def _encode(
+        self,
+        prepare: Callable[[], Image.Image],
+        recipe: Recipe,
+        *,
+        accepted: Collection[MediaType],
+        max_bytes: int,
+        around_bytes: int,
+        what: str,
+    ) -> Steps[Encoded]:
+        """Prepare and encode within the server's limit and what is left of the caller's budget."""
+        left = self._ledger.body_bytes_left()
+        if left is not None:
+            max_bytes = min(max_bytes, left - around_bytes)
+        encoded: Encoded | None = yield Compute(
+            lambda: encode(prepare(), recipe, accepted=accepted, max_bytes=max_bytes), f"preparing the {what}"
+        )
+        if encoded is not None:
+            return encoded
+        if left is not None and max_bytes == left - around_bytes:
+            raise UplinkBudgetError(
+                f"the {what} does not fit what max_uplink_bytes leaves ({max_bytes} bytes)"
+            )
+        raise BadImageError(f"the {what} does not fit the server's limit of {max_bytes} bytes at any quality")
+
+    def _call(self, request: Send) -> Steps[Arrived]:
+        """Send until it succeeds or trying again makes no sense; raises what went wrong last."""
+        request = traced(request, self._trace_id)  # once: a retry repeats the exact bytes
+        retried = 0
+        while True:
+            self._ledger.check(request)
+            if self._is_late():
+                raise TimedOutError(f"no answer within {self._ask.timeout_s:g} s")
+            outcome: Outcome = yield request
+            self._ledger.add(request, outcome, is_retry=retried > 0)
+            failure = failure_of(outcome)
+            if isinstance(outcome, Arrived) and failure is None:
+                return outcome
+            assert failure is not None, "what did not arrive has failed"
+            wait_s = self._wait_s(failure, retried, request)
+            if wait_s is None and self._is_late():  # whatever broke, it was the caller's patience
+                raise TimedOutError(f"no answer within {self._ask.timeout_s:g} s") from failure.error
+            if wait_s is None:
+                raise failure.error
+            yield Pause(wait_s, str(failure.error))
+            retried += 1
+
+    def _is_late(self, by_s: float = 0.0) -> bool:
+        return self._deadline is not None and self._clock() + by_s >= self._deadline
+
+    def _wait_s(self, failure: Failure, retried: int, request: Send) -> float | None:
+        """Seconds until the next attempt; None if there is none: hopeless, too late, or too many bytes."""
+        if not failure.retryable or not self._ledger.can_send(request):
+            return None
+        wait_s = self._settings.retry_policy.wait_s(retried, failure.retry_after_s, self._draw)
+        return None if wait_s is None or self._is_late(by_s=wait_s) else wait_s
+
+
+def _parse(model: type[M], arrived: Arrived) -> M:
+    """A reply's document; fields that a newer server adds are ignored. Raises ProtocolError."""
+    try:
+        return model.model_validate_json(arrived.body, extra="ignore")
+    except ValidationError as exc:
+        raise ProtocolError(f"the reply is no {model.__name__}; is this a Second Glance server?") from exc

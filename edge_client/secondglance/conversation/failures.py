@@ -1,0 +1,119 @@
+"""From what came over the wire to an error of our tree; the only place where one becomes the other.
+
+The shared table speaks where the server did. Statuses are read here only for answers that are no problem
+document: those of proxies and of programs that are not Second Glance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from secondglance.conversation.steps import Arrived, Lost, Outcome
+from secondglance.errors import (
+    BadImageError,
+    BusyError,
+    EdgeError,
+    ExpiredError,
+    NotAllowedError,
+    ProtocolError,
+    RefusedError,
+    ServerUnavailableError,
+    TimedOutError,
+    UsageError,
+)
+from secondglance.retry import parse_retry_after
+from secondglance_protocol.errors import ErrorCode
+from secondglance_protocol.wire import Problem
+
+_BY_CODE: dict[str, type[EdgeError]] = {
+    ErrorCode.MALFORMED_REQUEST: UsageError,
+    ErrorCode.UNAUTHENTICATED: NotAllowedError,
+    ErrorCode.FORBIDDEN: NotAllowedError,
+    ErrorCode.HEADERS_TIMEOUT: TimedOutError,
+    ErrorCode.BODY_TIMEOUT: TimedOutError,
+    ErrorCode.INFERENCE_EXPIRED: ExpiredError,
+    ErrorCode.IMAGE_EXPIRED: ExpiredError,
+    ErrorCode.BODY_TOO_LARGE: BadImageError,
+    ErrorCode.IMAGE_TOO_LARGE: BadImageError,
+    ErrorCode.IMAGE_SHAPE_REFUSED: BadImageError,
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: BadImageError,
+    ErrorCode.UNREADABLE_IMAGE: BadImageError,
+    ErrorCode.UNORIENTED_IMAGE: BadImageError,
+    ErrorCode.PATCH_SIZE_MISMATCH: BadImageError,
+    ErrorCode.INVALID_REQUEST: UsageError,
+    ErrorCode.IDEMPOTENCY_IN_PROGRESS: BusyError,
+    ErrorCode.RATE_LIMITED: BusyError,
+    ErrorCode.BUSY: BusyError,
+    ErrorCode.NOT_READY: BusyError,
+    ErrorCode.ENGINE_FAILED: BusyError,
+    ErrorCode.DEADLINE_EXCEEDED: TimedOutError,
+    ErrorCode.INTERNAL_ERROR: ServerUnavailableError,
+}
+_BY_STATUS: dict[int, type[EdgeError]] = {
+    401: NotAllowedError,
+    403: NotAllowedError,
+    408: TimedOutError,
+    413: BadImageError,
+    429: BusyError,
+    503: BusyError,
+    504: TimedOutError,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request gave nothing, and whether the same request may succeed later."""
+
+    error: EdgeError
+    retryable: bool
+    retry_after_s: float | None = None
+
+
+def failure_of(outcome: Outcome) -> Failure | None:
+    """None for a success."""
+    if isinstance(outcome, Lost):
+        return _of_lost(outcome)
+    if 200 <= outcome.status < 300:
+        return None
+    retry_after_s = parse_retry_after(outcome.headers.get("retry-after"))
+    problem = _problem(outcome)
+    if problem is None:
+        error = _of_status(outcome.status, retry_after_s)
+        return Failure(error, _is_retryable(outcome.status), retry_after_s)
+    kind = _BY_CODE.get(problem.code, RefusedError)
+    error = kind(
+        f"{problem.title}: {problem.detail}",
+        code=problem.code,
+        request_id=problem.request_id,
+        retry_after_s=retry_after_s,
+    )
+    return Failure(error, problem.retryable, retry_after_s)
+
+
+def _of_lost(lost: Lost) -> Failure:
+    if lost.kind == "connect":
+        return Failure(ServerUnavailableError(f"cannot connect: {lost.detail}"), retryable=True)
+    if lost.kind == "timeout":
+        return Failure(TimedOutError(f"no answer in time: {lost.detail}"), retryable=False)
+    if lost.kind == "network":
+        return Failure(ServerUnavailableError(f"the connection broke: {lost.detail}"), retryable=True)
+    return Failure(ProtocolError(lost.detail), retryable=False)
+
+
+def _problem(arrived: Arrived) -> Problem | None:
+    try:
+        return Problem.model_validate_json(arrived.body, extra="ignore")
+    except ValidationError:
+        return None
+
+
+def _of_status(status: int, retry_after_s: float | None) -> EdgeError:
+    kind = _BY_STATUS.get(status, ServerUnavailableError if status >= 500 else ProtocolError)
+    message = f"HTTP {status} without a problem document; is this a Second Glance server?"
+    return kind(message, retry_after_s=retry_after_s)
+
+
+def _is_retryable(status: int) -> bool:
+    return status in (408, 429) or status >= 500

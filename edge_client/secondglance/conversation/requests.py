@@ -1,0 +1,129 @@
+"""The three requests of a conversation, as bytes to send. Knows the contract and not when to use it."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+import httpx
+from pydantic import ValidationError
+
+from secondglance.conversation.steps import Part, Send
+from secondglance.errors import ProtocolError, UsageError
+from secondglance.pictures.encoding import Encoded
+from secondglance.pictures.orientation import Size
+from secondglance_protocol.protocol import (
+    API_PREFIX,
+    IDEMPOTENCY_KEY_HEADER,
+    IMAGE_PART,
+    REQUEST_PART,
+    TRACEPARENT_HEADER,
+)
+from secondglance_protocol.wire import GateSettings, ImageSize, Include, InferenceRequest, Mode
+
+
+class Terms(TypedDict, total=False):
+    """How to ask, by keyword; what each means is said at `EdgeClient.ask`."""
+
+    mode: Mode
+    threshold: float | None
+    timeout_s: float | None
+    max_uplink_bytes: int | None
+    strict: bool
+    max_new_tokens: int | None
+    include: Iterable[Include]
+
+
+class QuestionTerms(Terms, total=False):
+    """What one question may have besides."""
+
+    idempotency_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a caller wants to know and on which terms. `timeout_s` bounds the whole conversation.
+
+    `max_uplink_bytes` bounds everything sent, headers and retries included. `strict` raises where stage two
+    fails instead of returning the draft answer. Conversations with the same `idempotency_key`, picture and
+    terms are one: the server, while it remembers, gives its first reply again; None makes each its own.
+    """
+
+    question: str
+    mode: Mode = "auto"
+    threshold: float | None = None
+    timeout_s: float | None = None
+    max_uplink_bytes: int | None = None
+    strict: bool = False
+    max_new_tokens: int | None = None
+    include: tuple[Include, ...] = ()
+    idempotency_key: str | None = None
+
+
+def model_request(deadline: float | None) -> Send:
+    return Send("setup", "GET", f"{API_PREFIX}/model", deadline=deadline)
+
+
+def first_request(ask: Ask, size: Size, picture: Encoded | str, *, deadline: float | None) -> Send:
+    """Stage one. `picture` is the encoded global image, or the server's id for it. Raises UsageError."""
+    document = _document(ask, size, image_id=picture if isinstance(picture, str) else None)
+    files: dict[str, Any] = {REQUEST_PART: (None, document, "application/json")}
+    parts = [Part("request.json", document)]
+    if isinstance(picture, Encoded):
+        name = f"{IMAGE_PART}.{picture.file_suffix}"
+        files[IMAGE_PART] = (name, picture.data, picture.media_type)
+        parts.append(Part(name, picture.data))
+    multipart = httpx.Request("POST", "http://edge", files=files)
+    headers = {
+        "Content-Type": multipart.headers["Content-Type"],
+        IDEMPOTENCY_KEY_HEADER: _idempotency_key(ask, parts),
+    }
+    return Send(
+        "stage1", "POST", f"{API_PREFIX}/inferences", headers, multipart.read(), tuple(parts), deadline
+    )
+
+
+def patch_request(url: str, patch: Encoded, *, deadline: float | None) -> Send:
+    """Stage two. Raises ProtocolError for an address that is not on the same server."""
+    if not url.startswith(f"{API_PREFIX}/"):
+        raise ProtocolError(f"the server offers a patch address outside its own API: {url!r}")
+    headers: Mapping[str, str] = {"Content-Type": patch.media_type}
+    part = Part(f"patch.{patch.file_suffix}", patch.data)
+    return Send("stage2", "PUT", url, headers, patch.data, (part,), deadline)
+
+
+def traced(request: Send, trace_id: str) -> Send:
+    """`request` as a span of the conversation's trace, which the server continues: W3C Trace Context."""
+    headers = {**request.headers, TRACEPARENT_HEADER: f"00-{trace_id}-{secrets.token_hex(8)}-01"}
+    return replace(request, headers=headers)
+
+
+def _idempotency_key(ask: Ask, parts: Iterable[Part]) -> str:
+    """The caller's key made one of this very payload, so that it never meets another under the same name."""
+    if ask.idempotency_key is None:
+        return uuid.uuid4().hex
+    digest = hashlib.sha256(ask.idempotency_key.encode())
+    for part in parts:
+        digest.update(hashlib.sha256(part.data).digest())
+    return digest.hexdigest()
+
+
+def _document(ask: Ask, size: Size, *, image_id: str | None) -> bytes:
+    try:
+        request = InferenceRequest(
+            question=ask.question,
+            image=ImageSize(width=size[0], height=size[1]),
+            image_id=image_id,
+            mode=ask.mode,
+            gate=None if ask.threshold is None else GateSettings(threshold=ask.threshold),
+            max_new_tokens=ask.max_new_tokens,
+            include=ask.include,
+        )
+    except ValidationError as exc:
+        complaints = (f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors())
+        raise UsageError("; ".join(complaints)) from exc
+    return request.model_dump_json(exclude_defaults=True).encode()

@@ -1,0 +1,102 @@
+"""The vocabulary between the conversation, which decides, and the drivers, which act.
+
+A conversation yields a `Step` and is sent what came of it: an `Outcome` for `Send`, the value for `Compute`,
+None for `Pause` and `Answered`. An EdgeError that a `Compute` raises is thrown into the conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from secondglance_protocol.wire import InferenceResponse
+
+Stage: TypeAlias = Literal["setup", "stage1", "stage2"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Bytes inside a body that mean something by themselves; `name` is a file name for them."""
+
+    name: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Make one HTTP request and report its outcome. `deadline` is on the monotonic clock; None has none."""
+
+    stage: Stage
+    method: Literal["GET", "POST", "PUT"]
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = field(default=b"", repr=False)
+    parts: tuple[Part, ...] = ()
+    deadline: float | None = None
+
+    def __str__(self) -> str:
+        if self.stage == "setup":
+            return "asking the server what it takes"
+        what = "question and picture" if self.stage == "stage1" else "the region asked for"
+        return f"sending {what} ({len(self.body):,} bytes)"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait before a retry."""
+
+    seconds: float
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}; trying again in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Work for the processor, long enough to keep off an event loop."""
+
+    work: Callable[[], Any]
+    what: str
+
+    def __str__(self) -> str:
+        return self.what
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Nothing to do: a stage has answered, for whoever wants to know before the conversation ends."""
+
+    reply: InferenceResponse
+
+    def __str__(self) -> str:
+        return f"stage {self.reply.stage} has answered"
+
+
+Step: TypeAlias = Send | Pause | Compute | Answered
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A complete response; header names are lower case. `waited_s` is None where nothing is timed."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    uplink_bytes: int = 0
+    downlink_bytes: int = 0
+    waited_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """No complete response: nobody to connect to, no answer in time, the connection broke, or no HTTP."""
+
+    kind: Literal["connect", "timeout", "network", "protocol"]
+    detail: str
+    uplink_bytes: int = 0
+    downlink_bytes: int = 0
+
+
+Outcome: TypeAlias = Arrived | Lost

@@ -1,0 +1,147 @@
+"""`POST /v1/chat/completions`: from the request to a conversation with the server, and back.
+
+A stream begins when stage one has answered, so everything that can go wrong before has its proper status; a
+failed stage two gives the draft and does not end the stream in an error unless the app asked for `strict`.
+When the app hangs up, the conversation is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from secondglance.conversation.requests import Terms
+from secondglance.errors import EdgeError
+from secondglance.gateway.errors import ApiError, as_api_error, bad_request
+from secondglance.gateway.messages import ChatRequest, compose, parse_chat
+from secondglance.gateway.parts import GatewayParts
+from secondglance.gateway.pictures import load_picture
+from secondglance.gateway.replies import Form, closing_chunks, completion, error_event, opening_chunk
+from secondglance.hooks import Hooks
+from secondglance.reply import Reply
+from secondglance_protocol.wire import InferenceResponse
+
+T = TypeVar("T")
+
+
+async def create_completion(request: Request) -> Response:
+    """One chat completion. Raises ApiError, or EdgeError as the conversation does."""
+    parts: GatewayParts = request.app.state.parts
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":  # what a web page can send without asking first is something else
+        raise ApiError(415, "the body is sent as application/json", "unsupported_media_type")
+    document = await anyio.to_thread.run_sync(_parsed, await request.body())
+    chat, notes = parse_chat(document)
+    return await _while_connected(request, _answer(chat, notes, parts))
+
+
+async def _answer(chat: ChatRequest, notes: list[str], parts: GatewayParts) -> Response:
+    question = compose(chat.messages, system=parts.settings.system)
+    model = await parts.client.model()
+    parts.check_model(chat.model, model)
+    most = model.limits.max_new_tokens
+    form = Form(
+        id=f"chatcmpl-{secrets.token_hex(12)}",
+        created=int(time.time()),
+        max_new_tokens=min(chat.max_new_tokens or most, most),
+        stops=chat.stops,
+        wants_logprobs=bool(chat.logprobs),
+        wants_usage=chat.wants_usage,
+        notes=(*notes, *question.notes),
+    )
+    picture = await load_picture(question.picture, parts.files, parts.remote)
+    told: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
+
+    def on_answer(reply: InferenceResponse) -> None:
+        if not told.done():
+            told.set_result(reply)
+
+    client = parts.client.with_options(hooks=Hooks(on_answer=on_answer))
+    asking = client.ask(picture, question.text, **_terms(chat, form, is_low_detail=question.is_low_detail))
+    if not chat.stream:
+        return JSONResponse(completion(await asking, form))
+    return await _streamed(asyncio.ensure_future(asking), told, form)
+
+
+def _terms(chat: ChatRequest, form: Form, *, is_low_detail: bool) -> Terms:
+    wish = chat.second_glance
+    terms: Terms = {
+        "mode": wish.mode or ("answer_only" if is_low_detail else "auto"),
+        "threshold": wish.threshold,
+        "timeout_s": wish.timeout_s,
+        "max_uplink_bytes": wish.max_uplink_bytes,
+        "strict": wish.strict,
+        "max_new_tokens": form.max_new_tokens,
+    }
+    if form.wants_logprobs:
+        terms["include"] = ("tokens",)
+    return terms
+
+
+async def _streamed(
+    asking: asyncio.Future[Reply], told: asyncio.Future[InferenceResponse], form: Form
+) -> Response:
+    try:
+        either: set[asyncio.Future[Any]] = {asking, told}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not told.done():
+            await asking  # it failed in stage one: raises
+        return StreamingResponse(_events(asking, told.result(), form), media_type="text/event-stream")
+    except BaseException:
+        asking.cancel()
+        raise
+
+
+async def _events(
+    asking: asyncio.Future[Reply], first: InferenceResponse, form: Form
+) -> AsyncIterator[bytes]:
+    try:
+        yield opening_chunk(first, form)
+        try:
+            reply = await asking
+        except EdgeError as exc:
+            yield error_event(as_api_error(exc))
+            return
+        for chunk in closing_chunks(reply, form):
+            yield chunk
+    finally:
+        asking.cancel()  # the app hung up; does nothing to what is done
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result; the work is cancelled and ClientDisconnect raised if the app hangs up first."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as exc:  # the first is the text encoding's, too
+        raise bad_request("the body is not valid JSON", code="invalid_json") from exc
+
+
+def on_client_gone(request: Request, exc: Exception) -> Response:
+    """Nobody is there to read it; the status is what logs of proxies call such requests."""
+    return ApiError(499, "the app has hung up", "client_gone").response()

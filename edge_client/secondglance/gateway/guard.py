@@ -1,0 +1,139 @@
+"""The outermost layer: who may ask, how much at once, how large; failures in OpenAI's shape.
+
+Without a key every app of this machine may ask; then only requests that name this machine as their host are
+let in, so that a web page cannot reach the gateway through a name of its own (DNS rebinding). The body is
+read whole here, within its limits, and the app gets it in one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from secondglance.errors import EdgeError
+from secondglance.gateway.errors import ApiError, as_api_error, bad_request, busy
+from secondglance.gateway.settings import GatewaySettings
+
+_log = logging.getLogger("secondglance.gateway")
+
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_OPEN_PATHS = frozenset({"/healthz"})
+
+
+class GuardMiddleware:
+    """Wraps everything but the last resort for unexpected failures."""
+
+    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
+        self._app = app
+        self._settings = settings
+        self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
+        self._in_work = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        reply = _Reply(send)
+        began = time.perf_counter()
+        try:
+            await self._serve(scope, receive, reply)
+        except (ApiError, EdgeError) as exc:
+            error = exc if isinstance(exc, ApiError) else as_api_error(exc)
+            if reply.status:  # too late for a status: the connection ends in the middle of the reply
+                raise
+            await error.response()(scope, receive, reply)
+        finally:
+            elapsed_ms = round(1000 * (time.perf_counter() - began), 1)
+            facts = {"request_id": reply.request_id, "status": reply.status, "elapsed_ms": elapsed_ms}
+            _log.info("%s %s %s %s ms", scope["method"], scope["path"], reply.status, elapsed_ms, extra=facts)
+
+    async def _serve(self, scope: Scope, receive: Receive, reply: _Reply) -> None:
+        headers = Headers(scope=scope)
+        if scope["path"] not in _OPEN_PATHS:
+            self._admit(headers)
+        if scope["method"] != "POST":
+            await self._app(scope, receive, reply)
+            return
+        if self._in_work >= self._settings.max_requests:
+            reply.closes = True
+            raise busy(f"{self._in_work} requests are in work already")
+        self._in_work += 1
+        try:
+            body = await self._read(headers, receive, reply)
+            await self._app(scope, _replay(body, receive), reply)
+        finally:
+            self._in_work -= 1
+
+    def _admit(self, headers: Headers) -> None:
+        if self._key is None:
+            host = headers.get("host", "")
+            if host.rpartition(":")[0] not in _LOCAL_NAMES and host not in _LOCAL_NAMES:
+                raise ApiError(403, "a gateway without a key answers to local names only", "forbidden_host")
+            return
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(self._key, given.strip().encode()):
+            raise ApiError(
+                401, "send the gateway's key", "invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
+            )
+
+    async def _read(self, headers: Headers, receive: Receive, reply: _Reply) -> bytes:
+        """The whole body. Raises ApiError for one that is too large or too slow."""
+        limit = self._settings.max_body_bytes
+        declared = headers.get("content-length", "0")
+        received = bytearray()
+        reply.closes = True  # until all of it is read, the connection has no use after a refusal
+        if not declared.isdecimal() or len(declared) > 18 or int(declared) > limit:
+            raise _too_large(limit)
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise bad_request("the app has hung up", code="client_gone")
+                    received += message.get("body", b"")
+                    if len(received) > limit:
+                        raise _too_large(limit)
+                    if not message.get("more_body", False):
+                        reply.closes = False
+                        return bytes(received)
+        except TimeoutError:
+            raise ApiError(408, "the body took too long to arrive", "body_timeout") from None
+
+
+class _Reply:
+    """Sends, adds what every reply has, and remembers the status."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.request_id = f"req_{secrets.token_hex(8)}"
+        self.status = 0
+        self.closes = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.request_id
+            if self.closes:
+                headers["Connection"] = "close"
+        await self._send(message)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"at most {limit} bytes are taken here", "body_too_large")
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """The body first, then whatever the server says: that the app has hung up."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replayed

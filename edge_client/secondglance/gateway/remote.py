@@ -1,0 +1,141 @@
+"""Fetches pictures by URL, from listed hosts only; without a list nothing is ever fetched.
+
+What holds for a URL holds for every redirect: http or https, a listed host and port, no user information,
+and an address on the public internet, judged on the address that is then connected to, so that no second
+lookup can give another. A private address needs to be listed itself, or `allow_private`. No proxies,
+cookies or keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable
+
+import anyio
+import httpcore
+import httpx
+
+from secondglance.gateway.errors import ApiError, bad_request
+from secondglance.gateway.settings import GatewaySettings
+from secondglance.wire.counting import AsyncCountingBackend, AsyncCountingTransport
+
+_MAX_REDIRECTS = 3
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class RemotePictures:
+    """Use `fetch`; close with `aclose`."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._allowed = frozenset(host.lower() for host in settings.allowed_hosts)
+        self._http: httpx.AsyncClient | None = None
+
+    async def aclose(self) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+
+    async def fetch(self, url: str) -> bytes:
+        """The bytes at `url`. Raises ApiError."""
+        try:
+            async with asyncio.timeout(self._settings.fetch_timeout_s):
+                return await self._fetch(self._checked(url))
+        except TimeoutError:
+            seconds = self._settings.fetch_timeout_s
+            raise _failed(f"the picture did not arrive within {seconds:g} s") from None
+        except httpx.HTTPError as exc:
+            raise _failed(f"the picture cannot be fetched: {exc}") from exc
+
+    async def _fetch(self, url: httpx.URL) -> bytes:
+        for _ in range(_MAX_REDIRECTS + 1):
+            async with self._client().stream("GET", url) as response:
+                if response.next_request is not None:
+                    url = self._checked(str(response.next_request.url))
+                    continue
+                if response.status_code != 200:
+                    raise _failed(f"the picture's host answered HTTP {response.status_code}")
+                return await self._read(response)
+        raise _failed(f"more than {_MAX_REDIRECTS} redirects")
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        limit = self._settings.max_fetch_bytes
+        data = bytearray()
+        async for part in response.aiter_bytes():
+            data += part
+            if len(data) > limit:
+                raise _failed(f"the picture holds more than {limit} bytes")
+        return bytes(data)
+
+    def _checked(self, url: str) -> httpx.URL:
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as exc:
+            raise _failed(f"not a URL: {exc}") from exc
+        if parsed.scheme not in _DEFAULT_PORTS or not parsed.host or parsed.userinfo:
+            raise _failed("only http and https URLs without user information are fetched")
+        default = _DEFAULT_PORTS[parsed.scheme]
+        port = parsed.port or default
+        names = {f"{parsed.host}:{port}", *([parsed.host] if port == default else [])}
+        if not names & self._allowed:
+            raise bad_request(
+                f"pictures of {parsed.host}:{port} are not fetched; "
+                "start the gateway with --allow-host to allow it, or send a data URI",
+                code="remote_url_not_allowed",
+                param="messages",
+            )
+        return parsed
+
+    def _client(self) -> httpx.AsyncClient:
+        if self._http is None:
+            backend = _CheckingBackend(self._allowed, allow_private=self._settings.allow_private)
+            transport = AsyncCountingTransport(ssl_context=httpx.create_ssl_context(), backend=backend)
+            self._http = httpx.AsyncClient(
+                transport=transport,
+                headers={"User-Agent": "second-glance-edge", "Accept-Encoding": "identity"},
+                timeout=self._settings.fetch_timeout_s,
+            )
+        return self._http
+
+
+class _CheckingBackend(AsyncCountingBackend):
+    """Resolves a name itself and connects to an address that it has looked at."""
+
+    def __init__(self, allowed: frozenset[str], *, allow_private: bool) -> None:
+        super().__init__()
+        self._allowed = allowed
+        self._allow_private = allow_private
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as exc:
+            raise httpcore.ConnectError(f"{host} has no address: {exc}") from exc
+        address = str(found[0][4][0])
+        if not self._may_reach(host, port, address):
+            raise httpcore.ConnectError(f"{host} leads to a private address")
+        return await super().connect_tcp(address, port, timeout, local_address, socket_options)
+
+    def _may_reach(self, host: str, port: int, address: str) -> bool:
+        if self._allow_private or _is_public(address):
+            return True
+        return host == address and bool({host, f"{host}:{port}"} & self._allowed)
+
+
+def _is_public(address: str) -> bool:
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
+        parsed = parsed.ipv4_mapped
+    return parsed.is_global and not parsed.is_multicast
+
+
+def _failed(message: str) -> ApiError:
+    return bad_request(message, code="invalid_image_url", param="messages")

@@ -1,0 +1,141 @@
+"""A finished conversation written as OpenAI's chat completion, whole or in chunks.
+
+Only the emitted token's probability is known, so `logprobs` lists no alternatives. Token counts are sums over
+both stages: that is what the model worked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from secondglance.gateway.errors import ApiError
+from secondglance.reply import Reply
+from secondglance_protocol.wire import InferenceResponse, TokenReport
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What all chunks of one completion share, and how its request wanted it."""
+
+    id: str
+    created: int
+    max_new_tokens: int
+    stops: tuple[str, ...] = ()
+    wants_logprobs: bool = False
+    wants_usage: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def completion(reply: Reply, form: Form) -> dict[str, Any]:
+    """`chat.completion`."""
+    text, finish_reason = _ending(reply, form)
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text, "refusal": None},
+        "finish_reason": finish_reason,
+        "logprobs": _logprobs(reply.tokens) if form.wants_logprobs else None,
+    }
+    return {
+        **_head(form, "chat.completion", reply.model),
+        "choices": [choice],
+        "usage": _usage(reply),
+        "second_glance": extension(reply, form),
+    }
+
+
+def opening_chunk(first: InferenceResponse, form: Form) -> bytes:
+    """Sent as soon as stage one has answered: the role, and the draft for whoever wants to show it."""
+    draft = {
+        "stage": 1,
+        "status": first.status,
+        "draft": first.answer,
+        "draft_confidence": first.confidence.model_dump(mode="json"),
+        "roi": first.roi.model_dump(mode="json") if first.roi else None,
+    }
+    delta = {"role": "assistant", "content": "", "refusal": None}
+    return _event(_chunk(form, first.model, delta) | {"second_glance": draft})
+
+
+def closing_chunks(reply: Reply, form: Form) -> Iterator[bytes]:
+    """The answer, its end and, if wanted, the usage."""
+    text, finish_reason = _ending(reply, form)
+    answer = _chunk(form, reply.model, {"content": text})
+    if form.wants_logprobs:
+        answer["choices"][0]["logprobs"] = _logprobs(reply.tokens)
+    yield _event(answer)
+    end = _chunk(form, reply.model, {}, finish_reason)
+    yield _event(end | {"second_glance": extension(reply, form)})
+    if form.wants_usage:
+        yield _event(_chunk(form, reply.model, None) | {"usage": _usage(reply)})
+    yield DONE
+
+
+def error_event(error: ApiError) -> bytes:
+    """A failure after the status has been sent; the official client raises it as APIError."""
+    return _event(error.body())
+
+
+def extension(reply: Reply, form: Form) -> dict[str, Any]:
+    """`second_glance`: what OpenAI's fields have no place for."""
+    told = reply.to_dict()
+    names = ("id", "stage", "confidence", "draft_confidence", "roi", "degraded", "receipt")
+    notes = [*form.notes, *reply.notes]
+    return {"draft": reply.draft_answer, **{name: told[name] for name in names}, "notes": notes}
+
+
+def _head(form: Form, kind: str, model: str) -> dict[str, Any]:
+    return {"id": form.id, "object": kind, "created": form.created, "model": model}
+
+
+def _chunk(
+    form: Form, model: str, delta: dict[str, Any] | None, finish_reason: str | None = None
+) -> dict[str, Any]:
+    choices: list[dict[str, Any]] = []
+    if delta is not None:
+        choices = [{"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}]
+    chunk = {**_head(form, "chat.completion.chunk", model), "choices": choices}
+    return chunk | ({"usage": None} if form.wants_usage else {})
+
+
+def _event(document: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
+
+
+def _ending(reply: Reply, form: Form) -> tuple[str, str]:
+    """The answer up to the earliest stop sequence, and why it ends there."""
+    found = [at for at in (reply.answer.find(stop) for stop in form.stops) if at >= 0]
+    if found:
+        return reply.answer[: min(found)], "stop"
+    is_cut = reply.usage.completion_tokens >= form.max_new_tokens
+    return reply.answer, "length" if is_cut else "stop"
+
+
+def _usage(reply: Reply) -> dict[str, Any]:
+    stages = [stage.usage for stage in (reply.first, reply.second) if stage is not None]
+    prompt = sum(usage.prompt_tokens for usage in stages)
+    completed = sum(usage.completion_tokens for usage in stages)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completed,
+        "total_tokens": prompt + completed,
+        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in stages)},
+    }
+
+
+def _logprobs(tokens: Sequence[TokenReport] | None) -> dict[str, Any]:
+    """Greedy decoding: a token's min-entropy is minus its log-probability."""
+    content = [
+        {
+            "token": token.text,
+            "logprob": -token.min_entropy,
+            "bytes": list(token.text.encode()),
+            "top_logprobs": [],
+        }
+        for token in tokens or ()
+    ]
+    return {"content": content, "refusal": None}

@@ -1,0 +1,235 @@
+"""The original picture: opened lazily, upright, in sRGB, decoded no further than each task needs.
+
+Knows nothing of HTTP or of encodings to send. A JPEG's global view is decoded at a reduced scale and
+a crop costs the memory of its rows; other formats are decoded once, whole, and kept while open.
+
+The pixel limit is ours, checked on the header before any decoding; Pillow's process-wide one stays as it is.
+Of several frames or pages the first is taken, and `notes` says so. Not covered: files that change while they
+are open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self, TypeAlias
+
+from PIL import Image
+
+from secondglance.errors import BadImageError
+from secondglance.pictures.budget import PixelBudget
+from secondglance.pictures.color import RESAMPLABLE, to_srgb
+from secondglance.pictures.heic import is_heic, open_heic
+from secondglance.pictures.jpeg_band import BandJpeg, open_jpeg
+from secondglance.pictures.orientation import Box, Size, stored_box, swaps_sides, turn_upright, upright_size
+
+ImageSource: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF")
+"""Formats tried, by content. Deliberately no format whose decoder starts another program."""
+
+MAX_ORIGINAL_PIXELS = 250_000_000
+
+FloatBox: TypeAlias = tuple[float, float, float, float]
+
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+_ORIENTATION_TAG = 0x0112
+_PREFIX_BYTES = 64
+_OVERSAMPLING = 1.5  # decoded pixels per pixel of the target, at least; LANCZOS does the rest
+
+
+class Original:
+    """One picture. `size` is upright (as a viewer shows it); boxes are half-open pixels of that size.
+
+    Use as a context manager. Raises BadImageError wherever the picture cannot be read or decoded.
+    """
+
+    def __init__(self, source: ImageSource, *, max_pixels: int = MAX_ORIGINAL_PIXELS) -> None:
+        self._file: IO[bytes] | None = None
+        self._decoded: Image.Image | None = None
+        self.encoded_bytes: int | None = None
+        self.notes: tuple[str, ...] = ()
+        try:
+            with _as_bad_image():
+                self._read_header(source, max_pixels)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_header(self, source: ImageSource, max_pixels: int) -> None:
+        if isinstance(source, Image.Image):
+            opened = source
+        else:
+            self._file = _open_file(source)
+            self.encoded_bytes = self._file.seek(0, io.SEEK_END)
+            opened = _open_picture(self._file)
+        if opened.width * opened.height > max_pixels:
+            size = f"{opened.width}x{opened.height}"
+            raise BadImageError(f"the picture has {size} pixels, more than the limit of {max_pixels}")
+        self.format = opened.format
+        # The further pictures of an MPO are previews and depth maps of the first.
+        if self._file is not None and opened.format != "MPO" and getattr(opened, "is_animated", False):
+            self.notes = (f"the {opened.format} file holds several pictures; the first one is asked about",)
+        self._is_jpeg = self._file is not None and opened.format in ("JPEG", "MPO")
+        if not self._is_jpeg:
+            opened.load()  # first, because TIFF and PNG know their orientation only then
+            self._decoded = opened
+        self._icc_profile: bytes | None = opened.info.get("icc_profile")
+        self._orientation: int = opened.getexif().get(_ORIENTATION_TAG, 1)
+        self._stored_size: Size = opened.size
+        self.size: Size = upright_size(opened.size, self._orientation)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file if we opened it and forget decoded pixels."""
+        self._decoded = None
+        if self._file is not None:
+            self._file.close()
+
+    def content_key(self) -> str | None:
+        """SHA-256 of the encoded file; None for a picture that came decoded."""
+        if self._file is None:
+            return None
+        self._file.seek(0)
+        return hashlib.file_digest(self._file, "sha256").hexdigest()  # type: ignore[arg-type]  # IO[bytes] reads
+
+    def global_image(self, budget: PixelBudget) -> Image.Image:
+        """The whole picture, upright RGB in sRGB, no larger than `budget`."""
+        return self._region((0, 0, *self.size), budget.fit(self.size))
+
+    def crop(self, pixels: Box) -> Image.Image:
+        """The original's own pixels: `ImageOps.exif_transpose(original).crop(pixels)` in sRGB."""
+        left, top, right, bottom = pixels
+        width, height = self.size
+        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+            raise BadImageError(f"the box {pixels} does not lie in a picture of {width}x{height} pixels")
+        return self._region(pixels, (right - left, bottom - top))
+
+    def patch(self, pixels: Box, budget: PixelBudget) -> Image.Image:
+        """`crop(pixels)`, made smaller only if it holds more than `budget`."""
+        left, top, right, bottom = pixels
+        target = budget.fit((right - left, bottom - top))
+        return self.crop(pixels) if target == (right - left, bottom - top) else self._region(pixels, target)
+
+    def _region(self, box: Box, target: Size) -> Image.Image:
+        box = stored_box(box, self._stored_size, self._orientation)
+        if swaps_sides(self._orientation):
+            target = (target[1], target[0])
+        with _as_bad_image():
+            if self._is_jpeg:
+                raster, inner = self._decode_jpeg_region(box, target)
+            else:
+                raster, inner = self._cut_decoded(box)
+            reduces = raster.size != target
+            if reduces and (raster.mode not in RESAMPLABLE or raster.has_transparency_data):
+                raster = to_srgb(raster, self._icc_profile)
+                raster = _resize(raster, target, inner)
+            else:
+                raster = to_srgb(_resize(raster, target, inner) if reduces else raster, self._icc_profile)
+            return turn_upright(raster, self._orientation)
+
+    def _decode_jpeg_region(self, box: Box, target: Size) -> tuple[Image.Image, FloatBox]:
+        """The box at the smallest scale that oversamples `target`, and where the box lies in those pixels."""
+        assert self._file is not None, "a JPEG always comes from a file"
+        jpeg = open_jpeg(self._file)
+        scale = _draft_scale(jpeg, box, target)
+        left, top, right, bottom = (side / scale for side in box)
+        outer = (math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
+        raster = _cut(jpeg.load_band(outer[1], outer[3]), outer)
+        return raster, (left - outer[0], top - outer[1], right - outer[0], bottom - outer[1])
+
+    def _cut_decoded(self, box: Box) -> tuple[Image.Image, FloatBox]:
+        assert self._decoded is not None, "a picture that is no JPEG is decoded when it is opened"
+        size = (box[2] - box[0], box[3] - box[1])
+        whole = size == self._decoded.size
+        return (self._decoded if whole else _cut(self._decoded, box)), (0, 0, *size)
+
+
+def _draft_scale(jpeg: BandJpeg, box: Box, target: Size) -> int:
+    """Ask libjpeg for the smallest scale that keeps `_OVERSAMPLING` times `target`; returns its divisor."""
+    reserve = min((box[2] - box[0]) / target[0], (box[3] - box[1]) / target[1]) / _OVERSAMPLING
+    divisor = max(scale for scale in (1, 2, 4, 8) if scale <= max(1.0, reserve))
+    if divisor > 1:
+        full_width, full_height = jpeg.size
+        jpeg.draft(None, (full_width // divisor, full_height // divisor))
+        if jpeg.size != (-(-full_width // divisor), -(-full_height // divisor)):
+            raise BadImageError("the JPEG decoder refused a reduced scale")
+    return divisor
+
+
+def _cut(image: Image.Image, box: Box) -> Image.Image:
+    """`image.crop(box)`, which itself would warn above Pillow's process-wide limit."""
+    size = (box[2] - box[0], box[3] - box[1])
+    return image.resize(size, Image.Resampling.NEAREST, box=box)
+
+
+def _resize(image: Image.Image, target: Size, inner: FloatBox) -> Image.Image:
+    return image.resize(target, Image.Resampling.LANCZOS, box=inner, reducing_gap=3.0)
+
+
+def _open_file(source: str | PathLike[str] | bytes | bytearray | memoryview | IO[bytes]) -> IO[bytes]:
+    """Our own file: a path stays open for the picture's life, a caller's file object is read once."""
+    if isinstance(source, (str, PathLike)):
+        return Path(source).open("rb")
+    if not isinstance(source, (bytes, bytearray, memoryview)):
+        if not hasattr(source, "read"):
+            raise TypeError(f"a {type(source).__name__} is no path, bytes, binary file or PIL image")
+        source = source.read()
+        if not isinstance(source, bytes):
+            raise TypeError("the file object gives text; open it in binary mode")
+    return io.BytesIO(source)
+
+
+def _open_picture(file: IO[bytes]) -> Image.Image:
+    """Read the header by content. `Image.open` would judge the size by Pillow's process-wide limit."""
+    file.seek(0)
+    prefix = file.read(_PREFIX_BYTES)
+    if is_heic(prefix):
+        file.seek(0)
+        return open_heic(file)
+    Image.preinit()
+    for name in FORMATS:
+        if name not in Image.OPEN:
+            Image.init()
+        if name not in Image.OPEN:
+            continue  # this build of Pillow has no decoder for it
+        factory, accepts = Image.OPEN[name]
+        if accepts is not None and accepts(prefix[:16]) is True:
+            file.seek(0)
+            return factory(file, "")
+    raise BadImageError(f"not a picture in a known format ({', '.join((*FORMATS, 'HEIC'))})")
+
+
+@contextmanager
+def _as_bad_image() -> Iterator[None]:
+    """The seam where Pillow's many exceptions become ours."""
+    try:
+        yield
+    except _DECODER_ERRORS as exc:
+        raise BadImageError(f"cannot read the picture: {exc}") from exc

@@ -1,0 +1,97 @@
+"""Everything a user may set, read once when a client is made; arguments win over the environment."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from secondglance.errors import UsageError
+from secondglance.pictures.encoding import Format, Recipe, Subsampling
+from secondglance.pictures.original import MAX_ORIGINAL_PIXELS
+from secondglance.retry import RetryPolicy
+
+ENV_PREFIX = "SECONDGLANCE_EDGE_"
+
+_ENCODING = {
+    "format",
+    "image_quality",
+    "image_scale",
+    "image_subsampling",
+    "patch_quality",
+    "patch_subsampling",
+}
+
+Quality = Annotated[int, Field(ge=1, le=100)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class EdgeSettings(BaseSettings):
+    """The edge's configuration, frozen. `url` and `api_key` are SECONDGLANCE_URL and SECONDGLANCE_API_KEY."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="forbid", populate_by_name=True
+    )
+
+    url: str = Field(
+        default="http://127.0.0.1:8000", validation_alias=AliasChoices("url", "SECONDGLANCE_URL")
+    )
+    api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("api_key", "SECONDGLANCE_API_KEY")
+    )
+
+    link_aware: bool = True  # encode as the measured link deserves, unless one of the next six is set
+    point_worth_s: float = Field(default=0.1, ge=0, allow_inf_nan=False)  # a point of accuracy, in seconds
+    # benchmarks/codecs.py and ladder.py: what costs the pair, not stage one alone, no accuracy (docs/log.md).
+    format: Format = "webp"
+    image_quality: Quality = 40
+    image_scale: float = Field(default=1.0, ge=0.1, le=1)  # of the side that the server takes
+    image_subsampling: Subsampling = "4:2:0"  # of JPEG, where that is asked for
+    patch_quality: Quality = 85
+    patch_subsampling: Subsampling = "4:4:4"  # small coloured details are what a patch is for
+    min_quality: Quality = 30
+    max_original_pixels: int = Field(default=MAX_ORIGINAL_PIXELS, ge=1)
+
+    connect_timeout_s: Seconds = 5.0
+    read_timeout_s: Seconds = 60.0  # for each read, and for each 16 KiB of a write
+    retries: int = Field(default=2, ge=0)
+    retry_wait_s: Seconds = 0.5
+    max_retry_wait_s: Seconds = 8.0
+    max_retry_after_s: Seconds = 120.0
+
+    remembered_images: int = Field(default=256, ge=0)
+    assumed_side: int = Field(default=448, ge=2)  # --dry-run asks no server what it takes
+
+    @property
+    def may_adapt(self) -> bool:
+        """Whether encodings may follow the link: nobody has said which they shall be."""
+        return self.link_aware and not self.model_fields_set & _ENCODING
+
+    @property
+    def image_recipe(self) -> Recipe:
+        return Recipe(self.format, self.image_quality, self.min_quality, self.image_subsampling)
+
+    @property
+    def patch_recipe(self) -> Recipe:
+        return Recipe(self.format, self.patch_quality, self.min_quality, self.patch_subsampling)
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        return RetryPolicy(self.retries, self.retry_wait_s, self.max_retry_wait_s, self.max_retry_after_s)
+
+
+def load_settings(**overrides: Any) -> EdgeSettings:
+    """Settings from the environment; `overrides` that are not None win. Raises UsageError."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return EdgeSettings(**given)
+    except ValidationError as exc:
+        raise UsageError("; ".join(_complaint(error) for error in exc.errors(include_url=False))) from exc
+
+
+def _complaint(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    secret = "key" in name.lower()
+    variable = name if name.isupper() else f"{ENV_PREFIX}{name.upper()}"
+    return f"{variable}={'***' if secret else repr(error['input'])}: {error['msg']}"

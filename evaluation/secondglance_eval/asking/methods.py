@@ -1,0 +1,81 @@
+"""The methods that are put to the server. All others are computed from their records (see `derived`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from secondglance_eval.asking.asking import Asker, Place
+from secondglance_eval.asking.crops import centre_crop, oracle_crop, random_crop
+from secondglance_eval.asking.photo import Photo, View
+from secondglance_eval.asking.records import Record
+from secondglance_eval.datasets.example import Example
+from secondglance_protocol.wire import Mode
+
+ALWAYS = "always"
+PAIR = "pair"
+RANDOM_CROP = "random_crop"
+CENTRE_CROP = "centre_crop"
+ORACLE_CROP = "oracle_crop"
+ORIGINAL_WHOLE = "original_whole"
+GLOBAL_PREFIX = "global: "  # of a single picture in some encoding
+
+WHOLE_EVERY = 5  # it needs the server to decode megapixels and answers like global-only: a fifth is enough
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """`every`: put to each n-th picture only. `needs_box`: only for examples that say where to look."""
+
+    name: str
+    ask: Callable[[Asker, Photo, Example], Record]
+    every: int = 1
+    needs_box: bool = False
+
+    def applies_to(self, example: Example, picture_number: int) -> bool:
+        return picture_number % self.every == 0 and (example.box is not None or not self.needs_box)
+
+
+def standard_methods() -> tuple[Method, ...]:
+    """All but the single pictures in other encodings, which depend on how many bytes the pair takes."""
+    return (
+        Method(ALWAYS, partial(_through_the_edge, method=ALWAYS, mode="always")),
+        Method(RANDOM_CROP, partial(_other_crop, method=RANDOM_CROP, mode="always", place=random_crop)),
+        Method(CENTRE_CROP, partial(_other_crop, method=CENTRE_CROP, mode="always", place=centre_crop)),
+        Method(
+            ORACLE_CROP,
+            partial(_other_crop, method=ORACLE_CROP, mode="always", place=oracle_crop),
+            needs_box=True,
+        ),
+        Method(ORIGINAL_WHOLE, _original_whole, every=WHOLE_EVERY),
+    )
+
+
+def pair_method() -> Method:
+    """The product as it comes, to see that what is computed from `always` is what it answers."""
+    return Method(PAIR, partial(_through_the_edge, method=PAIR, mode="auto"))
+
+
+def global_method(view: View, *, every: int = 1) -> Method:
+    """A single picture, larger, finer or in another format than the edge's."""
+    name = f"{GLOBAL_PREFIX}{view.name}"
+
+    def ask(asker: Asker, photo: Photo, example: Example) -> Record:
+        return asker.with_one_picture(name, photo, example, photo.view(view))
+
+    return Method(name, ask, every=every)
+
+
+def _through_the_edge(asker: Asker, photo: Photo, example: Example, *, method: str, mode: Mode) -> Record:
+    return asker.through_the_edge(method, photo, example, mode)
+
+
+def _other_crop(
+    asker: Asker, photo: Photo, example: Example, *, method: str, mode: Mode, place: Place
+) -> Record:
+    return asker.with_another_crop(method, photo, example, mode, place)
+
+
+def _original_whole(asker: Asker, photo: Photo, example: Example) -> Record:
+    return asker.with_one_picture(ORIGINAL_WHOLE, photo, example, photo.whole())

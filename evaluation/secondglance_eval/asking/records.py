@@ -1,0 +1,137 @@
+"""What came of one question under one method, as a line of JSON; and the file of such lines.
+
+The file is only ever appended to. A run that was cut off leaves at most one torn last line, which readers
+skip and the next writer cuts off; what is in the file is not asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from secondglance_protocol.wire import PixelBox
+
+
+class RecordsError(Exception):
+    """A line in the middle of a file of records cannot be read; the message names file and line."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TokenUncertainty(_Frozen):
+    """Of one token of the draft; higher means less certain. Nats, `margin` in [0, 1]."""
+
+    min_entropy: float
+    shannon: float
+    margin: float
+
+
+class StageCost(_Frozen):
+    """What one stage put on the socket, headers included, and how long it took at the edge."""
+
+    uplink_bytes: int = 0
+    downlink_bytes: int = 0
+    elapsed_ms: float = 0.0
+
+
+class Record(_Frozen):
+    """One question x one method.
+
+    `stage` is the stage that gave `answer`; `asked_again` whether the server wanted a patch. `tokens` are the
+    draft's, so that every gate can be judged afterwards. `second` is None where no second stage took place.
+    Bytes are those of the question asked alone and plainly: nothing is saved by an earlier question about the
+    picture, and what the evaluation itself adds to a request and gets for it is taken off. `offer_bytes` of
+    the first downlink are the offer to send a patch, which an answer of the first stage comes without.
+    What the example is (`image_id` to `box`) is repeated here, so that a report needs no dataset.
+    """
+
+    example_id: str
+    method: str
+    answer: str
+    score: float
+    stage: int
+    asked_again: bool
+    draft_answer: str
+    draft_score: float
+    tokens: tuple[TokenUncertainty, ...]
+    roi: PixelBox | None
+    first: StageCost
+    second: StageCost | None
+    original_bytes: int
+    image_id: str
+    question: str
+    answers: tuple[str, ...]
+    kind: str
+    width: int
+    height: int
+    text_height_px: float | None = None
+    box: PixelBox | None = None
+    offer_bytes: int = 0
+    degraded: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What a run that goes on skips."""
+        return self.example_id, self.method
+
+    @property
+    def uplink_bytes(self) -> int:
+        return self.first.uplink_bytes + (self.second.uplink_bytes if self.second else 0)
+
+    @property
+    def downlink_bytes(self) -> int:
+        return self.first.downlink_bytes + (self.second.downlink_bytes if self.second else 0)
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The file's records in order; a torn last line is left out. Raises RecordsError for any other damage."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return  # the writer was cut off here
+            try:
+                yield Record.model_validate_json(line)
+            except ValidationError as exc:
+                raise RecordsError(f"{path}, line {number}: {exc}") from exc
+
+
+class RecordWriter:
+    """Appends records to a file, one line at a time; `done` holds the keys of those that were there."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: IO[bytes] = path.open("a+b")
+        self._cut_torn_line()
+        self.done: set[tuple[str, str]] = {record.key for record in read_records(path)}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def add(self, *records: Record) -> None:
+        """Append and hand to the operating system; several records come whole or, if cut off, as a prefix."""
+        lines = (record.model_dump_json(exclude_defaults=True) + "\n" for record in records)
+        self._file.write("".join(lines).encode())
+        self._file.flush()
+        self.done.update(record.key for record in records)
+
+    def _cut_torn_line(self) -> None:
+        self._file.seek(0)
+        whole = 0
+        for line in self._file:
+            if line.endswith(b"\n"):
+                whole += len(line)
+        self._file.truncate(whole)

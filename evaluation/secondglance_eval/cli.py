@@ -1,0 +1,182 @@
+"""`secondglance-eval`: measure, then report.
+
+stdout carries results only (the last line is JSON), progress goes to stderr. Heavy imports wait until a
+command runs. Exit codes: 0 ok, 1 the run failed (run it again to go on), 2 usage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Accuracy against bytes on the wire, next to what one would do otherwise.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_DATASETS = "scenes, jsonl:FILE, textvqa:DIR, docvqa:DIR, vstar:DIR."
+_METRICS = "For jsonl: exact, vqa, anls, letter."
+
+Out = Annotated[Path, typer.Option(help="Folder of the run: records, choices, report.")]
+
+_READY_TIMEOUT_S = 600.0  # a large model, or a busy machine
+
+# The original whole is larger than what a server takes by default.
+_RAISED_LIMITS = {
+    "SECONDGLANCE_SERVER_MAX_IMAGE_BYTES": str(64 * 1024 * 1024),
+    "SECONDGLANCE_SERVER_MAX_IMAGE_PIXELS": "100000000",
+}
+
+
+@app.command()
+def run(
+    out: Out = Path("out/evaluation"),
+    dataset: Annotated[str, typer.Option(help=_DATASETS)] = "scenes",
+    pictures: Annotated[
+        int | None, typer.Option(min=1, help="At most so many; by default all, of the scenes 1,000.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help=_METRICS)] = "exact",
+    first_seed: Annotated[int | None, typer.Option(min=0, help="Of the first scene.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A running server; by default one is started with raised limits.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="For the server that is started.")] = "embedded",
+    parallel: Annotated[int, typer.Option(min=1, help="Pictures asked about at a time.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render pictures ahead.")] = 2,
+    choice_pictures: Annotated[
+        int, typer.Option(min=1, help="Other pictures, on which the equal-bytes encodings are chosen.")
+    ] = 40,
+) -> None:
+    """Put every question to a server under every method; what is in OUT already is not asked again."""
+    from secondglance_eval.asking.asking import Asker
+    from secondglance_eval.asking.run import Pace
+    from secondglance_eval.campaign import measure
+    from secondglance_eval.datasets.held_out import TEST_SEED
+    from secondglance_eval.datasets.named import open_with_choice
+    from secondglance_eval.facts import Facts, files_of_model
+
+    with _failures():
+        data, choice_set = open_with_choice(
+            dataset,
+            pictures=pictures,
+            choice_pictures=choice_pictures,
+            first_seed=TEST_SEED if first_seed is None else first_seed,
+            metric=metric,
+        )
+        with _server(url, model) as address, Asker(address, data.score) as asker:
+            files = None if url else files_of_model(model)
+            Facts.gather(data, asker.model, model_files=files).keep_in(out)
+            measure(data, choice_set, asker, out, pace=Pace(parallel=parallel, workers=workers))
+
+
+@app.command()
+def report(
+    out: Out = Path("out/evaluation"),
+    markdown: Annotated[Path | None, typer.Option(help="Also write the figures there.")] = None,
+) -> None:
+    """Write figures, plots and one HTML page from the records in OUT; print the headline as JSON."""
+    import json
+
+    from secondglance_eval.report.write import write_report
+
+    with _failures():
+        headline = write_report(out, markdown=markdown)
+    print(json.dumps(headline))
+
+
+@app.command()
+def calibrate(
+    write: Annotated[Path, typer.Option(help="The file for the server.")] = Path("gate.json"),
+    max_retransmit: Annotated[
+        float | None, typer.Option(min=0, max=1, help="At most this share of questions asked again.")
+    ] = None,
+    max_uplink_bytes: Annotated[
+        float | None, typer.Option(min=0, help="At most so many bytes up for a question, on average.")
+    ] = None,
+    target_accuracy: Annotated[
+        float | None, typer.Option(min=0, max=1, help="At least this accuracy, with fewest bytes.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help=f"{_DATASETS.removesuffix('.')}; default: OUT's records.")
+    ] = None,
+    pictures: Annotated[int | None, typer.Option(min=1, help="Of the dataset; by default all.")] = None,
+    metric: Annotated[str, typer.Option(help=_METRICS)] = "exact",
+    out: Out = Path("out/calibration"),
+    url: Annotated[str | None, typer.Option(help="A running server; by default one is started.")] = None,
+    model: Annotated[str, typer.Option(help="For the server that is started.")] = "embedded",
+    parallel: Annotated[int, typer.Option(min=1, help="Pictures asked about at a time.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render pictures ahead.")] = 2,
+) -> None:
+    """Choose the gate on half of the pictures for one wish, say what the other half shows, write it down.
+
+    Load the file with `secondglance-server serve --calibration FILE`.
+    """
+    from secondglance_eval.asking.asking import Asker
+    from secondglance_eval.asking.run import Pace
+    from secondglance_eval.datasets.held_out import CALIBRATION_SEED
+    from secondglance_eval.datasets.named import open_dataset
+    from secondglance_eval.facts import Facts, files_of_model
+    from secondglance_eval.judging.calibrating import always_ask, calibrate_from, one_target
+
+    with _failures():
+        target = one_target(
+            max_retransmit=max_retransmit, max_uplink_bytes=max_uplink_bytes, target_accuracy=target_accuracy
+        )
+        if dataset is not None:
+            data = open_dataset(dataset, pictures=pictures, first_seed=CALIBRATION_SEED, metric=metric)
+            with _server(url, model) as address, Asker(address, data.score) as asker:
+                files = None if url else files_of_model(model)
+                Facts.gather(data, asker.model, model_files=files).keep_in(out)
+                always_ask(data, asker, out, pace=Pace(parallel=parallel, workers=workers))
+        calibration, text = calibrate_from(out, target, write)
+    print(text)
+    print(calibration.model_dump_json())
+
+
+def main() -> None:
+    """Entry point of `secondglance-eval`."""
+    app(prog_name="secondglance-eval")
+
+
+@contextlib.contextmanager
+def _server(url: str | None, model: str) -> Iterator[str]:
+    if url is not None:
+        yield url
+        return
+    from secondglance_server.testing import serving
+
+    # Half of the cores, as the edge needs the others: more threads than cores wait for each other.
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
+    settings = threads | _RAISED_LIMITS
+    with serving("--model", model, environment=settings, ready_timeout_s=_READY_TIMEOUT_S) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    from secondglance.errors import EdgeError
+    from secondglance_eval.asking.records import RecordsError
+    from secondglance_eval.datasets.files import DatasetError
+    from secondglance_eval.facts import OtherRunError
+    from secondglance_eval.judging.calibration import CalibrationError
+    from secondglance_server.testing import ServerDidNotStartError
+
+    wrong_here = (CalibrationError, DatasetError, OtherRunError, RecordsError)
+    try:
+        yield
+    except (EdgeError, ServerDidNotStartError, *wrong_here) as exc:
+        print(f"secondglance-eval: {exc}", file=sys.stderr)
+        raise typer.Exit(1) from exc
+
+
+if __name__ == "__main__":
+    main()

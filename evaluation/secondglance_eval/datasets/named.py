@@ -1,0 +1,61 @@
+"""From what a user writes after `--dataset` to a data set: `scenes`, `textvqa:DIRECTORY`, `jsonl:FILE`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from secondglance_eval.datasets.docvqa import read_docvqa
+from secondglance_eval.datasets.example import Dataset
+from secondglance_eval.datasets.files import DatasetError, FileDataset
+from secondglance_eval.datasets.held_out import CALIBRATION_SEED, HeldOutScenes
+from secondglance_eval.datasets.jsonl import read_jsonl
+from secondglance_eval.datasets.textvqa import read_textvqa
+from secondglance_eval.datasets.vstar import read_vstar
+
+SCENES = "scenes"
+_FOLDERS = {"textvqa": read_textvqa, "docvqa": read_docvqa, "vstar": read_vstar}
+_LEAST_STEP = 4  # pictures, of which one goes to the choice
+KINDS = (SCENES, "jsonl:FILE", *(f"{kind}:DIRECTORY" for kind in _FOLDERS))
+
+
+def open_dataset(
+    name: str, *, pictures: int | None, first_seed: int, metric: str = "exact", scenes: int = 200
+) -> Dataset:
+    """At most `pictures` of it, all of it if None (of the endless scenes: `scenes`).
+
+    `first_seed` is for the scenes, `metric` for `jsonl`. Raises DatasetError.
+    """
+    kind, _, path = name.partition(":")
+    if name == SCENES:
+        return HeldOutScenes(pictures or scenes, first_seed)
+    if kind == "jsonl" and path:
+        return _first(read_jsonl(Path(path), metric=metric), pictures)
+    if kind in _FOLDERS and path:
+        return _first(_FOLDERS[kind](Path(path)), pictures)
+    raise DatasetError(f"data set {name!r}: one of {', '.join(KINDS)} is needed")
+
+
+def open_with_choice(
+    name: str, *, pictures: int | None, choice_pictures: int, first_seed: int, metric: str = "exact"
+) -> tuple[Dataset, Dataset]:
+    """The data set that results are taken from, and one to choose encodings on; they share no picture.
+
+    Of the scenes both are as large as asked for, as there is no end of them. Files are divided: every fourth
+    picture, or fewer, goes to the choice, at most `choice_pictures`. Raises DatasetError.
+    """
+    if name == SCENES:
+        return HeldOutScenes(pictures or 1000, first_seed), HeldOutScenes(choice_pictures, CALIBRATION_SEED)
+    whole = open_dataset(name, pictures=pictures, first_seed=first_seed, metric=metric)
+    assert isinstance(whole, FileDataset)
+    if len(whole) < 2:
+        raise DatasetError(f"{whole.name}: two pictures are needed, one of them to choose encodings on")
+    step = max(_LEAST_STEP, -(-len(whole) // choice_pictures))
+    chosen = range(step - 1, len(whole), step) or range(len(whole) - 1, len(whole))
+    kept = [number for number in range(len(whole)) if number not in chosen]
+    to_judge, to_choose = (tuple(whole.groups[number] for number in part) for part in (kept, chosen))
+    return replace(whole, groups=to_judge), replace(whole, groups=to_choose)
+
+
+def _first(dataset: FileDataset, pictures: int | None) -> FileDataset:
+    return dataset if pictures is None else replace(dataset, groups=dataset.groups[:pictures])

@@ -1,0 +1,101 @@
+"""What a run was made on and with: kept beside its records, and the reason why records are not mixed."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.resources
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from secondglance_eval.datasets.example import Dataset
+from secondglance_protocol.wire import ModelResponse
+
+FACTS_FILE = "run.json"
+
+
+class OtherRunError(Exception):
+    """The folder holds records of another model or dataset."""
+
+
+class Facts(BaseModel):
+    """`weights`: SHA-256 over a local model's files; None where the server is not ours."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    pictures: int
+    model: ModelResponse
+    weights: str | None
+    date: str
+    machine: str
+    cores: int
+    commit: str | None
+
+    @classmethod
+    def gather(cls, dataset: Dataset, model: ModelResponse, *, model_files: Path | None) -> Self:
+        return cls(
+            dataset=dataset.name,
+            pictures=len(dataset),
+            model=model,
+            weights=digest_of(model_files) if model_files else None,
+            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            machine=_processor(),
+            cores=os.cpu_count() or 1,
+            commit=_commit(),
+        )
+
+    def keep_in(self, folder: Path) -> None:
+        """Raises OtherRunError if the folder's records cannot be gone on with."""
+        path = folder / FACTS_FILE
+        if path.exists():
+            there = type(self).read(folder)
+            for what in ("dataset", "model", "weights"):
+                if getattr(there, what) != getattr(self, what):
+                    raise OtherRunError(
+                        f"{folder} holds records of another {what}: delete it or choose another --out"
+                    )
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        return cls.model_validate_json((folder / FACTS_FILE).read_bytes())
+
+
+def files_of_model(name: str) -> Path | None:
+    """Where a model that a child server loads has its files; None for a hub's."""
+    if name == "embedded":
+        return Path(str(importlib.resources.files("secondglance_server.engine.embedded"))) / "weights"
+    return Path(name) if Path(name).is_dir() else None
+
+
+def digest_of(folder: Path) -> str:
+    """SHA-256 over a model's weights, configuration and gate."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".jinja"):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    command: list[Any] = ["git", "-C", Path(__file__).parent, "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,126 @@
+"""`secondglance-server`: serve until told to stop, or ask a running server how it is.
+
+Exit codes of `serve`: 0 after SIGTERM or SIGINT, 1 if the model cannot be loaded or the device was given up,
+2 for a wrong setting.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from secondglance_server.keys import ApiKey, hash_key, new_key
+from secondglance_server.settings import ServerSettings, SettingsError, load_settings
+
+cli = typer.Typer(
+    help="The server half of Second Glance.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+key_cli = typer.Typer(help="API keys.", no_args_is_help=True)
+cli.add_typer(key_cli, name="key")
+
+
+@cli.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
+    model: Annotated[str | None, typer.Option(help="embedded, a directory, or a hub id.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
+    attn: Annotated[str | None, typer.Option(help="Attention implementation, or auto.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="Gate measured by `secondglance-eval calibrate`: its file.")
+    ] = None,
+) -> None:
+    """Serve until SIGTERM; every other setting comes from SECONDGLANCE_SERVER_* variables."""
+    settings = _settings(
+        host=host, port=port, model=model, device=device, dtype=dtype, attn=attn, calibration=calibration
+    )
+    # Imported here: a health check runs every few seconds and needs no web framework.
+    from secondglance_server.serving import leave, run_until_stopped
+    from secondglance_server.telemetry.logs import configure_logging
+
+    configure_logging(settings.log_level)
+    with _explained_settings():
+        is_well = run_until_stopped(settings)
+    leave(is_well=is_well)
+
+
+@cli.command()
+def health(
+    url: Annotated[
+        str | None, typer.Option(help="Base URL; the settings' host and port if left out.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 3.0,
+) -> None:
+    """Exit 0 if the server is ready for requests, 1 if not."""
+    if url is None:
+        settings = _settings()
+        host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+        url = f"http://{host}:{settings.port}"
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/readyz", timeout=timeout_s) as response:
+            typer.echo(f"ready ({response.status})")
+    except (urllib.error.URLError, OSError, ValueError) as exc:
+        typer.echo(f"not ready: {exc}", err=True)
+        raise typer.Exit(1) from exc
+
+
+@key_cli.command("new")
+def new(
+    tenant: Annotated[str, typer.Argument(help="Whose key it is: 1 to 64 of A-Z a-z 0-9 . _ -")],
+    scope: Annotated[str, typer.Option(help="ask: the API; metrics: /metrics only.")] = "ask",
+    requests_per_min: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
+    bytes_per_min: Annotated[int | None, typer.Option(help="Bytes of request bodies a minute.")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(help="Requests at a time.")] = None,
+) -> None:
+    """Print a new key and what belongs into SECONDGLANCE_SERVER_KEYS, a JSON list of such entries.
+
+    The key is shown once and stored nowhere: give it to the client. The server keeps only its hash.
+    """
+    key = new_key()
+    try:
+        entry = ApiKey(
+            tenant=tenant,
+            sha256=hash_key(key),
+            scope=scope,
+            requests_per_min=requests_per_min,
+            bytes_per_min=bytes_per_min,
+            max_concurrent=max_concurrent,
+        )
+    except ValidationError as exc:
+        for error in exc.errors():
+            typer.echo(f"{error['loc'][0]}={error['input']!r}: {error['msg']}", err=True)
+        raise typer.Exit(2) from exc
+    typer.echo(f"SECONDGLANCE_API_KEY={key}")
+    typer.echo(f"SECONDGLANCE_SERVER_KEYS='[{entry.model_dump_json(exclude_defaults=True)}]'")
+
+
+def _settings(**overrides: str | int | None) -> ServerSettings:
+    with _explained_settings():
+        return load_settings(**overrides)
+
+
+@contextmanager
+def _explained_settings() -> Iterator[None]:
+    try:
+        yield
+    except SettingsError as exc:
+        typer.echo(str(exc), err=True)
+        raise typer.Exit(2) from exc
+
+
+def main() -> None:
+    cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The parts of an adapter that most families of transformers share.
+
+A family overrides what differs. Nothing here mentions one: names of arguments and submodules are those that
+transformers gives to every image-text-to-text model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from secondglance_server.engine.adapters.protocol import Chunk, ImageLayout, Pixels, VisualFeatures
+from secondglance_server.engine.protocol import LocalizationDefaults, PixelBudget
+
+
+class TransformersAdapter:
+    """Stock behaviour: one fixed grid of image tokens, positions that count up, features put in place of
+    embeddings."""
+
+    model_types: ClassVar[tuple[str, ...]] = ()  # of `config.model_type`
+    placeholder: ClassVar[str] = "<image>"
+    default_chat_template: ClassVar[str | None] = None  # for a model that comes without one
+    # (attention layer, number of layers) that was measured best for a model of the family, and by whom
+    read_layer: ClassVar[tuple[int, int]] = (14, 32)
+    read_layer_origin: ClassVar[str] = "ViCrop's layer for LLaVA-1.5-7B (14 of 32)"
+    # Windowed layers count slots of the cache: padding between prefix and suffix would shorten their window.
+    can_pad: ClassVar[bool] = True
+
+    localization: LocalizationDefaults
+    image: PixelBudget
+    patch: PixelBudget
+
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, chat_template: str) -> None:
+        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        self.config = model.config
+        self.chat_template = chat_template
+        self.text_model = model.get_decoder()
+        self.head = model.get_output_embeddings()
+        self.embeddings = model.get_input_embeddings()
+        self.text_config = self.config.get_text_config()
+        self.n_layers = int(self.text_config.num_hidden_layers)
+        self._takes_rows = str(self.text_config._attn_implementation).endswith("sdpa")
+        self.image_token_id = int(self.config.image_token_id)
+        self.end_ids = self._end_ids()
+        self.layers, origin = self.default_layers()
+        self.localization = LocalizationDefaults(base_side=self.base_side(), origin=origin)
+        self.image = self.patch = self.budget()
+
+    @classmethod
+    def load_image_processor(cls, source: str, config: Any) -> Any:
+        """The family's image processor, in its variant without torchvision."""
+        raise NotImplementedError
+
+    def budget(self) -> PixelBudget:
+        """The largest picture that the encoder can use."""
+        return PixelBudget(self.side, self.side)
+
+    @property
+    def side(self) -> int:
+        """The encoder's input side in pixels."""
+        size = self.config.vision_config.image_size
+        return int(size[0] if isinstance(size, (list, tuple)) else size)
+
+    @property
+    def is_recordable(self) -> bool:
+        """Whether a row in four dimensions is all the mask that a single token needs: so with SDPA and
+        without windows."""
+        return self._takes_rows and self.can_pad
+
+    def base_side(self) -> int:
+        """ViCrop's base window: the encoder's input side."""
+        return self.side
+
+    def default_layers(self) -> tuple[tuple[int, ...], str]:
+        """The layer to read, and where that number comes from."""
+        layer, of = self.read_layer
+        if self.n_layers == of:
+            return (layer,), self.read_layer_origin
+        return (min(self.n_layers - 1, round(layer / of * self.n_layers)),), (
+            f"same relative depth as {self.read_layer_origin}"
+        )
+
+    def layout(self, width: int, height: int) -> ImageLayout:
+        raise NotImplementedError
+
+    def pixels(self, rgb: NDArray[np.uint8]) -> Pixels:
+        inputs = self.image_processor(self.as_image(rgb), return_tensors="pt")
+        return {"pixel_values": inputs["pixel_values"]}
+
+    @staticmethod
+    def as_image(rgb: NDArray[np.uint8]) -> Image.Image:
+        """Processors guess the channel axis of arrays, wrongly where a side is 3; of images they need not."""
+        return Image.fromarray(rgb)
+
+    def encode(self, pictures: Sequence[Pixels]) -> list[VisualFeatures]:
+        inputs = {name: self.upload(torch.cat([p[name] for p in pictures])) for name in pictures[0]}
+        features = self.model.get_image_features(**inputs, return_dict=True).pooler_output
+        return [VisualFeatures(tokens) for tokens in features]
+
+    def upload(self, values: Tensor) -> Tensor:
+        """To the model's device (through pinned memory where there is an accelerator), pixels in the
+        model's precision."""
+        device = self.model.device
+        if values.is_floating_point():
+            values = values.to(self.model.dtype)
+        if device.type == "cuda":
+            return values.pin_memory().to(device, non_blocking=True)
+        return values.to(device)
+
+    def positions(self, ids: Sequence[int], layouts: Sequence[ImageLayout]) -> Tensor:
+        return torch.arange(len(ids))[None]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        embedded: Tensor = self.embeddings(ids)
+        return embedded
+
+    def forward(self, chunk: Chunk, cache: Any) -> Tensor:
+        inputs = {
+            "inputs_embeds": chunk.embeddings,
+            "attention_mask": self._mask(chunk),
+            "position_ids": chunk.positions[0] if len(chunk.positions) == 1 else chunk.positions,
+            "cache": cache,
+            "use_cache": True,
+        }
+        outputs = self.text_model(**inputs | self.extra_inputs(chunk, cache))
+        logits: Tensor = self.head(outputs.last_hidden_state[:, -1])
+        return logits
+
+    def _mask(self, chunk: Chunk) -> Tensor | None:
+        """A single token's mask is its row: given in four dimensions, transformers asks the device
+        nothing."""
+        is_single = chunk.embeddings.shape[1] == 1
+        if chunk.visible is None or not is_single or not self._takes_rows:
+            return chunk.visible
+        return chunk.visible[:, None, None]
+
+    def extra_inputs(self, chunk: Chunk, cache: Any) -> dict[str, Any]:
+        """Further arguments of the text model; may replace those of `forward`'s."""
+        return {}
+
+    def _end_ids(self) -> frozenset[int]:
+        generation = getattr(self.model, "generation_config", None)
+        candidates = [getattr(generation, "eos_token_id", None), self.text_config.eos_token_id]
+        candidates.append(self.tokenizer.eos_token_id)
+        ids: set[int] = set()
+        for value in candidates:
+            ids.update([value] if isinstance(value, int) else value or [])
+        return frozenset(ids)
+
+
+def padded_content(width: int, height: int, *, covered: float = 1.0) -> tuple[float, float, float, float]:
+    """Where a picture lies in the square that it is padded to, centred as transformers' `pad_to_square` does.
+
+    `covered`: the share of the square's side that whole patches cover, if they do not fill it.
+    """
+    side = max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
+    x0, y0, x1, y1 = (edge / side / covered for edge in (left, top, left + width, top + height))
+    return x0, y0, x1, y1

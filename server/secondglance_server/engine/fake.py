@@ -1,0 +1,161 @@
+"""An engine without a model: instant, seeded and scriptable, for tests of this server and of its clients.
+
+Its answers come from a `FakeScript`, its attention has one bright spot where the script says. It never
+looks at pixels.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from secondglance_server.engine.protocol import (
+    AnswerRequest,
+    AnswerResult,
+    AttentionMap,
+    EngineError,
+    EngineInfo,
+    Picture,
+    PixelBudget,
+    TokenStats,
+)
+
+FAKE_INFO = EngineInfo(
+    name="fake",
+    family="fake",
+    device="none",
+    dtype="none",
+    image=PixelBudget(max_width=336, max_height=336),
+    patch=PixelBudget(max_width=336, max_height=336),
+    max_new_tokens=64,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FakeScript:
+    """What the engine says and does. Entropies in nats; `peak` is (x, y) in [0, 1] of the picture.
+
+    `breaks`: how each call ends instead of answering: by a bug, without memory, never (until `close`), or by
+    taking its thread with it.
+    """
+
+    draft: str = "a sign"
+    answer: str = "42"
+    draft_entropy_nats: float = 2.0
+    answer_entropy_nats: float = 0.01
+    peak: tuple[float, float] = (0.5, 0.5)
+    content: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    delay_s: float = 0.0
+    fails: Callable[[AnswerRequest], bool] = lambda _: False
+    neutral_fails: bool = False
+    breaks: Literal["never", "error", "memory", "hang", "death"] = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class FakeCall:
+    """One call that reached the engine; `questions` of one batch, none for the neutral prompt."""
+
+    kind: Literal["answer", "neutral"]
+    stage: Literal[1, 2]
+    questions: tuple[str, ...] = ()
+
+
+class FakeEngine:
+    """Follows `script`, which may be replaced between calls; `calls` tells what was asked of it.
+
+    `before_call`, if set, runs on the owner thread at the start of every call: block in it to hold the
+    device.
+    """
+
+    def __init__(
+        self,
+        script: FakeScript | None = None,
+        *,
+        info: EngineInfo = FAKE_INFO,
+        grid: tuple[int, int] = (24, 24),
+        seed: int = 0,
+    ) -> None:
+        self.script = script or FakeScript()
+        self.calls: list[FakeCall] = []
+        self.before_call: Callable[[], object] | None = None
+        self.is_closed = False
+        self.held_bytes = 0
+        self._info = info
+        self._grid = grid
+        self._random = random.Random(seed)
+        self._closing = threading.Event()
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def answer(self, requests: Sequence[AnswerRequest]) -> list[AnswerResult | EngineError]:
+        stage: Literal[1, 2] = 1 if requests[0].patch is None else 2
+        self._begin(FakeCall("answer", stage, tuple(request.question for request in requests)))
+        return [self._answer_one(request) for request in requests]
+
+    def neutral_attention(self, picture: Picture) -> AttentionMap:
+        self._begin(FakeCall("neutral", 1))
+        if self.script.neutral_fails:
+            raise EngineError("scripted failure")
+        rows, cols = self._grid
+        return AttentionMap(np.ones((rows, cols), np.float32), self.script.content)
+
+    def close(self) -> None:
+        self.is_closed = True
+        self._closing.set()
+
+    def _begin(self, call: FakeCall) -> None:
+        self.calls.append(call)
+        if self.before_call is not None:
+            self.before_call()
+        _break(self.script.breaks, self._closing)
+        self._closing.wait(self.script.delay_s)
+
+    def _answer_one(self, request: AnswerRequest) -> AnswerResult | EngineError:
+        script = self.script
+        if script.fails(request):
+            return EngineError("scripted failure")
+        text = script.draft if request.patch is None else script.answer
+        entropy = script.draft_entropy_nats if request.patch is None else script.answer_entropy_nats
+        tokens = tuple(
+            TokenStats(text=word, min_entropy=entropy, shannon=entropy * 1.5, margin=1 - np.exp(-entropy))
+            for word in text.split()[: request.max_new_tokens]
+        )
+        prompt_tokens = self._grid[0] * self._grid[1] + len(request.question.split())
+        return AnswerResult(
+            text=text,
+            tokens=tokens,
+            attention=self._spot() if request.patch is None else None,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=0 if request.patch is None else self._grid[0] * self._grid[1],
+            completion_tokens=len(tokens) + 1,
+            prefill_ms=self._random.uniform(0.1, 0.2),
+            generate_ms=self._random.uniform(0.1, 0.2),
+        )
+
+    def _spot(self) -> AttentionMap:
+        """A bright 3 x 3 block around the peak on a dim ground."""
+        rows, cols = self._grid
+        x0, y0, x1, y1 = self.script.content
+        col = min(int((x0 + self.script.peak[0] * (x1 - x0)) * cols), cols - 1)
+        row = min(int((y0 + self.script.peak[1] * (y1 - y0)) * rows), rows - 1)
+        weights = np.full((rows, cols), 0.01, np.float32)
+        weights[max(0, row - 1) : row + 2, max(0, col - 1) : col + 2] = 1.0
+        return AttentionMap(weights, self.script.content)
+
+
+def _break(how: str, closing: threading.Event) -> None:
+    if how == "error":
+        raise RuntimeError("scripted bug")
+    if how == "memory":
+        raise MemoryError
+    if how == "hang":
+        closing.wait()
+    if how == "death":
+        raise SystemExit("scripted death")

@@ -1,0 +1,70 @@
+"""Requests on their way to the device, and which of them can share a batch: policy, no device work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from secondglance_server.engine.adapters.protocol import ImageLayout
+from secondglance_server.engine.prefix_store import StoredPrefix
+from secondglance_server.engine.prompt import Prompt
+from secondglance_server.engine.protocol import AnswerRequest, Picture
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request, its prompt, its pictures' layouts (global first) and the prefix that is already there."""
+
+    request: AnswerRequest
+    prompt: Prompt
+    layouts: list[ImageLayout]
+    held: StoredPrefix | None = None
+
+    @property
+    def past(self) -> int:
+        """Tokens that need not run again."""
+        return self.prompt.prefix if self.held else 0
+
+    @property
+    def is_first_stage(self) -> bool:
+        return self.request.patch is None
+
+    @property
+    def pictures_to_encode(self) -> list[Picture]:
+        missing = [] if self.held else [self.request.picture]
+        return missing + ([self.request.patch] if self.request.patch else [])
+
+
+def like_the_first(
+    waiting: dict[int, Job], held: Callable[[Job], StoredPrefix | None], *, can_pad: bool
+) -> list[int]:
+    """Keys of the first waiting job and of those that can run in its batch; sets what of each is `held` by
+    now.
+
+    A picture that is new in this batch is in it once: the next batch finds its prefix.
+    """
+    batch: list[int] = []
+    new_pictures: set[str] = set()
+    first: Job | None = None
+    for index, job in waiting.items():
+        key = job.request.picture.key
+        if key in new_pictures:
+            continue
+        job.held = held(job)
+        if first is not None and not _alike(first, job, can_pad=can_pad):
+            continue
+        first = first or job
+        batch.append(index)
+        if job.held is None:
+            new_pictures.add(key)
+    return batch
+
+
+def _alike(one: Job, other: Job, *, can_pad: bool) -> bool:
+    """Rows of a batch share the cached length, the prefix's length and the stage; suffixes may differ."""
+    if one.prompt.prefix == 0 or other.prompt.prefix == 0:
+        return False
+    if not can_pad and len(one.prompt.ids) != len(other.prompt.ids):
+        return False
+    same_lengths = one.past == other.past and one.prompt.prefix == other.prompt.prefix
+    return same_lengths and one.is_first_stage == other.is_first_stage

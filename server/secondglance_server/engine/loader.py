@@ -1,0 +1,186 @@
+"""From a name to an engine: the embedded model, a local directory or a hub id of a supported family.
+
+Weights are safetensors and code is never taken from a model's repository. What was chosen automatically
+stands with its reason in `EngineInfo.notes`.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+from transformers.utils.hub import cached_file
+from transformers.utils.logging import (
+    disable_progress_bar,
+    enable_progress_bar,
+    is_progress_bar_enabled,
+)
+
+import secondglance_server.engine.embedded.tower  # noqa: F401  # registers its encoder
+from secondglance_server.engine.adapters import discover
+from secondglance_server.engine.adapters.base import TransformersAdapter
+from secondglance_server.engine.attention import register_capture
+from secondglance_server.engine.model_defaults import Calibration, read_calibration
+from secondglance_server.engine.placement import Placement, default_cache_bytes, place
+from secondglance_server.engine.prefix import PrefixEngine
+from secondglance_server.engine.prompt import PromptBuilder
+from secondglance_server.engine.protocol import AnswerRequest, Engine, EngineError, EngineInfo, Picture
+from secondglance_server.engine.steps import STEPS_BEFORE_RECORDING
+
+EMBEDDED = "embedded"
+EMBEDDED_WEIGHTS = pathlib.Path(__file__).parent / "embedded" / "weights"
+_MAX_NEW_TOKENS = 256
+_WARM_UP_TOKENS = 16  # as many as a request asks for by default: its caches have the same capacity
+
+
+class ModelLoadError(Exception):
+    """The model cannot be served; the message says what to change. A retry does not help."""
+
+
+def load_engine(
+    model: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    attn: str = "auto",
+    decode: str = "auto",
+    cache_bytes: int | None = None,
+) -> Engine:
+    """A loaded and warmed-up engine. `cache_bytes`: budget of the prefix cache, None for a share of what is
+    free.
+
+    Raises ModelLoadError.
+    """
+    source = str(EMBEDDED_WEIGHTS) if model == EMBEDDED else model
+    max_pixels, had_progress_bar = PIL.Image.MAX_IMAGE_PIXELS, is_progress_bar_enabled()
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    try:
+        placement = place(device, dtype, attn, decode)
+        family, config = _family(source)
+        adapter = _load_adapter(family, source, config, placement)
+        calibration = read_calibration(pathlib.Path(source))
+        engine = build_engine(
+            adapter, model, placement=placement, calibration=calibration, cache_bytes=cache_bytes
+        )
+        _warm_up(engine)
+    except (OSError, ValueError, RuntimeError, EngineError) as exc:
+        raise ModelLoadError(f"model {model!r} cannot be loaded: {exc}") from exc
+    finally:
+        PIL.Image.MAX_IMAGE_PIXELS = max_pixels  # some processors lift Pillow's limit for the whole process
+        if had_progress_bar:
+            enable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    return engine
+
+
+def build_engine(
+    adapter: TransformersAdapter,
+    name: str,
+    *,
+    placement: Placement,
+    calibration: Calibration | None = None,
+    cache_bytes: int | None = None,
+) -> PrefixEngine:
+    """The engine around a loaded adapter. Raises ValueError for a calibration that does not fit the model."""
+    calibration = calibration or Calibration()
+    reasons = list(placement.reasons)
+    if cache_bytes is None:
+        cache_bytes, reason = default_cache_bytes(placement.device)
+        reasons.append(reason)
+    layers = calibration.layers(adapter.layers, adapter.n_layers)
+    localization = calibration.localization_defaults(adapter.localization)
+    reasons.append(f"attention of layer(s) {list(layers)} of {adapter.n_layers}: {localization.origin}")
+    prompts = PromptBuilder(adapter)
+    if not prompts.starts_with_the_picture:
+        reasons.append("no shared prefixes: this model's prompts do not start with the picture")
+    info = EngineInfo(
+        name=name,
+        family=adapter.config.model_type,
+        device=str(placement.device),
+        dtype=str(placement.dtype).removeprefix("torch."),
+        image=adapter.image,
+        patch=adapter.patch,
+        max_new_tokens=calibration.max_new_tokens or _MAX_NEW_TOKENS,
+        gate=calibration.gate_defaults(),
+        localization=localization,
+        notes=tuple(reasons),
+    )
+    return PrefixEngine(
+        adapter,
+        prompts,
+        info,
+        layers=layers,
+        cache_bytes=cache_bytes,
+        is_recording=placement.is_recording,
+    )
+
+
+def attention_setting(attention: str) -> dict[str, str]:
+    """transformers' `attn_implementation`: the capturing twin for the text model, SDPA for everything
+    else."""
+    return {"": "sdpa", "text_config": register_capture(attention), "vision_config": "sdpa"}
+
+
+def _family(source: str) -> tuple[type[TransformersAdapter], Any]:
+    adapters = discover()
+    supported = ", ".join(adapters)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except ValueError as exc:
+        raise ValueError(f"{exc} Supported model types: {supported}.") from exc
+    if config.model_type not in adapters:
+        raise ValueError(f"model_type {config.model_type!r} is not supported; supported: {supported}.")
+    return adapters[config.model_type], config
+
+
+def _load_adapter(
+    family: type[TransformersAdapter], source: str, config: Any, placement: Placement
+) -> TransformersAdapter:
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    image_processor = family.load_image_processor(source, config)
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        source,
+        config=config,
+        dtype=placement.dtype,
+        attn_implementation=attention_setting(placement.attention),
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    model = model.to(placement.device).eval().requires_grad_(False)
+    template = tokenizer.chat_template or _processor_template(source) or family.default_chat_template
+    if template is None:
+        raise ValueError("the model comes without a chat template")
+    return family(model, tokenizer, image_processor, template)
+
+
+def _processor_template(source: str) -> str | None:
+    """Models of older releases keep the chat template in a file that only their processor reads."""
+    path = cached_file(source, "chat_template.json", _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        return None
+    template: str = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["chat_template"]
+    return template
+
+
+def _warm_up(engine: PrefixEngine) -> None:
+    """Both stages once, and the neutral prompt where it is needed: kernels are chosen, steps recorded and
+    memory is there before the first client."""
+    budget = engine.info.image
+    width, height = budget.max_width, budget.max_height
+    if budget.max_pixels is not None:
+        width = height = int(min(budget.max_pixels**0.5, width, height))
+    grey = Picture("warm-up", np.full((height, width, 3), 128, np.uint8))
+    first = AnswerRequest(grey, "What is this?", max_new_tokens=_WARM_UP_TOKENS)
+    second = AnswerRequest(grey, "What is this?", patch=grey, max_new_tokens=_WARM_UP_TOKENS)
+    engine.steps.patience = 0
+    for request in (first, second):
+        (outcome,) = engine.answer([request])
+        if isinstance(outcome, EngineError):
+            raise outcome
+    engine.steps.patience = STEPS_BEFORE_RECORDING
+    if engine.info.localization.attention == "relative":
+        engine.neutral_attention(grey)
+    engine.prefixes.clear()

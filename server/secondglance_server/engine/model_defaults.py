@@ -1,0 +1,77 @@
+"""Defaults that were measured for one model: `secondglance.json` in its directory, which wins over the
+family's table.
+
+Every key may be left out. Keys: `gate` {metric, aggregate, threshold}, `localization` {attention, window,
+base_side, min_side_cells, pad_cells, layers, origin}, `max_new_tokens`. Unknown keys are refused: a misspelt
+threshold must not be silently ignored.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from secondglance_server.engine.protocol import Aggregate, GateDefaults, LocalizationDefaults, Metric
+
+CALIBRATION_FILE = "secondglance.json"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def given(self) -> dict[str, Any]:
+        """What the file says, without what it leaves open."""
+        return self.model_dump(exclude_unset=True)
+
+
+class GateCalibration(_Section):
+    metric: Metric = "min_entropy"
+    aggregate: Aggregate = "max"
+    threshold: float = Field(default=0.0, allow_inf_nan=False)
+
+
+class LocalizationCalibration(_Section):
+    attention: str = Field(default="relative", pattern="^(plain|relative)$")
+    window: str = Field(default="vicrop", pattern="^(vicrop|mass)$")
+    base_side: PositiveInt = 336
+    min_side_cells: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    pad_cells: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    layers: list[NonNegativeInt] = Field(default_factory=list, min_length=1)
+    origin: str = CALIBRATION_FILE
+
+
+class Calibration(_Section):
+    gate: GateCalibration = Field(default_factory=GateCalibration)
+    localization: LocalizationCalibration = Field(default_factory=LocalizationCalibration)
+    max_new_tokens: PositiveInt | None = None
+
+    def gate_defaults(self) -> GateDefaults:
+        return replace(GateDefaults(), **self.gate.given())
+
+    def localization_defaults(self, family: LocalizationDefaults) -> LocalizationDefaults:
+        given = self.localization.given()
+        given.pop("layers", None)
+        if given:
+            given.setdefault("origin", CALIBRATION_FILE)
+        return replace(family, **given)
+
+    def layers(self, family: tuple[int, ...], n_layers: int) -> tuple[int, ...]:
+        """Raises ValueError for a layer that the model does not have."""
+        chosen = tuple(self.localization.layers) or family
+        if max(chosen) >= n_layers:
+            raise ValueError(f"{CALIBRATION_FILE}: layers {list(chosen)}, but the model has {n_layers}")
+        return chosen
+
+
+def read_calibration(directory: pathlib.Path) -> Calibration:
+    """The directory's calibration, or an empty one. Raises ValueError that names file and key."""
+    path = directory / CALIBRATION_FILE
+    if not path.is_file():
+        return Calibration()
+    try:
+        return Calibration.model_validate_json(path.read_bytes())
+    except ValidationError as exc:
+        raise ValueError(f"{path}: {exc}") from exc

@@ -1,0 +1,116 @@
+"""Runs a batch of prompts up to their last token, on top of what is cached of them.
+
+Rows are padded between prefix and suffix, so that their last tokens, and everything decoded after them, are
+aligned. Which tokens, positions and features a model wants is the adapter's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from secondglance_server.engine.adapters.protocol import Adapter, Chunk, VisualFeatures
+from secondglance_server.engine.attention import recording
+from secondglance_server.engine.jobs import Job
+from secondglance_server.engine.kv_cache import SLACK_TOKENS, PrefixStates, empty_cache, keep_prefix, resume
+from secondglance_server.engine.protocol import AttentionMap
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefilled:
+    """Prompts that have run. `maps`: attention to the global image, for first stages."""
+
+    logits: Tensor  # [B, vocabulary]
+    maps: list[AttentionMap | None]
+    cache: Cache
+    visible: Tensor | None  # bool [B, tokens]
+    next_positions: Tensor  # [axes, B, 1]
+
+    def prefix(self, row: int, length: int) -> PrefixStates:
+        return keep_prefix(self.cache, row, length)
+
+
+def prefill(adapter: Adapter, jobs: Sequence[Job], *, layers: tuple[int, ...], new_tokens: int) -> Prefilled:
+    """Runs what is not cached of each prompt, leaving room for `new_tokens`; reads `layers` for first
+    stages."""
+    past = jobs[0].past
+    longest = max(len(job.prompt.ids) for job in jobs)
+    if past:
+        cache = resume([job.held.states for job in jobs if job.held], longest - past + new_tokens)
+    else:
+        cache = empty_cache(adapter.n_layers, longest + max(new_tokens, SLACK_TOKENS))
+    chunk = _chunk(adapter, jobs, past=past, longest=longest)
+    maps: list[AttentionMap | None] = [None] * len(jobs)
+    if jobs[0].is_first_stage:
+        with recording(layers, jobs[0].prompt.grid) as recorder:
+            logits = adapter.forward(chunk, cache)
+        maps = _maps(jobs, recorder.mean())
+    else:
+        logits = adapter.forward(chunk, cache)
+    next_positions = chunk.positions[:, :, -1:].amax(dim=0, keepdim=True) + 1
+    return Prefilled(logits, maps, cache, chunk.visible, next_positions.expand(len(chunk.positions), -1, -1))
+
+
+def _chunk(adapter: Adapter, jobs: Sequence[Job], *, past: int, longest: int) -> Chunk:
+    """The batch's uncached tokens with their pictures' features in place."""
+    device = adapter.model.device
+    filler = min(adapter.end_ids)  # a padding's token: any but the image's
+    rows, positions = [], []
+    for job in jobs:
+        ids, cut = job.prompt.ids, job.prompt.prefix
+        pads = longest - len(ids)
+        places = adapter.positions(ids, job.layouts)  # [axes, tokens]
+        gap = places.new_zeros(len(places), pads)
+        rows.append(ids[past:cut] + [filler] * pads + ids[cut:])
+        positions.append(torch.cat([places[:, past:cut], gap, places[:, cut:]], dim=1))
+    tokens = torch.tensor(rows, device=device)
+    embeddings = adapter.embed(tokens)
+    features = _features(adapter, jobs)
+    is_image = tokens == adapter.image_token_id if features else None
+    if is_image is not None:
+        image_tokens = torch.cat([f.tokens for f in features]).to(embeddings.dtype)
+        embeddings = embeddings.masked_scatter(is_image[..., None], image_tokens)
+    return Chunk(
+        embeddings=embeddings,
+        positions=torch.stack(positions, dim=1).to(device),
+        visible=_visible(jobs, longest, device),
+        is_image=is_image,
+        features=features,
+    )
+
+
+def _visible(jobs: Sequence[Job], longest: int, device: torch.device) -> Tensor | None:
+    if all(len(job.prompt.ids) == longest for job in jobs):
+        return None
+    visible = torch.ones(len(jobs), longest, dtype=torch.bool)
+    for row, job in enumerate(jobs):
+        cut = job.prompt.prefix
+        visible[row, cut : cut + longest - len(job.prompt.ids)] = False
+    return visible.to(device)
+
+
+def _features(adapter: Adapter, jobs: Sequence[Job]) -> list[VisualFeatures]:
+    """Features of the pictures whose tokens are in the chunk, row by row; those of like shape in one pass."""
+    pixels = [adapter.pixels(picture.rgb) for job in jobs for picture in job.pictures_to_encode]
+    alike: dict[tuple[torch.Size, ...], list[int]] = {}
+    for index, picture in enumerate(pixels):
+        alike.setdefault(tuple(values.shape for values in picture.values()), []).append(index)
+    features: dict[int, VisualFeatures] = {}
+    for indices in alike.values():
+        encoded = adapter.encode([pixels[i] for i in indices])
+        features.update(zip(indices, encoded, strict=True))
+    return [features[i] for i in range(len(pixels))]
+
+
+def _maps(jobs: Sequence[Job], weights: Tensor) -> list[AttentionMap | None]:
+    rows = weights.cpu().numpy().astype(np.float32)
+    grids = [job.layouts[0] for job in jobs]
+    return [
+        AttentionMap(row.reshape(grid.rows, grid.cols), grid.content)
+        for row, grid in zip(rows, grids, strict=True)
+    ]

@@ -1,0 +1,56 @@
+"""Computed image prefixes, least recently used first out, within a budget of bytes. Knows nothing of what
+they hold."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from secondglance_server.engine.kv_cache import PrefixStates
+from secondglance_server.engine.protocol import AttentionMap
+
+
+@dataclass(slots=True, eq=False)
+class StoredPrefix:
+    """A picture's share of a prompt, computed. `ids`: its tokens; `neutral`: the neutral prompt's map once
+    it was asked for."""
+
+    ids: list[int]
+    states: PrefixStates
+    neutral: AttentionMap | None = field(default=None)
+
+
+class PrefixStore:
+    """Maps picture keys to prefixes. A prefix larger than the whole budget is not kept; losing one is
+    never an error."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget = budget_bytes
+        self._entries: OrderedDict[str, StoredPrefix] = OrderedDict()
+        self.held_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str) -> StoredPrefix | None:
+        if key in self._entries:
+            self._entries.move_to_end(key)
+        return self._entries.get(key)
+
+    def put(self, key: str, prefix: StoredPrefix) -> None:
+        self._drop(key)
+        if prefix.states.n_bytes > self._budget:
+            return
+        self._entries[key] = prefix
+        self.held_bytes += prefix.states.n_bytes
+        while self.held_bytes > self._budget:
+            self._drop(next(iter(self._entries)))
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self.held_bytes = 0
+
+    def _drop(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.held_bytes -= entry.states.n_bytes

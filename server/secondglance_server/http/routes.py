@@ -1,0 +1,155 @@
+"""The routes: unpack the request, call the part that works, pack the reply; `openapi` has the promises."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+from pydantic import ValidationError
+
+from secondglance_protocol.errors import ErrorCode
+from secondglance_protocol.protocol import (
+    API_PREFIX,
+    IDEMPOTENCY_KEY_HEADER,
+    IMAGE_PART,
+    MAX_ID_CHARS,
+    MAX_REQUEST_PART_BYTES,
+    MEDIA_TYPES,
+    REQUEST_PART,
+)
+from secondglance_protocol.wire import InferenceRequest, InferenceResponse, ModelResponse
+from secondglance_server.http.multipart import parse_parts
+from secondglance_server.http.observe import facts_of
+from secondglance_server.http.openapi import (
+    DELETE_DOCS,
+    GET_DOCS,
+    METRICS_DOCS,
+    MODEL_DOCS,
+    POST_DOCS,
+    PUT_DOCS,
+    READY_DOCS,
+)
+from secondglance_server.http.problems import ProblemError
+from secondglance_server.http.state import ServerParts
+from secondglance_server.http.validation import validation_problem
+from secondglance_server.inference.idempotency import payload_sha256
+from secondglance_server.inference.replies import model_response
+from secondglance_server.inference.ticket import see_through
+
+router = APIRouter()
+
+REPLAYED_HEADER = "Idempotency-Replayed"
+
+
+def parts_of(request: Request) -> ServerParts:
+    """The parts of the app that this request came to."""
+    parts = request.app.state.parts
+    assert isinstance(parts, ServerParts)
+    return parts
+
+
+Parts = Annotated[ServerParts, Depends(parts_of)]
+InferenceId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS)]
+
+
+@router.get("/healthz", tags=["operation"], summary="Is the process alive?")
+async def healthz() -> dict[str, str]:
+    return {"status": "alive"}
+
+
+@router.get("/readyz", tags=["operation"], summary="Does the server want requests?", **READY_DOCS)
+async def readyz(parts: Parts) -> dict[str, str]:
+    parts.readiness.check()
+    return {"status": "ready"}
+
+
+@router.get("/metrics", tags=["operation"], summary="Prometheus metrics", **METRICS_DOCS)
+async def metrics(parts: Parts) -> Response:
+    return Response(parts.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get(f"{API_PREFIX}/model", tags=["inference"], summary="What an edge must know", **MODEL_DOCS)
+async def get_model(parts: Parts) -> ModelResponse:
+    return model_response(parts.loaded().info, parts.settings)
+
+
+@router.post(f"{API_PREFIX}/inferences", tags=["inference"], summary="Stage one: ask", **POST_DOCS)
+async def create_inference(request: Request, parts: Parts) -> Response:
+    facts = facts_of(request.scope)
+    two_stages = parts.loaded()
+    given = parse_parts(request.headers.get("content-type", ""), await request.body())
+    message, image = _unpack(given)
+    if image is not None:
+        facts.image_sha256 = hashlib.sha256(image).hexdigest()
+    ticket = parts.ticket(facts)
+
+    async def work() -> InferenceResponse:
+        return await two_stages.ask(message, image, facts, ticket)
+
+    key = request.headers.get(IDEMPOTENCY_KEY_HEADER)
+    if key is None:
+        return _json(await see_through(work(), ticket))
+    payload = payload_sha256(given[REQUEST_PART], image or b"")
+    once = parts.replies.once(facts.tenant, key, payload, work)
+    reply, is_replay = await see_through(once, ticket)
+    if is_replay:
+        facts.outcome = "replayed"
+        facts.inference_id = reply.id
+    return _json(reply, {REPLAYED_HEADER: "true"} if is_replay else {})
+
+
+@router.put(
+    f"{API_PREFIX}/inferences/{{inference_id}}/patch",
+    tags=["inference"],
+    summary="Stage two: send the region asked for",
+    **PUT_DOCS,
+)
+async def put_patch(request: Request, inference_id: InferenceId, parts: Parts) -> Response:
+    facts = facts_of(request.scope)
+    two_stages = parts.loaded()
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in MEDIA_TYPES:
+        raise ProblemError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"Content-Type: {' or '.join(MEDIA_TYPES)}")
+    patch = await request.body()
+    facts.image_sha256 = hashlib.sha256(patch).hexdigest()
+    ticket = parts.ticket(facts)
+    work = two_stages.look_again(inference_id, patch, facts, ticket)
+    return _json(await see_through(work, ticket))
+
+
+@router.get(
+    f"{API_PREFIX}/inferences/{{inference_id}}", tags=["inference"], summary="The reply again", **GET_DOCS
+)
+async def get_inference(request: Request, inference_id: InferenceId, parts: Parts) -> Response:
+    return _json(parts.sessions.get(facts_of(request.scope).tenant, inference_id).reply)
+
+
+@router.delete(
+    f"{API_PREFIX}/inferences/{{inference_id}}", tags=["inference"], summary="Forget it", **DELETE_DOCS
+)
+async def delete_inference(request: Request, inference_id: InferenceId, parts: Parts) -> Response:
+    parts.sessions.remove(facts_of(request.scope).tenant, inference_id)
+    return Response(status_code=204)
+
+
+def _unpack(given: dict[str, bytes]) -> tuple[InferenceRequest, bytes | None]:
+    unknown = given.keys() - {REQUEST_PART, IMAGE_PART}
+    if unknown or REQUEST_PART not in given:
+        raise ProblemError(
+            ErrorCode.INVALID_REQUEST, f"the parts are {REQUEST_PART} and, without image_id, {IMAGE_PART}"
+        )
+    text = given[REQUEST_PART]
+    if len(text) > MAX_REQUEST_PART_BYTES:
+        raise ProblemError(
+            ErrorCode.BODY_TOO_LARGE, f"part {REQUEST_PART}: at most {MAX_REQUEST_PART_BYTES} bytes"
+        )
+    try:
+        message = InferenceRequest.model_validate_json(text)
+    except ValidationError as exc:
+        raise validation_problem(exc.errors(include_url=False, include_input=False)) from None
+    return message, given.get(IMAGE_PART)
+
+
+def _json(reply: InferenceResponse, headers: dict[str, str] | None = None) -> Response:
+    return Response(reply.model_dump_json(), media_type="application/json", headers=headers)

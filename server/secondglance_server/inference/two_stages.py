@@ -1,0 +1,329 @@
+"""The two stages of an inference: draft and gate; then, if worth it, a region, a patch and a second answer.
+
+`ask` and `look_again` are the method, in order; the parts they call know nothing of each other. Failures
+leave as `ProblemError`. Not covered: HTTP, and how the engine answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondglance_protocol.errors import ErrorCode
+from secondglance_protocol.geometry import has_shape_of, roi_of
+from secondglance_protocol.wire import ImageSize, InferenceRequest, InferenceResponse, Roi
+from secondglance_server.engine.protocol import AnswerRequest, AttentionMap, EngineError, EngineInfo, Picture
+from secondglance_server.http.problems import ProblemError, busy, not_ready
+from secondglance_server.inference.decoding_memory import DecodingMemory
+from secondglance_server.inference.device_queue import DeviceQueue, QueueClosed, QueueFull, TooLate
+from secondglance_server.inference.expiring import ExpiringStore
+from secondglance_server.inference.facts import RequestFacts
+from secondglance_server.inference.gate import is_doubtful, judge, resolve_gate
+from secondglance_server.inference.images import EncodedImage, ImageStore, image_id
+from secondglance_server.inference.intake import ImageLimits, decode, image_limits, patch_limits
+from secondglance_server.inference.localization import locate, relative_attention
+from secondglance_server.inference.replies import Outcome, build_reply, patch_offer
+from secondglance_server.inference.sessions import PendingPatch, Session, SessionStore, new_inference_id
+from secondglance_server.inference.skip import SkipReason, seen_size, skip_before_looking, skip_region
+from secondglance_server.inference.ticket import Ticket, deadline_exceeded
+from secondglance_server.settings import ServerSettings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Search:
+    """Where to look, or why nowhere."""
+
+    roi: Roi | None = None
+    skip: SkipReason | None = None
+    relevance: AttentionMap | None = None
+    localize_ms: float = 0.0
+
+
+class TwoStages:
+    """Serves both stages of one loaded model; all methods run on the event loop."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        info: EngineInfo,
+        device: DeviceQueue,
+        sessions: SessionStore,
+        images: ImageStore,
+        decoders: ThreadPoolExecutor,
+    ) -> None:
+        self.info = info
+        self._settings = settings
+        self._device = device
+        self._sessions = sessions
+        self._images = images
+        self._decoders = decoders
+        self._decoding = DecodingMemory(settings.max_decoding_bytes)
+        self._pixels: ExpiringStore[str, NDArray[np.uint8]] = ExpiringStore(
+            ttl_s=settings.session_ttl_s,
+            max_items=settings.max_sessions,
+            max_bytes=settings.max_decoded_image_bytes,
+            bytes_of=lambda rgb: rgb.nbytes,
+        )
+
+    async def ask(
+        self, request: InferenceRequest, upload: bytes | None, facts: RequestFacts, ticket: Ticket
+    ) -> InferenceResponse:
+        """Stage one. `upload` is the encoded global image, None if the request names one by id."""
+        with _translated_failures():
+            max_new_tokens = self._max_new_tokens(request.max_new_tokens)
+            gate = resolve_gate(request.gate, self.info.gate)
+            image = self._image_of(request, upload, facts.tenant)
+
+            began = time.perf_counter()
+            with self._device.preparing(1), facts.phase("decode_image"):
+                rgb = await self._pixels_of(image, ticket)
+            decode_ms = _ms_since(began)
+            self._images.put(facts.tenant, image)
+
+            picture = Picture(image.id, rgb)
+            with facts.phase("answer"):
+                answered = await self._device.answer(
+                    AnswerRequest(picture, request.question, max_new_tokens=max_new_tokens), ticket
+                )
+            result = answered.result
+            confidence = judge(result.tokens, gate)
+
+            search = _Search()
+            asks = request.mode == "always" or is_doubtful(confidence, result.tokens)
+            if asks and request.mode != "answer_only":
+                with facts.phase("localize"):
+                    search = await self._search(picture, result.attention, request.image)
+
+        inference_id = new_inference_id()
+        reply = build_reply(
+            Outcome(
+                inference_id=inference_id,
+                stage=1,
+                image_id=image.id,
+                model=self.info.name,
+                answered=answered,
+                confidence=confidence,
+                roi=search.roi,
+                patch=patch_offer(inference_id, self.info, self._settings) if search.roi else None,
+                received_bytes=facts.received_bytes,
+                decode_ms=decode_ms,
+                localize_ms=search.localize_ms,
+                include=request.include,
+                relevance=search.relevance,
+            )
+        )
+        pending = None
+        if search.roi is not None:
+            pending = PendingPatch(image, request.question, gate, max_new_tokens, request.include, search.roi)
+        self._sessions.put(Session(inference_id, facts.tenant, reply, pending))
+        facts.skip = search.skip
+        facts.pixels.original = request.image.width * request.image.height
+        facts.pixels.uploaded = 0 if upload is None else rgb.shape[0] * rgb.shape[1]
+        facts.pixels.asked = self._asked_pixels(search.roi) if search.roi else 0
+        _note(reply, facts)
+        return reply
+
+    async def look_again(
+        self, inference_id: str, patch: bytes, facts: RequestFacts, ticket: Ticket
+    ) -> InferenceResponse:
+        """Stage two. The same bytes again give the same reply; after a failure the session waits again."""
+        session = self._sessions.get(facts.tenant, inference_id)
+        facts.inference_id = inference_id  # not before: what names no session is a client's free text
+        sha256 = hashlib.sha256(patch).hexdigest()
+        if session.patch_sha256 is not None:
+            reply = _replay(session, sha256)
+            facts.outcome = "replayed"
+            return reply
+        if session.pending is None:
+            raise ProblemError(ErrorCode.STAGE_CONFLICT, "this inference was answered in its first stage")
+        with _translated_failures():
+            self._device.check_room(2)
+            self._sessions.put(replace(session, patch_sha256=sha256, is_running=True))
+            try:
+                reply = await self._answer_with_patch(session, session.pending, patch, facts, ticket)
+            except BaseException:  # a cancelled request, too, leaves the session waiting
+                self._replace(session)
+                raise
+        self._replace(replace(session, reply=reply, pending=None, patch_sha256=sha256))
+        _note(reply, facts)
+        return reply
+
+    async def _answer_with_patch(
+        self, session: Session, pending: PendingPatch, patch: bytes, facts: RequestFacts, ticket: Ticket
+    ) -> InferenceResponse:
+        settings, roi = self._settings, pending.roi
+
+        began = time.perf_counter()
+        with self._device.preparing(2), facts.phase("decode_image"):
+            local_rgb = await self._decode(
+                patch, patch_limits(settings), ticket, lambda size: self._check_patch_size(size, roi)
+            )
+            global_rgb = await self._pixels_of(pending.image, ticket)
+        decode_ms = _ms_since(began)
+        facts.pixels.uploaded = local_rgb.shape[0] * local_rgb.shape[1]
+
+        with facts.phase("answer"):
+            answered = await self._device.answer(
+                AnswerRequest(
+                    Picture(pending.image.id, global_rgb),
+                    pending.question,
+                    patch=Picture(image_id(session.tenant, patch), local_rgb),
+                    max_new_tokens=pending.max_new_tokens,
+                ),
+                ticket,
+            )
+        return build_reply(
+            Outcome(
+                inference_id=session.id,
+                stage=2,
+                image_id=pending.image.id,
+                model=self.info.name,
+                answered=answered,
+                confidence=judge(answered.result.tokens, pending.gate),
+                roi=roi,
+                received_bytes=facts.received_bytes,
+                decode_ms=decode_ms,
+                include=pending.include,
+            )
+        )
+
+    async def _search(self, picture: Picture, attention: AttentionMap | None, original: ImageSize) -> _Search:
+        """Find the region and judge whether its crop can help."""
+        height, width = picture.rgb.shape[:2]
+        seen = seen_size(ImageSize(width=width, height=height), self.info.image)
+        skip = skip_before_looking(original, seen)
+        if skip:
+            return _Search(skip=skip)
+        if attention is None:
+            raise EngineError("the first stage came without attention")
+        began = time.perf_counter()
+        how = self.info.localization
+        if how.attention == "relative":
+            attention = relative_attention(attention, await self._device.neutral_attention(picture))
+        if not np.isfinite(attention.weights).all() or attention.weights.min() < 0:
+            raise EngineError("the attention map is not finite and non-negative")
+        region = locate(attention, original, how)
+        skip = skip_region(region, original, seen, self.info.patch, patch_limits(self._settings))
+        return _Search(
+            roi=None if skip else roi_of(region, original),
+            skip=skip,
+            relevance=attention,
+            localize_ms=_ms_since(began),
+        )
+
+    def _image_of(self, request: InferenceRequest, upload: bytes | None, tenant: str) -> EncodedImage:
+        if (upload is None) == (request.image_id is None):
+            raise ProblemError(ErrorCode.INVALID_REQUEST, "send either an image part or an image_id")
+        if upload is not None:
+            return EncodedImage(image_id(tenant, upload), upload)
+        assert request.image_id is not None  # the check above
+        return self._images.get(tenant, request.image_id)
+
+    def _max_new_tokens(self, asked: int | None) -> int:
+        most = self.info.max_new_tokens
+        if asked is None:
+            return min(self._settings.default_max_new_tokens, most)
+        if asked > most:
+            raise ProblemError(ErrorCode.INVALID_REQUEST, f"max_new_tokens: at most {most}")
+        return asked
+
+    def _asked_pixels(self, roi: Roi) -> int:
+        asked = seen_size(ImageSize(width=roi.pixels.width, height=roi.pixels.height), self.info.patch)
+        return asked.width * asked.height
+
+    def _check_patch_size(self, size: ImageSize, roi: Roi) -> None:
+        asked = ImageSize(width=roi.pixels.width, height=roi.pixels.height)
+        given = f"the patch is {size.width}x{size.height}"
+        if seen_size(size, self.info.patch) != size:
+            budget = self.info.patch
+            raise ProblemError(
+                ErrorCode.PATCH_SIZE_MISMATCH,
+                f"{given}, more than the offer's {budget.max_width}x{budget.max_height}",
+            )
+        if not has_shape_of(size, asked):
+            raise ProblemError(
+                ErrorCode.PATCH_SIZE_MISMATCH,
+                f"{given}, another shape than the region's {asked.width}x{asked.height}",
+            )
+
+    def _replace(self, session: Session) -> None:
+        """Put, unless the client has deleted the inference in the meantime."""
+        try:
+            self._sessions.get(session.tenant, session.id)
+        except ProblemError as exc:
+            if exc.code == ErrorCode.UNKNOWN_INFERENCE:
+                return
+        self._sessions.put(session)
+
+    async def _pixels_of(self, image: EncodedImage, ticket: Ticket) -> NDArray[np.uint8]:
+        """Decoded once for both stages and further questions, as long as there is room."""
+        rgb = self._pixels.get(image.id)
+        if rgb is None:
+            rgb = await self._decode(image.data, image_limits(self._settings), ticket)
+        self._pixels.put(image.id, rgb)
+        return rgb
+
+    async def _decode(
+        self,
+        data: bytes,
+        limits: ImageLimits,
+        ticket: Ticket,
+        check_size: Callable[[ImageSize], None] = lambda _: None,
+    ) -> NDArray[np.uint8]:
+        def work() -> NDArray[np.uint8]:
+            if ticket.is_late:
+                raise TooLate
+            return decode(data, limits, check_size, self._decoding)
+
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+
+
+@contextmanager
+def _translated_failures() -> Iterator[None]:
+    """The one seam where the queue's and the engine's errors become problems."""
+    try:
+        yield
+    except TooLate:
+        raise deadline_exceeded() from None
+    except QueueFull as exc:
+        raise queue_full(exc) from None
+    except QueueClosed:
+        raise not_ready("the server is shutting down") from None
+    except EngineError as exc:
+        raise ProblemError(
+            ErrorCode.ENGINE_FAILED, "the failure has been logged", {"Retry-After": "1"}
+        ) from exc
+
+
+def queue_full(exc: QueueFull) -> ProblemError:
+    return busy("the queue is full", retry_after_s=exc.retry_after_s)
+
+
+def _replay(session: Session, sha256: str) -> InferenceResponse:
+    if session.patch_sha256 != sha256:
+        raise ProblemError(ErrorCode.PATCH_CONFLICT, "an inference takes one patch")
+    if session.is_running:
+        raise ProblemError(
+            ErrorCode.IDEMPOTENCY_IN_PROGRESS, "this patch is being worked on", {"Retry-After": "1"}
+        )
+    return session.reply
+
+
+def _note(reply: InferenceResponse, facts: RequestFacts) -> None:
+    facts.inference_id = reply.id
+    facts.outcome = reply.status
+    facts.confidence = reply.confidence
+    facts.usage = reply.usage
+    facts.timing_ms = reply.timing_ms
+
+
+def _ms_since(began: float) -> float:
+    return 1000 * (time.perf_counter() - began)

@@ -1,0 +1,106 @@
+"""The running process: uvicorn around the app, from the first signal to a clean end.
+
+SIGTERM or SIGINT: not ready at once and no new inferences; work in flight is finished, and clients that were
+asked for a patch may still send it, within the grace time; then the end. A device that is given up ends the
+process, too, with a failure.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any, NoReturn
+
+import uvicorn
+from fastapi import FastAPI
+
+from secondglance_server.app import create_app
+from secondglance_server.engine.protocol import Engine
+from secondglance_server.http.connection import connection_factory
+from secondglance_server.http.state import ServerParts
+from secondglance_server.settings import ServerSettings
+
+_MARGIN_S = 10.0  # to close connections and the engine, beyond the grace
+
+
+class _DrainingServer(uvicorn.Server):
+    """Drains at the first signal, listening until nothing is owed; exits by itself, not by the signal."""
+
+    def __init__(self, config: uvicorn.Config, parts: ServerParts) -> None:
+        super().__init__(config)
+        self._parts = parts
+        self._drained_by: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._drained_by is None:
+            grace_s = self._parts.settings.shutdown_grace_s
+            self._parts.readiness.drain()
+            self._drained_by = time.monotonic() + grace_s
+            _end_by_force(after_s=grace_s + _MARGIN_S)
+        elif sig == signal.SIGINT:
+            self.should_exit = self.force_exit = True
+
+    def fail(self) -> None:
+        """Stop at once: nobody can be helped by waiting."""
+        self.config.timeout_graceful_shutdown = 1
+        self.should_exit = True
+        _end_by_force(after_s=_MARGIN_S)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._drained_by is not None and not self.should_exit:
+            left_s = self._drained_by - time.monotonic()
+            self.should_exit = self._parts.owes_nothing or left_s <= 0
+            self.config.timeout_graceful_shutdown = max(1, math.ceil(left_s))
+        return await super().on_tick(counter)
+
+
+def _end_by_force(*, after_s: float) -> None:
+    """The last resort against a process that hangs while it stops; a daemon: a clean end does not wait."""
+    timer = threading.Timer(after_s, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+
+
+def uvicorn_config(app: FastAPI, settings: ServerSettings, **options: Any) -> uvicorn.Config:
+    """How uvicorn serves this app: one HTTP parser whatever else is installed, no websockets, our limits.
+
+    `options` are further ones of uvicorn, of which a test may need some.
+    """
+    parts: ServerParts = app.state.parts
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=connection_factory(settings, parts.metrics.refused),  # type: ignore[arg-type]  # any callable
+        ws="none",
+        proxy_headers=False,  # nothing here looks at the client's address or scheme
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+        **options,
+    )
+
+
+def run_until_stopped(settings: ServerSettings, engine: Engine | None = None) -> bool:
+    """Serve until a signal comes; False if it stopped for want of a model or of a working device."""
+
+    app = create_app(settings, engine, on_failure=lambda: server.fail())
+    parts: ServerParts = app.state.parts
+    server = _DrainingServer(uvicorn_config(app, settings), parts)
+    server.run()
+    return not parts.readiness.has_failed
+
+
+def leave(*, is_well: bool) -> NoReturn:
+    """End the process without waiting for threads, one of which may be decoding or hang on the device."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0 if is_well else 1)

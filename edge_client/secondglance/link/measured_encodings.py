@@ -80,7 +80,7 @@ def choose(
     point_worth_s: float,
     second_glance_s: float = 0.0,
 ) -> MeasuredEncoding:
-    """Return the cheapest encoding on a link of that rate; `second_glance_s` is a question for a region's cost."""
+    """Return the cheapest encoding at that rate; `second_glance_s` is what a question for a region costs."""
 
     def cost_s(encoding: MeasuredEncoding) -> float:
         sent_s = encoding.mean_bytes / bytes_per_s + encoding.second_glances * second_glance_s

@@ -24,7 +24,7 @@ from secondglance_eval.judging.intervals import Estimate
 from secondglance_eval.judging.study import Study
 from secondglance_eval.report import page
 from secondglance_eval.report.comparison import Comparison
-from secondglance_eval.report.markdown import markdown_table
+from secondglance_eval.report.markdown import titled_table
 from secondglance_eval.report.tables import TextTable, gates_sentence
 from secondglance_eval.report.write import write_report
 from secondglance_protocol.wire import DefaultGate
@@ -119,8 +119,8 @@ def test_a_page_escapes_what_it_shows_and_needs_no_network() -> None:
 
 def test_a_markdown_table_marks_our_row() -> None:
     table = TextTable("T", ("a", "b"), (("x", "1"), ("y", "")), marked=1)
-    assert markdown_table(table).splitlines() == [
-        "T:", "", "| a | b |", "|---|---:|", "| x | 1 |", "| **y** |  |",
+    assert titled_table(table).splitlines() == [
+        "T:", "", "| a | b |", "| --- | ---: |", "| x | 1 |", "| **y** |  |",
     ]  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def run(
     ] = 40,
 ) -> None:
     """Put every question to a server under every method; what is in OUT already is not asked again."""
-    from secondglance_eval.asking.asking import Asker
+    from secondglance_eval.asking.asker import Asker
     from secondglance_eval.asking.run import Pace
     from secondglance_eval.campaign import measure
     from secondglance_eval.datasets.held_out import TEST_SEED
@@ -120,12 +120,12 @@ def calibrate(
 
     Load the file with `secondglance-server serve --calibration FILE`.
     """
-    from secondglance_eval.asking.asking import Asker
+    from secondglance_eval.asking.asker import Asker
     from secondglance_eval.asking.run import Pace
     from secondglance_eval.datasets.held_out import CALIBRATION_SEED
     from secondglance_eval.datasets.named import open_dataset
     from secondglance_eval.facts import Facts, files_of_model
-    from secondglance_eval.judging.calibrating import always_ask, calibrate_from, one_target
+    from secondglance_eval.judging.calibration import always_ask, calibrate_from, one_target
 
     with _failures():
         target = one_target(
@@ -167,7 +167,7 @@ def _failures() -> Iterator[None]:
     from secondglance_eval.asking.records import RecordsError
     from secondglance_eval.datasets.files import DatasetError
     from secondglance_eval.facts import OtherRunError
-    from secondglance_eval.judging.calibration import CalibrationError
+    from secondglance_eval.judging.gate_choice import CalibrationError
     from secondglance_server.testing import ServerDidNotStartError
 
     wrong_here = (CalibrationError, DatasetError, OtherRunError, RecordsError)

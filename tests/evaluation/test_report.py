@@ -19,12 +19,12 @@ from secondglance_eval.datasets.held_out import HeldOutScenes
 from secondglance_eval.facts import Facts
 from secondglance_eval.judging.cases import save_pictures
 from secondglance_eval.judging.curves import GateFigures
-from secondglance_eval.judging.gates import Gate
+from secondglance_eval.judging.gates import GateStatistic
 from secondglance_eval.judging.intervals import Estimate
 from secondglance_eval.judging.study import Study
 from secondglance_eval.report import page
 from secondglance_eval.report.comparison import Comparison
-from secondglance_eval.report.markdown import markdown_table
+from secondglance_eval.report.markdown import titled_table
 from secondglance_eval.report.tables import TextTable, gates_sentence
 from secondglance_eval.report.write import write_report
 from secondglance_protocol.wire import DefaultGate
@@ -119,8 +119,8 @@ def test_a_page_escapes_what_it_shows_and_needs_no_network() -> None:
 
 def test_a_markdown_table_marks_our_row() -> None:
     table = TextTable("T", ("a", "b"), (("x", "1"), ("y", "")), marked=1)
-    assert markdown_table(table).splitlines() == [
-        "T:", "", "| a | b |", "|---|---:|", "| x | 1 |", "| **y** |  |",
+    assert titled_table(table).splitlines() == [
+        "T:", "", "| a | b |", "| --- | ---: |", "| x | 1 |", "| **y** |  |",
     ]  # fmt: skip
 
 
@@ -173,9 +173,9 @@ def test_a_report_is_written_from_the_folder_of_a_run(
     ],
 )
 def test_the_best_gate_is_named(area_of_other: float, said: str) -> None:
-    areas = {Gate("min_entropy", "max"): 0.96, Gate("margin", "max"): area_of_other}
+    areas = {GateStatistic("min_entropy", "max"): 0.96, GateStatistic("margin", "max"): area_of_other}
     figures = [
         GateFigures(gate, Estimate(0.9, 0.8, 1.0), Estimate(area, area - 0.01, area + 0.01))
         for gate, area in sorted(areas.items(), key=lambda one: -one[1])
     ]
-    assert gates_sentence(figures, Gate("min_entropy", "max")).startswith(said)
+    assert gates_sentence(figures, GateStatistic("min_entropy", "max")).startswith(said)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from secondglance_eval.asking.asking import Asker, Place
-from secondglance_eval.asking.crops import centre_crop, oracle_crop, random_crop
+from secondglance_eval.asking.asker import Asker, CropRule
+from secondglance_eval.asking.baseline_crops import centre_crop, oracle_crop, random_crop
 from secondglance_eval.asking.photo import Photo, View
 from secondglance_eval.asking.records import Record
 from secondglance_eval.datasets.example import Example
@@ -72,7 +72,7 @@ def _through_the_edge(asker: Asker, photo: Photo, example: Example, *, method: s
 
 
 def _other_crop(
-    asker: Asker, photo: Photo, example: Example, *, method: str, mode: Mode, place: Place
+    asker: Asker, photo: Photo, example: Example, *, method: str, mode: Mode, place: CropRule
 ) -> Record:
     return asker.with_another_crop(method, photo, example, mode, place)
 

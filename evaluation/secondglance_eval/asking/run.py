@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from secondglance_eval.asking.ahead import Group, pictures_ahead, with_pictures
-from secondglance_eval.asking.asking import Asker
+from secondglance_eval.asking.asker import Asker
 from secondglance_eval.asking.methods import Method
 from secondglance_eval.asking.photo import Photo
+from secondglance_eval.asking.prefetch import Group, pictures_ahead, with_pictures
 from secondglance_eval.asking.records import Record, RecordWriter
 from secondglance_eval.datasets.example import Dataset, Example
 from secondglance_eval.progress import progress

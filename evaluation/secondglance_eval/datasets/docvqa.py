@@ -20,7 +20,7 @@ from secondglance_eval.datasets.files import (
     json_rows,
     picture_size,
 )
-from secondglance_eval.judging.metrics import anls
+from secondglance_eval.judging.scoring import anls
 from secondglance_protocol.wire import Question
 
 QUESTIONS = "val_v1.0_withQT.json"

@@ -4,7 +4,7 @@
     DIRECTORY/direct_attributes/sa_1.jpg, sa_1.json      the annotation holds the objects' boxes
     DIRECTORY/relative_position/sa_2.jpg, sa_2.json
 
-The published likelihood of every option cannot be asked of a server: see `secondglance_eval.judging.metrics`.
+The published likelihood of every option cannot be asked of a server: see `secondglance_eval.judging.scoring`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from secondglance_eval.datasets.files import (
     json_lines,
     picture_size,
 )
-from secondglance_eval.judging.metrics import choice_letter
+from secondglance_eval.judging.scoring import choice_letter
 from secondglance_protocol.wire import PixelBox, Question
 
 QUESTIONS = "test_questions.jsonl"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from secondglance_eval.judging.curves import GateFigures
-from secondglance_eval.judging.gates import Gate
+from secondglance_eval.judging.gates import GateStatistic
 from secondglance_eval.judging.intervals import Estimate
 from secondglance_eval.report.comparison import Comparison
 from secondglance_eval.report.findings import Findings
@@ -106,7 +106,7 @@ def gates_table(title: str, gates: Sequence[GateFigures], default: str) -> TextT
     return TextTable(title, head, rows, marked)
 
 
-def gates_sentence(gates: Sequence[GateFigures], default_gate: Gate) -> str:
+def gates_sentence(gates: Sequence[GateFigures], default_gate: GateStatistic) -> str:
     """Which gate is best, and what the default loses against it; `gates` with the largest area first."""
     best = gates[0]
     default = next(one for one in gates if one.gate == default_gate)

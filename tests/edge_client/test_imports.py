@@ -73,7 +73,7 @@ APPS = {"show", "batch", "watching", "gateway", "doctor", "commands", "cli"}
 
 
 def modules_imported_by(source: str) -> set[str]:
-    """Every module of `secondglance` that the code may load, now or later; type checkers' imports are none."""
+    """Every module of `secondglance` that the code may load, now or later, but for type checkers."""
     found: set[str] = set()
     for node in _without_type_checking(ast.parse(source)):
         if isinstance(node, ast.Import):

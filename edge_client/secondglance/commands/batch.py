@@ -27,7 +27,7 @@ from secondglance.commands.options import (
 from secondglance.commands.questions import Questions, QuestionsFile, all_questions
 
 if TYPE_CHECKING:
-    from secondglance.batch.batch import Task
+    from secondglance.batch.asking import Task
     from secondglance.batch.results_file import ResultsFile, Version
     from secondglance.commands.tally import Tally
     from secondglance.conversation.requests import Terms
@@ -124,7 +124,7 @@ class _Run:
         self.tally = Tally()
 
     def plan(self, found: list[Path], questions: list[str]) -> list[Task]:
-        from secondglance.batch.batch import Task
+        from secondglance.batch.asking import Task
         from secondglance.batch.results_file import Version
 
         tasks: list[Task] = []
@@ -146,7 +146,7 @@ class _Run:
     ) -> None:
         import asyncio
 
-        from secondglance.batch.batch import Batch, BatchStoppedError
+        from secondglance.batch.asking import BatchAsker, BatchStoppedError
         from secondglance.client import AsyncEdgeClient
         from secondglance.commands.tally import progress_bar
 
@@ -166,7 +166,7 @@ class _Run:
 
             async def ask_all() -> None:
                 async with AsyncEdgeClient(settings=settings) as client:
-                    batch = Batch(
+                    asker = BatchAsker(
                         client.with_options(**terms),
                         idempotency_key=None if self.results is None else self.results.run,
                         policy=settings.retry_policy,
@@ -174,7 +174,7 @@ class _Run:
                         answered=answered,
                         failed=failed,
                     )
-                    await batch.run(tasks, concurrency=concurrency)
+                    await asker.run(tasks, concurrency=concurrency)
 
             try:
                 asyncio.run(ask_all())

@@ -28,7 +28,7 @@ class Tally:
             self.original_bytes += reply.receipt.original_bytes or 0
 
     def __str__(self) -> str:
-        from secondglance.show.drawing import readable_bytes
+        from secondglance.show.answer_sheet import readable_bytes
 
         words = [f"{self.answered} answered"]
         if self.failed:

@@ -10,8 +10,8 @@ from contextlib import closing
 from typing import Any
 
 from secondglance.conversation.conversation import Conversation
+from secondglance.conversation.known_server import KnownServer
 from secondglance.conversation.requests import Ask
-from secondglance.conversation.server_memory import Known
 from secondglance.conversation.steps import Compute, Send
 from secondglance.pictures.original import ImageSource
 from secondglance.settings import EdgeSettings
@@ -51,7 +51,7 @@ def plan_first_request(
 
     Raises EdgeError.
     """
-    known = Known(max_images=0, model=model or _assumed_model(settings.assumed_side))
+    known = KnownServer(max_images=0, model=model or _assumed_model(settings.assumed_side))
     result: Any = None
     with closing(Conversation(source, ask, known=known, settings=settings).run()) as steps:
         while True:

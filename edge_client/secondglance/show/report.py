@@ -21,9 +21,8 @@ from PIL import Image
 from secondglance.conversation.steps import Send
 from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.original import ImageSource, Original
-from secondglance.receipt import StageReceipt
-from secondglance.reply import Reply
-from secondglance.show.drawing import readable_bytes
+from secondglance.reply import Reply, StageReceipt
+from secondglance.show.answer_sheet import readable_bytes
 from secondglance_protocol.wire import Confidence, InferenceResponse, RelevanceReport, Roi, TokenReport
 
 _SHOWN = PixelBudget(1280, 1280)

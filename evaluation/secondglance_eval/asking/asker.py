@@ -13,7 +13,7 @@ from typing import Self
 from secondglance import EdgeClient, EdgeSettings
 from secondglance.conversation.requests import Ask
 from secondglance.pictures.encoding import Encoded, Recipe
-from secondglance.receipt import StageReceipt
+from secondglance.reply import StageReceipt
 from secondglance_eval.asking.photo import Photo, View
 from secondglance_eval.asking.records import Record, StageCost, TokenUncertainty
 from secondglance_eval.asking.single_requests import SingleRequests

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from secondglance.batch.results_file import Version
 from secondglance.client import AsyncEdgeClient
-from secondglance.conversation.outage import wait_s, will_pass
+from secondglance.conversation.failures import wait_s, will_pass
 from secondglance.errors import EdgeError, NotAllowedError, UplinkBudgetError, UsageError
 from secondglance.reply import Reply
 from secondglance.retry import RetryPolicy
@@ -37,7 +37,7 @@ class BatchStoppedError(Exception):
         self.error = error
 
 
-class Batch:
+class BatchAsker:
     """Runs tasks. `answered` and `failed` are told each outcome; `answered` is waited for."""
 
     def __init__(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from secondglance.conversation.steps import Outcome, Send
+from secondglance.conversation.steps import ExchangeResult, Send
 from secondglance_protocol.wire import InferenceResponse
 
 
@@ -22,14 +22,14 @@ class Hooks:
     """
 
     on_request: Callable[[Send], None] | None = None
-    on_response: Callable[[Send, Outcome], None] | None = None
+    on_response: Callable[[Send, ExchangeResult], None] | None = None
     on_answer: Callable[[InferenceResponse], None] | None = None
 
     def requested(self, send: Send) -> None:
         if self.on_request is not None:
             self.on_request(send)
 
-    def responded(self, send: Send, outcome: Outcome) -> None:
+    def responded(self, send: Send, outcome: ExchangeResult) -> None:
         if self.on_response is not None:
             self.on_response(send, outcome)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from secondglance.link.link import Link
+from secondglance.link.uplink import Uplink
 from secondglance_protocol.wire import ModelResponse
 
 
-class Known:
+class KnownServer:
     """Shared by a client's conversations, from any thread. Content keys are SHA-256 of encoded originals."""
 
     def __init__(self, *, max_images: int, model: ModelResponse | None = None) -> None:
@@ -17,7 +17,7 @@ class Known:
         self._image_ids: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
         self.model = model
-        self.link = Link()
+        self.link = Uplink()
 
     def image_id(self, content_key: str | None) -> str | None:
         """The server's name for a picture it was sent before, if it may still hold it."""

@@ -1,8 +1,8 @@
 """Which encoding a link deserves, by figures that were measured once: accuracy at risk against bytes saved.
 
-The figures are `ladder.json` beside this file, as `python -m benchmarks.ladder` writes it, with the embedded
-model. A rung costs the time that its bytes take on this link, and every point of accuracy that it may lose is
-worth `point_worth_s`. Knows nothing of pictures: real ones differ from the mean.
+The figures are `measured_encodings.json` beside this file, as `python -m benchmarks.ladder` writes it, with
+the embedded model. An encoding costs the time that its bytes take on this link, and every point of accuracy
+that it may lose is worth `point_worth_s`. Knows nothing of pictures: real ones differ from the mean.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 from secondglance.pictures.encoding import Recipe
 
-LADDER_FILE = Path(__file__).with_name("ladder.json")
+MEASURED_FILE = Path(__file__).with_name("measured_encodings.json")
 _MAX_POINTS_LOST = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
-    """One encoding and what it costs. The first of a ladder is the fixed setting.
+class MeasuredEncoding:
+    """One encoding and what it costs. The first of a list is the fixed setting.
 
     `points_lost` below the fixed setting: of a picture per question, of a region per question that needs one;
     `standard_error` is that of this paired difference. `second_glances`: the share of questions that need a
@@ -49,10 +49,10 @@ class Rung:
         return self.points_lost * share_worse + self.standard_error * density
 
 
-def rungs_of(rows: Iterable[dict[str, Any]]) -> tuple[Rung, ...]:
+def measured_from(rows: Iterable[dict[str, Any]]) -> tuple[MeasuredEncoding, ...]:
     """Those that lose at most a point in their measurement."""
     return tuple(
-        Rung(
+        MeasuredEncoding(
             # 4:4:4: what a patch is for; of JPEG only, where a server takes no WebP
             Recipe(
                 row["format"], row["quality"], subsampling="4:2:0" if "second_glances" in row else "4:4:4"
@@ -68,23 +68,27 @@ def rungs_of(rows: Iterable[dict[str, Any]]) -> tuple[Rung, ...]:
     )
 
 
-_measured = json.loads(LADDER_FILE.read_text())
-IMAGES: tuple[Rung, ...] = rungs_of(_measured["images"])
-PATCHES: tuple[Rung, ...] = rungs_of(_measured["patches"])
+_measured = json.loads(MEASURED_FILE.read_text())
+IMAGES: tuple[MeasuredEncoding, ...] = measured_from(_measured["images"])
+PATCHES: tuple[MeasuredEncoding, ...] = measured_from(_measured["patches"])
 
 
 def choose(
-    rungs: Iterable[Rung], bytes_per_s: float, *, point_worth_s: float, second_glance_s: float = 0.0
-) -> Rung:
-    """The cheapest rung on a link of that rate. `second_glance_s` is what a question for a region costs."""
+    encodings: Iterable[MeasuredEncoding],
+    bytes_per_s: float,
+    *,
+    point_worth_s: float,
+    second_glance_s: float = 0.0,
+) -> MeasuredEncoding:
+    """Return the cheapest encoding at that rate; `second_glance_s` is what a question for a region costs."""
 
-    def cost_s(rung: Rung) -> float:
-        sent_s = rung.mean_bytes / bytes_per_s + rung.second_glances * second_glance_s
-        return sent_s + rung.points_at_risk * point_worth_s
+    def cost_s(encoding: MeasuredEncoding) -> float:
+        sent_s = encoding.mean_bytes / bytes_per_s + encoding.second_glances * second_glance_s
+        return sent_s + encoding.points_at_risk * point_worth_s
 
-    return min(rungs, key=cost_s)
+    return min(encodings, key=cost_s)
 
 
-def smallest(rungs: Iterable[Rung]) -> Rung:
+def smallest(encodings: Iterable[MeasuredEncoding]) -> MeasuredEncoding:
     """For a picture that would come too late otherwise."""
-    return min(rungs, key=lambda rung: rung.mean_bytes)
+    return min(encodings, key=lambda encoding: encoding.mean_bytes)

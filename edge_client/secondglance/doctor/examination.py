@@ -55,7 +55,7 @@ class Finding:
         return {"name": self.name, "status": self.status, "detail": self.detail, "data": self.data}
 
 
-class Doctor:
+class Examination:
     """`examine` yields findings as they are made; what depends on something that failed is skipped."""
 
     def __init__(

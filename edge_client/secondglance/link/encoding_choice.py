@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from secondglance.link.ladder import IMAGES, PATCHES, Rung, choose, smallest
-from secondglance.link.link import Link
+from secondglance.link.measured_encodings import IMAGES, PATCHES, MeasuredEncoding, choose, smallest
+from secondglance.link.uplink import Uplink
 from secondglance.pictures.encoding import Recipe
 from secondglance.settings import EdgeSettings
 
 
-class Recipes:
+class EncodingChoice:
     """Asked when a picture is due, so that what stage one taught about the link serves stage two."""
 
-    def __init__(self, settings: EdgeSettings, link: Link) -> None:
+    def __init__(self, settings: EdgeSettings, link: Uplink) -> None:
         self._settings = settings
         self._link = link
 
@@ -23,10 +23,10 @@ class Recipes:
         if rate is None:
             return self._settings.image_recipe, self._settings.image_scale
         round_trip_s = self._link.round_trip_s or 0.0
-        glance_s = round_trip_s + self._patch_rung(rate).mean_bytes / rate
+        glance_s = round_trip_s + self._patch_encoding(rate).mean_bytes / rate
         worth_s = self._settings.point_worth_s
-        rung = choose(IMAGES, rate, point_worth_s=worth_s, second_glance_s=glance_s)
-        return rung.recipe, rung.scale
+        encoding = choose(IMAGES, rate, point_worth_s=worth_s, second_glance_s=glance_s)
+        return encoding.recipe, encoding.scale
 
     def for_patch(self) -> Iterator[Recipe]:
         """The one to use; then the one for a patch that would come too late."""
@@ -34,13 +34,13 @@ class Recipes:
         if rate is None:
             yield self._settings.patch_recipe
             return
-        rung = self._patch_rung(rate)
-        yield rung.recipe
+        encoding = self._patch_encoding(rate)
+        yield encoding.recipe
         least = smallest(PATCHES)
-        if least != rung:
+        if least != encoding:
             yield least.recipe
 
-    def _patch_rung(self, rate: float) -> Rung:
+    def _patch_encoding(self, rate: float) -> MeasuredEncoding:
         return choose(PATCHES, rate, point_worth_s=self._settings.point_worth_s)
 
     def _rate(self) -> float | None:

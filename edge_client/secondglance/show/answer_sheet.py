@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.orientation import Size
 from secondglance.pictures.original import ImageSource, Original
-from secondglance.receipt import StageReceipt
-from secondglance.reply import Reply
+from secondglance.reply import Reply, StageReceipt
 from secondglance_protocol.wire import Confidence, Roi
 
 _MAX_SIDE = PixelBudget(1280, 960)

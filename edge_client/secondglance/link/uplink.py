@@ -37,7 +37,7 @@ class _Line(NamedTuple):
     s_per_byte: float
 
 
-class Link:
+class Uplink:
     """Shared by a client's conversations, from any thread. None where nothing is known yet."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ ALIAS = "second-glance"
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayParts:
+class GatewayServices:
     """`client` asks the server; it is closed with the gateway."""
 
     settings: GatewaySettings

@@ -20,6 +20,7 @@ from secondglance_eval.asking.prefetch import Group, pictures_ahead
 from secondglance_eval.asking.records import RecordWriter, read_records
 from secondglance_eval.asking.run import Pace, run
 from secondglance_eval.datasets.example import Dataset, Example
+from secondglance_eval.datasets.files import FileDataset
 from secondglance_eval.judging.cases import Case, pick_cases, picture_file, save_pictures
 from secondglance_eval.judging.gates import GateStatistic
 from secondglance_eval.judging.study import Study
@@ -70,6 +71,16 @@ def measure(dataset: Dataset, choice_set: Dataset, asker: Asker, out: Path, *, p
         run(some, [pair_method()], asker, writer, pace=one_by_one, what="the pair, one by one")
     study = Study(read_records(out / RECORDS_FILE))
     _save_cases(dataset, cases_of(study, asker.model), out / CASES_FOLDER, pace)
+
+
+def left_out(choice_set: Dataset) -> list[str]:
+    """Return the pictures of the user's own files that no result is taken from.
+
+    Scenes are endless: those that encodings are chosen on are missing nowhere.
+    """
+    if not isinstance(choice_set, FileDataset):
+        return []
+    return [group[0].image_id for group in choice_set]
 
 
 def cases_of(study: Study, model: ModelResponse) -> list[Case]:

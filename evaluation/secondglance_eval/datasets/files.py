@@ -13,12 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from secondglance.pictures.orientation import upright_size
 from secondglance_eval.datasets.example import Example, ScoreRule
+from secondglance_eval.errors import DatasetError
 
 _ORIENTATION_TAG = 0x0112
-
-
-class DatasetError(Exception):
-    """A file of a data set is missing or not what it should be; the message names file and field."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,15 @@ from secondglance_eval.asking.records import RecordWriter, read_records
 from secondglance_eval.asking.run import Pace, run
 from secondglance_eval.campaign import RECORDS_FILE
 from secondglance_eval.datasets.example import Dataset
+from secondglance_eval.errors import CalibrationError
 from secondglance_eval.facts import FACTS_FILE, Facts
 from secondglance_eval.judging.gate_choice import (
-    CalibrationError,
+    LEAST_PICTURES,
     Target,
     TargetKind,
     TestedChoice,
     choose_and_test,
+    refuse_too_few,
 )
 from secondglance_eval.judging.intervals import Estimate as Measured
 from secondglance_protocol.wire import DefaultGate
@@ -32,6 +34,16 @@ def one_target(**wishes: float | None) -> Target:
         options = ", ".join(f"--{kind.replace('_', '-')}" for kind in kinds)
         raise CalibrationError(f"exactly one of {options} is needed")
     return made[0]
+
+
+def refuse_too_few_pictures(dataset: Dataset, out: Path) -> None:
+    """Raise CalibrationError, before a server is started, if data set and `out` hold too few pictures."""
+    if len(dataset) >= 2 * LEAST_PICTURES:
+        return
+    pictures = {group[0].image_id for group in dataset}
+    if (out / RECORDS_FILE).exists():
+        pictures |= {record.image_id for record in read_records(out / RECORDS_FILE)}
+    refuse_too_few(len(pictures))
 
 
 def always_ask(dataset: Dataset, asker: Asker, out: Path, *, pace: Pace) -> None:

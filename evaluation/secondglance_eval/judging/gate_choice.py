@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondglance_eval.asking.records import Record
+from secondglance_eval.errors import CalibrationError
 from secondglance_eval.judging.gates import ALL_GATES, GateStatistic
 from secondglance_eval.judging.intervals import Estimate, Resamples
 from secondglance_eval.judging.study import MethodResult, Study
@@ -30,10 +31,6 @@ TEST_SHARE = 0.5
 # Standard errors that the choice stays inside the target. Both halves err, each by about one: with this much
 # the test half's 95 % interval reaches the target in 97.5 % of runs, and without it in 92 %.
 SAFETY = (np.sqrt(2.0) - 1.0) * 1.96
-
-
-class CalibrationError(Exception):
-    """The records cannot give what was asked for; the message says what they can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +91,23 @@ def halves(records: Sequence[Record], test_share: float) -> tuple[list[Record], 
     """Records to choose on and to test on: the same pictures every time, whatever their order."""
     pictures = sorted({record.image_id for record in records}, key=_hash)
     n_test = round(test_share * len(pictures))
-    if min(n_test, len(pictures) - n_test) < LEAST_PICTURES:
-        parts = f"{len(pictures) - n_test} to choose on and {n_test} to test on"
-        raise CalibrationError(f"too few pictures: {parts}, each part needs {LEAST_PICTURES}")
+    refuse_too_few(len(pictures), test_share)
     test = set(pictures[:n_test])
     return (
         [record for record in records if record.image_id not in test],
         [record for record in records if record.image_id in test],
     )
+
+
+def refuse_too_few(pictures: int, test_share: float = TEST_SHARE) -> None:
+    """Raise CalibrationError where one of the halves would be too small to say anything."""
+    n_test = round(test_share * pictures)
+    if min(n_test, pictures - n_test) < LEAST_PICTURES:
+        parts = f"{pictures - n_test} to choose on and {n_test} to test on"
+        raise CalibrationError(
+            f"too few pictures: {parts}, each part needs {LEAST_PICTURES}; {pictures} of"
+            f" {2 * LEAST_PICTURES} are here"
+        )
 
 
 def _hash(image_id: str) -> bytes:

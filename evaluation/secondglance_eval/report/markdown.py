@@ -21,6 +21,7 @@ def results_markdown(findings: Findings, pictures: Sequence[str]) -> str:
     parts = [
         _START,
         tables.facts_sentence(findings),
+        *([tables.left_out_sentence(findings)] if findings.facts.left_out else []),
         tables.HOW_TO_READ,
         titled_table(tables.headline_table(tables.headline_sets(findings))),
         *(f"![{name}]({name})" for name in pictures),

@@ -11,7 +11,7 @@ from secondglance_eval.asking.methods import ALWAYS, CENTRE_CROP, ORIGINAL_WHOLE
 from secondglance_eval.judging.curves import curve
 from secondglance_eval.judging.gates import GateStatistic
 from secondglance_eval.judging.study import MethodResult
-from secondglance_eval.report.comparison import Comparison, Line
+from secondglance_eval.report.comparison import Comparison, MethodLine
 from secondglance_eval.report.theme import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, Theme
 from secondglance_protocol.wire import Metric
 
@@ -132,7 +132,7 @@ def whole_note(comparison: Comparison) -> str | None:
     return f"Off the right edge: the original uploaded whole, {accuracy:.1f} % at {size:,.0f} kB."
 
 
-def _point(axes: Any, line: Line, marker: str, label: str, theme: Theme) -> None:
+def _point(axes: Any, line: MethodLine, marker: str, label: str, theme: Theme) -> None:
     accuracy = line.accuracy
     is_pair = line.name == "pair"
     axes.errorbar(

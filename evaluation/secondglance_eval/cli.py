@@ -21,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _DATASETS = "scenes, jsonl:FILE, textvqa:DIR, docvqa:DIR, vstar:DIR."
@@ -35,6 +36,23 @@ _RAISED_LIMITS = {
     "SECONDGLANCE_SERVER_MAX_IMAGE_BYTES": str(64 * 1024 * 1024),
     "SECONDGLANCE_SERVER_MAX_IMAGE_PIXELS": "100000000",
 }
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        print(f"secondglance-eval {version('second-glance-eval')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _secondglance_eval(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Measure accuracy against bytes on the wire, beside every baseline."""
 
 
 @app.command()
@@ -143,8 +161,12 @@ def calibrate(
 
 
 def main() -> None:
-    """Entry point of `secondglance-eval`."""
-    app(prog_name="secondglance-eval")
+    """Run `secondglance-eval`; a missing requirement is one line and exit code 2."""
+    try:
+        app(prog_name="secondglance-eval")
+    except ModuleNotFoundError as exc:
+        print(f"secondglance-eval: {exc}: pip install second-glance-eval", file=sys.stderr)
+        sys.exit(2)
 
 
 @contextlib.contextmanager

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import pathlib
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.needs import needs_program
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -114,7 +115,7 @@ def test_a_dockerfile_starts_from_a_public_base_and_ends_as_nobody_special(name:
     assert not re.search(r"\b(apt|curl|wget|gcc|build-essential)\b", text)
 
 
-@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose here")
+@needs_program("docker-compose", package="docker-compose")
 def test_docker_compose_reads_the_file_as_we_do() -> None:
     """It merges the anchors and profiles on its own; the policy holds for what comes out."""
     command = ["docker-compose", "--profile", "gpu", "--profile", "lab", "config"]

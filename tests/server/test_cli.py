@@ -14,6 +14,8 @@ import pytest
 from secondglance_server.keys import hash_key
 from tests.server.fake_server import fake_server
 
+pytestmark = pytest.mark.live
+
 ROOT = Path(__file__).parents[2]
 
 

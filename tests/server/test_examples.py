@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sys
 from pathlib import Path
 
-import pytest
-
 from secondglance_server.engine.fake import FakeEngine
+from tests.needs import needs_program
 from tests.server.exchange import encode, key_entry, live_server
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "two_stages.sh"
 
-needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+needs_curl = needs_program("curl", package="curl")
 
 
 async def run(*arguments: str, **environment: str) -> tuple[int, str]:

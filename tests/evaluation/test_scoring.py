@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondglance_eval.datasets.example import Example
-from secondglance_eval.judging.metrics import anls, choice_letter, levenshtein, normalize_vqa, vqa_accuracy
+from secondglance_eval.judging.scoring import anls, choice_letter, levenshtein, normalize_vqa, vqa_accuracy
 
 
 def example(*answers: str) -> Example:

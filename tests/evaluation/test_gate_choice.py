@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from secondglance_eval.asking.records import Record, TokenUncertainty
-from secondglance_eval.judging.calibration import (
+from secondglance_eval.errors import CalibrationError
+from secondglance_eval.judging.calibration import calibration_of, described, write_calibration
+from secondglance_eval.judging.gate_choice import (
     DEFAULT_GATE,
-    CalibrationError,
-    Choice,
+    GateChoice,
     Target,
     TargetKind,
-    calibrate,
     choose,
+    choose_and_test,
     halves,
     threshold_for,
 )
-from secondglance_eval.judging.calibration_file import calibration_of, described, write_calibration
-from secondglance_eval.judging.gates import ALL_GATES, Gate
+from secondglance_eval.judging.gates import ALL_GATES, GateStatistic
 from secondglance_eval.judging.study import Study
 from secondglance_server.calibrated_gate import read_gate_calibration
 from secondglance_server.engine.protocol import GateDefaults, TokenStats
@@ -41,7 +41,7 @@ def test_the_target_lies_within_or_beyond_the_reported_interval(kind: TargetKind
     """Promised for 97.5 % of runs; 98 to 99 of 100 seeds did (docs/log.md). Chance breaks this bound once
     in 10,000."""
     target = Target(kind, value)
-    results = [calibrate(records(seed, 100), target) for seed in range(SEEDS)]
+    results = [choose_and_test(records(seed, 100), target) for seed in range(SEEDS)]
     assert sum(target.is_met_by(result.expected) for result in results) >= SEEDS - 4
     reached = np.mean([result.expected.of(kind).value for result in results])
     assert reached == pytest.approx(value, rel=0.12)  # and not by staying far away from it
@@ -54,7 +54,7 @@ def test_the_reported_intervals_hold_the_truth() -> None:
     target = Target("max_retransmit", 0.3)
     inside = []
     for seed in range(SEEDS):
-        result = calibrate(records(seed, 100), target)
+        result = choose_and_test(records(seed, 100), target)
         if result.choice.gate != DEFAULT_GATE:
             continue
         truth = population.gated("truth", doubt > result.choice.threshold)
@@ -69,7 +69,7 @@ def test_the_reported_intervals_hold_the_truth() -> None:
 
 
 @pytest.mark.parametrize("gate", ALL_GATES, ids=lambda gate: gate.name)
-def test_a_threshold_fires_in_the_server_as_it_was_computed(gate: Gate) -> None:
+def test_a_threshold_fires_in_the_server_as_it_was_computed(gate: GateStatistic) -> None:
     rows = records(1, 40)
     study = Study(rows)
     threshold = threshold_for(study, gate, Target("max_retransmit", 0.4))
@@ -79,7 +79,7 @@ def test_a_threshold_fires_in_the_server_as_it_was_computed(gate: Gate) -> None:
     assert 0.2 < np.mean(fires) <= 0.4
 
 
-def _fires(row: Record, gate: Gate, threshold: float) -> bool:
+def _fires(row: Record, gate: GateStatistic, threshold: float) -> bool:
     tokens = [TokenStats("", t.min_entropy, t.shannon, t.margin) for t in row.tokens]
     defaults = GateDefaults(metric=gate.metric, aggregate=gate.aggregate, threshold=threshold)
     return is_doubtful(judge(tokens, defaults), tokens)
@@ -143,12 +143,12 @@ def _silenced(rows: Sequence[Record], every: int) -> list[Record]:
 )
 def test_what_cannot_be_reached_is_said_with_what_can(target: Target, complaint: str) -> None:
     with pytest.raises(CalibrationError, match=complaint):
-        calibrate(records(0, 40), target)
+        choose_and_test(records(0, 40), target)
 
 
 def test_too_few_pictures_are_refused() -> None:
     with pytest.raises(CalibrationError, match="too few pictures: 7 to choose on and 8 to test on"):
-        calibrate(records(0, 15), Target("max_retransmit", 0.3))
+        choose_and_test(records(0, 15), Target("max_retransmit", 0.3))
 
 
 def test_the_loosest_wishes_are_granted() -> None:
@@ -162,11 +162,14 @@ def test_the_loosest_wishes_are_granted() -> None:
 
 def test_the_file_is_what_the_server_loads(tmp_path: Path) -> None:
     target = Target("max_retransmit", 0.3)
-    result = calibrate(records(0, 100), target)
+    result = choose_and_test(records(0, 100), target)
     path = tmp_path / "new" / "gate.json"
     write_calibration(calibration_of(result, target, model="embedded", dataset="scenes"), path)
     loaded = read_gate_calibration(path)
-    assert Choice(Gate(loaded.gate.metric, loaded.gate.aggregate), loaded.gate.threshold) == result.choice
+    assert (
+        GateChoice(GateStatistic(loaded.gate.metric, loaded.gate.aggregate), loaded.gate.threshold)
+        == result.choice
+    )
     assert loaded.provenance.target == {"max_retransmit": 0.3}
     assert (loaded.provenance.pictures, loaded.provenance.questions) == (100, 500)
     rate = loaded.expected["retransmit_rate"]

@@ -10,11 +10,9 @@ those of the tokens that greedy decoding chose.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from secondglance_eval.datasets.example import Example, exact_match
-
-Metric = Callable[[str, Example], float]
+from secondglance_eval.datasets.example import Example, ScoreRule, exact_match
 
 VQA_ANSWERS = 10  # given by ten people; the published formula is defined for that many
 _AGREEING = 3  # people who make an answer wholly right
@@ -52,7 +50,7 @@ def choice_letter(prediction: str, example: Example) -> float:
     return float(letter is not None and letter[1].upper() in example.answers)
 
 
-METRICS: Mapping[str, Metric] = {
+SCORE_RULES: Mapping[str, ScoreRule] = {
     "exact": exact_match,
     "vqa": vqa_accuracy,
     "anls": anls,

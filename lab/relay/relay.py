@@ -22,14 +22,14 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
-from lab.faults import CLEAN, Cut, Direction, Duplicate, Fault, Schedule
-from lab.pump import CHUNK_BYTES, EndedError, Flow, Pump
-from lab.replay import Replay
+from lab.relay.faults import CLEAN, Cut, Direction, Duplicate, Fault, Schedule
+from lab.relay.pump import CHUNK_BYTES, EndedError, Flow, Pump
+from lab.relay.replay import Replay
 
 _LINGER_S = 5.0  # for what still comes after a cut
 _CONNECT_S = 5.0
 
-Outcome: TypeAlias = Literal["closed", "cut", "reset", "refused"]
+HowItEnded: TypeAlias = Literal["closed", "cut", "reset", "refused"]
 _Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -46,7 +46,7 @@ class Connection:
     up: Flow = field(default_factory=Flow)
     down: Flow = field(default_factory=Flow)
     replay: Replay | None = None
-    outcome: Outcome | None = None
+    outcome: HowItEnded | None = None
 
 
 class Relay:
@@ -166,9 +166,9 @@ class Relay:
             self._start(replay.run(*self._target))
 
 
-async def _move(pumps: tuple[Pump, Pump], draw: random.Random) -> Outcome:
+async def _move(pumps: tuple[Pump, Pump], draw: random.Random) -> HowItEnded:
     """Until both ends have finished, one of them breaks, or a fault ends it."""
-    outcome: Outcome = "closed"
+    outcome: HowItEnded = "closed"
     if any(pump.delay_s for pump in pumps):
         await asyncio.sleep(sum(pump.delay_s for pump in pumps))  # the handshake's round trip
     try:
@@ -195,7 +195,7 @@ async def _finish(end: _Streams, flow: Flow) -> None:
                 flow.received += len(data)
 
 
-async def _close(writer: asyncio.StreamWriter, outcome: Outcome) -> None:
+async def _close(writer: asyncio.StreamWriter, outcome: HowItEnded) -> None:
     if outcome == "reset":
         with contextlib.suppress(OSError):
             lingering = struct.pack("ii", 1, 0)  # on, for no time: closing sends RST

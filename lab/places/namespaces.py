@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import IO, Literal, TypeAlias
 
 from lab.errors import LabError
-from lab.links import Link
+from lab.relay.links import Link
 
 Side: TypeAlias = Literal["edge", "server"]
 SIDES: tuple[Side, ...] = ("edge", "server")

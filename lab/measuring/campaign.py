@@ -1,7 +1,6 @@
 """Every method on every link, from one place to another: which cells are measured, and in what order.
 
-A `Place` is two network namespaces or two containers. What it cannot see from the edge it adds from outside:
-the counters of the other end of the cable, or those of the Docker engine.
+Knows no kind of place: `lab.places` holds two.
 """
 
 from __future__ import annotations
@@ -11,38 +10,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
-from lab.counters import Counters
-from lab.links import LINKS, WIRE, Link
-from lab.measure import Warmth
-from lab.methods import METHODS, Method
+from lab.measuring.measure import Warmth
+from lab.measuring.methods import METHODS, Method
+from lab.places.place import Place
+from lab.relay.links import LINKS, WIRE, Link
 
 WARMTHS: tuple[Warmth, ...] = ("cold", "warm")
-Record: TypeAlias = dict[str, Any]
-
-
-class Place(Protocol):
-    """`relay_host` and `photos` as the edge sees them; the edge's traffic as it and the outside count it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def outside_name(self) -> str: ...
-    @property
-    def interface(self) -> str: ...
-    @property
-    def relay_host(self) -> str: ...
-    @property
-    def photos(self) -> str: ...
-
-    def lab(self, *arguments: str) -> str:
-        """Run `python -m lab` at the edge and return its stdout."""
-        ...
-
-    def shape(self, link: Link) -> None: ...
-    def inside(self) -> Counters: ...
-    def outside(self) -> Counters: ...
+CampaignRecord: TypeAlias = dict[str, Any]
+CellRecord: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +36,8 @@ class Budget:
         return max(2, min(self.photos, int(self.cell_s / needs_s)))
 
 
-def run(place: Place, budget: Budget, photos: Path, kept: Path, say: Callable[[str], None]) -> Record:
-    """All cells, after one pass that only warms the server up.
+def run(place: Place, budget: Budget, photos: Path, kept: Path, say: Callable[[str], None]) -> CampaignRecord:
+    """Measure all cells, after one pass that only warms the server up.
 
     Each is appended to `kept`, and not measured again if it is there: a campaign goes on where it was ended.
     """
@@ -71,7 +48,7 @@ def run(place: Place, budget: Budget, photos: Path, kept: Path, say: Callable[[s
     say(f"idle: {idle}")
     for method in METHODS:
         _measure(place, WIRE, method, "cold", budget.photos, idle)
-    cells: list[Record] = (
+    cells: list[CellRecord] = (
         [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     )
     done = {(cell["link"], cell["method"], cell["warmth"]) for cell in cells}
@@ -106,7 +83,7 @@ def _cells(place: Place) -> Iterator[tuple[Link, Method, Warmth]]:
 
 def _cell(
     place: Place, link: Link, method: Method, warmth: Warmth, answers: int, idle: dict[str, float]
-) -> Record:
+) -> CellRecord:
     """The samples, and the whole run's traffic as the edge's interface and as the outside saw it."""
     outside, inside = place.outside(), place.inside()
     samples = list(_measure(place, link, method, warmth, answers, idle))
@@ -123,7 +100,7 @@ def _cell(
 
 def _measure(
     place: Place, link: Link, method: Method, warmth: Warmth, answers: int, idle: dict[str, float]
-) -> Iterable[Record]:
+) -> Iterable[dict[str, Any]]:
     lines = place.lab(
         "measure",
         *("--url", f"http://{place.relay_host}:{link.port}"),

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.counters import Counters, parsed, reading
 from lab.errors import LabError
-from lab.links import Link
-from lab.namespaces import INTERFACE, SERVER_ADDRESS, Namespaces, joined
+from lab.places.counters import Counters, parsed, reading
+from lab.places.namespaces import INTERFACE, SERVER_ADDRESS, Namespaces, joined
+from lab.relay.links import Link
 
 _READING = reading(INTERFACE)
 _SERVER = "http://127.0.0.1:8000"
@@ -28,7 +28,7 @@ _ENVIRONMENT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Cable:
+class NamespacePlace:
     """A `Place`."""
 
     namespaces: Namespaces
@@ -54,7 +54,7 @@ class Cable:
 
 
 @contextlib.contextmanager
-def laid(photos: Path, log: Path) -> Iterator[Cable]:
+def namespace_place(photos: Path, log: Path) -> Iterator[NamespacePlace]:
     """Namespaces with a ready server and the relay. Raises LabError."""
     environment = [f"{name}={value}" for name, value in _ENVIRONMENT.items()]
     with contextlib.ExitStack() as running:
@@ -74,7 +74,7 @@ def laid(photos: Path, log: Path) -> Iterator[Cable]:
         relay = (sys.executable, "-m", "lab", "relay", "--listen", SERVER_ADDRESS, "--to", "127.0.0.1:8000")
         running.enter_context(pair.start("server", *relay, log=output))
         _wait_until_ready(pair, log)
-        yield Cable(pair, str(photos))
+        yield NamespacePlace(pair, str(photos))
 
 
 def _wait_until_ready(pair: Namespaces, log: Path) -> None:

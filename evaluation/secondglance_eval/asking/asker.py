@@ -16,8 +16,8 @@ from secondglance.pictures.encoding import Encoded, Recipe
 from secondglance.reply import StageReceipt
 from secondglance_eval.asking.photo import Photo, View
 from secondglance_eval.asking.records import Record, StageCost, TokenUncertainty
-from secondglance_eval.asking.wire import Wire
-from secondglance_eval.datasets.example import Example
+from secondglance_eval.asking.single_requests import SingleRequests
+from secondglance_eval.datasets.example import Example, ScoreRule
 from secondglance_protocol.wire import (
     ImageSize,
     InferenceRequest,
@@ -27,21 +27,20 @@ from secondglance_protocol.wire import (
     PixelBox,
 )
 
-Score = Callable[[str, Example], float]
-Place = Callable[[PixelBox, Example], PixelBox]
+CropRule = Callable[[PixelBox, Example], PixelBox]
 """From the region that the server asked for to the one that is sent instead."""
 
 
 class Asker:
     """One server and one metric; may be shared by threads."""
 
-    def __init__(self, url: str, score: Score, settings: EdgeSettings | None = None) -> None:
+    def __init__(self, url: str, score: ScoreRule, settings: EdgeSettings | None = None) -> None:
         settings = settings or EdgeSettings()
         # Each question as if asked alone, and every picture in the same encoding, whatever loopback is like.
         self._settings = settings.model_copy(update={"remembered_images": 0, "link_aware": False})
         self._score = score
         self._edge = EdgeClient(url, settings=self._settings)
-        self._wire = Wire(url, self._settings)
+        self._wire = SingleRequests(url, self._settings)
         self.model: ModelResponse = self._edge.model()
 
     def __enter__(self) -> Self:
@@ -76,7 +75,7 @@ class Asker:
         )
 
     def with_another_crop(
-        self, method: str, photo: Photo, example: Example, mode: Mode, place: Place
+        self, method: str, photo: Photo, example: Example, mode: Mode, place: CropRule
     ) -> Record:
         """The pair, but the edge cuts elsewhere than the server looked."""
         ask = Ask(example.question, mode=mode, include=("tokens",))

@@ -11,8 +11,8 @@ import contextlib
 import signal
 from dataclasses import dataclass
 
-from lab.faults import Delay, Fault, Schedule, Stall
-from lab.relay import Relay
+from lab.relay.faults import Delay, Fault, Schedule, Stall
+from lab.relay.relay import Relay
 
 BASE_PORT = 9000
 

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from lab.counters import Counters, Idle, read_at_rest
-from lab.methods import Asker, Cost, Method, asker
+from lab.measuring.methods import Asker, Cost, Method, asker
+from lab.places.counters import Counters, Idle, read_at_rest
 
 Warmth: TypeAlias = Literal["cold", "warm"]
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lab.links import WIRE
-
-if TYPE_CHECKING:
-    from lab.report import Row
+from lab.measuring.cell_figures import CellFigures
+from lab.relay.links import WIRE
 
 _LAYERS = (("body", "body"), ("http", "HTTP"), ("wire", "interface"), ("outside", "outside"))
 
 
-def draw(rows: Sequence[Row], target: Path) -> None:
+def draw(rows: Sequence[CellFigures], target: Path) -> None:
+    """Write the plot to `target` as PNG."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -27,7 +26,7 @@ def draw(rows: Sequence[Row], target: Path) -> None:
     pyplot.close(figure)
 
 
-def _draw_layers(axes: Any, rows: Sequence[Row]) -> None:
+def _draw_layers(axes: Any, rows: Sequence[CellFigures]) -> None:
     for number, (field, label) in enumerate(_LAYERS):
         places = [index + 0.2 * (number - 1.5) for index in range(len(rows))]
         bars = axes.bar(places, [getattr(row, field) for row in rows], 0.19, label=label)
@@ -40,7 +39,7 @@ def _draw_layers(axes: Any, rows: Sequence[Row]) -> None:
     axes.legend(fontsize=7)
 
 
-def _draw_times(axes: Any, rows: Sequence[Row]) -> None:
+def _draw_times(axes: Any, rows: Sequence[CellFigures]) -> None:
     for link in dict.fromkeys(row.link for row in rows):
         mine = [row for row in rows if row.link == link]
         axes.scatter([row.predicted_p50_s for row in mine], [row.p50_s for row in mine], s=18, label=link)

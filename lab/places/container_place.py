@@ -13,18 +13,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.counters import Counters, parsed, reading
-from lab.engine import Container, composed
 from lab.errors import LabError
-from lab.links import Link
-from lab.namespaces import shaping
+from lab.places.compose import Container, composed
+from lab.places.counters import Counters, parsed, reading
+from lab.places.namespaces import shaping
+from lab.relay.links import Link
 
 _INTERFACE = "eth0"  # of the edge, which is on one network only
 _RADIO = "_radio"
 
 
 @dataclass(frozen=True, slots=True)
-class Boxes:
+class ContainerPlace:
     """A `Place`. `link_interface` is the link's side of the edge's network."""
 
     edge: Container
@@ -52,7 +52,7 @@ class Boxes:
 
 
 @contextlib.contextmanager
-def stacked(photos: Path) -> Iterator[Boxes]:
+def container_place(photos: Path) -> Iterator[ContainerPlace]:
     """Server, link and edge up, offload off on both sides of the link. Raises LabError."""
     if sys.platform != "linux" or os.geteuid() != 0:
         raise LabError("shaping the containers' interfaces needs Linux and root")
@@ -61,7 +61,7 @@ def stacked(photos: Path) -> Iterator[Boxes]:
     with composed() as compose:
         compose("--profile", "lab", "up", "--no-build", "-d", "server-lab", "link", "edge-lab")
         edge, link = compose.container("edge-lab"), compose.container("link")
-        place = Boxes(edge, link, _interface_on_radio(link))
+        place = ContainerPlace(edge, link, _interface_on_radio(link))
         for container, interface in ((edge, _INTERFACE), (link, place.link_interface)):
             _in_network_of(container, sys.executable, "-m", "lab", "offload", interface)
         yield place

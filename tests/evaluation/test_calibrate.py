@@ -13,16 +13,17 @@ from typer.testing import CliRunner
 
 from scenes.generator import encode_jpeg, make_scene, render
 from secondglance import EdgeClient
-from secondglance_eval.asking.ahead import Group
-from secondglance_eval.asking.asking import Asker
+from secondglance_eval.asking.asker import Asker
+from secondglance_eval.asking.prefetch import Group
 from secondglance_eval.asking.records import read_records
 from secondglance_eval.asking.run import Pace
 from secondglance_eval.campaign import RECORDS_FILE
 from secondglance_eval.cli import app
 from secondglance_eval.datasets.example import Example, exact_match
+from secondglance_eval.errors import CalibrationError
 from secondglance_eval.facts import Facts
-from secondglance_eval.judging.calibrating import always_ask, one_target
-from secondglance_eval.judging.calibration import CalibrationError, TargetKind, halves
+from secondglance_eval.judging.calibration import always_ask, one_target
+from secondglance_eval.judging.gate_choice import TargetKind, halves
 from secondglance_server.calibrated_gate import read_gate_calibration
 from secondglance_server.testing import serving
 

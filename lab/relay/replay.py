@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from lab.pump import CHUNK_BYTES
+from lab.relay.pump import CHUNK_BYTES
 
 
 class Replay:

@@ -26,7 +26,7 @@ from secondglance_protocol.protocol import API_KEY_HEADER
 from secondglance_protocol.wire import InferenceResponse, PatchOffer
 
 
-class Wire:
+class SingleRequests:
     """Connections to one server; may be shared by threads."""
 
     def __init__(self, url: str, settings: EdgeSettings) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from lab.faults import ByteLimit, Cut, Delay, Fault, RateLimit, Reset, Slice, Stall
+from lab.relay.faults import ByteLimit, Cut, Delay, Fault, RateLimit, Reset, Slice, Stall
 
 CHUNK_BYTES = 65_536
 _QUEUED_CHUNKS = 64  # more than bandwidth times delay of any link worth relaying

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lab.counters import Counters, parsed, reading
-from lab.engine import PROJECT, Compose, Container, composed
 from lab.errors import LabError
-from lab.links import BASE_PORT
+from lab.places.compose import PROJECT, Compose, Container, composed
+from lab.places.counters import Counters, parsed, reading
+from lab.relay.links import BASE_PORT
 
 PHOTO = "/photos/photo.jpg"
 _SENT = "/tmp/sent"  # in the container's tmpfs

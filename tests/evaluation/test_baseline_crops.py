@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondglance_eval.asking.crops import centre_crop, oracle_crop, random_crop
+from secondglance_eval.asking.baseline_crops import centre_crop, oracle_crop, random_crop
 from secondglance_eval.datasets.example import Example, ImageFile
 from secondglance_protocol.geometry import has_shape_of
 from secondglance_protocol.wire import ImageSize, PixelBox

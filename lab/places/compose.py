@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from lab.counters import Counters
 from lab.errors import LabError
+from lab.places.counters import Counters
 
 PROJECT = "second-glance-lab"
 _HEALTHY_TIMEOUT_S = 300.0

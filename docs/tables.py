@@ -23,6 +23,7 @@ from secondglance_eval.markdown import markdown_table
 from secondglance_protocol.errors import ERRORS, ErrorCode
 from secondglance_protocol.wire import Confidence
 from secondglance_server.app import create_app
+from secondglance_server.engine.adapters import discover
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.settings import ServerSettings
@@ -44,6 +45,20 @@ def settings_table(settings: type[BaseSettings]) -> str:
         for name, field in settings.model_fields.items()
     ]
     return markdown_table(("variable", "default", "meaning"), rows) + "\n"
+
+
+def families_table() -> str:
+    """Return the supported families, with what each adapter's module says about itself."""
+    rows = []
+    for name, adapter in discover().items():
+        module = inspect.getmodule(adapter)
+        about = (inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
+        layer, depth = adapter.read_layer
+        rows.append((f"`{name}`", about, f"{layer} of {depth}"))
+    return (
+        markdown_table(("`model_type`", "family: how it sees a picture", "attention read at layer"), rows)
+        + "\n"
+    )
 
 
 def errors_table() -> str:
@@ -81,6 +96,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "gateway settings": lambda: settings_table(GatewaySettings),
     "metrics": metrics_table,
     "errors": errors_table,
+    "families": families_table,
 }
 
 

@@ -20,6 +20,7 @@ from secondglance_protocol.protocol import (
 )
 from secondglance_protocol.wire import InferenceRequest, InferenceResponse, ModelResponse
 from secondglance_server.errors import ProblemError
+from secondglance_server.http.door import INFERENCE, INFERENCES, PATCH
 from secondglance_server.http.multipart import parse_parts
 from secondglance_server.http.observe import facts_of
 from secondglance_server.http.openapi import (
@@ -37,7 +38,7 @@ from secondglance_server.inference.idempotency import payload_sha256
 from secondglance_server.inference.replies import model_response
 from secondglance_server.inference.ticket import see_through
 
-router = APIRouter()
+router = APIRouter(generate_unique_id_function=lambda route: route.name)
 
 REPLAYED_HEADER = "Idempotency-Replayed"
 
@@ -74,7 +75,7 @@ async def get_model(parts: Parts) -> ModelResponse:
     return model_response(parts.loaded().info, parts.settings)
 
 
-@router.post(f"{API_PREFIX}/inferences", tags=["inference"], summary="Stage one: ask", **POST_DOCS)
+@router.post(INFERENCES, tags=["inference"], summary="Stage one: ask", **POST_DOCS)
 async def create_inference(request: Request, parts: Parts) -> Response:
     facts = facts_of(request.scope)
     two_stages = parts.loaded()
@@ -100,7 +101,7 @@ async def create_inference(request: Request, parts: Parts) -> Response:
 
 
 @router.put(
-    f"{API_PREFIX}/inferences/{{inference_id}}/patch",
+    PATCH,
     tags=["inference"],
     summary="Stage two: send the region asked for",
     **PUT_DOCS,
@@ -118,16 +119,12 @@ async def put_patch(request: Request, inference_id: InferenceId, parts: Parts) -
     return _json(await see_through(work, ticket))
 
 
-@router.get(
-    f"{API_PREFIX}/inferences/{{inference_id}}", tags=["inference"], summary="The reply again", **GET_DOCS
-)
+@router.get(INFERENCE, tags=["inference"], summary="The reply again", **GET_DOCS)
 async def get_inference(request: Request, inference_id: InferenceId, parts: Parts) -> Response:
     return _json(parts.sessions.get(facts_of(request.scope).tenant, inference_id).reply)
 
 
-@router.delete(
-    f"{API_PREFIX}/inferences/{{inference_id}}", tags=["inference"], summary="Forget it", **DELETE_DOCS
-)
+@router.delete(INFERENCE, tags=["inference"], summary="Forget it", **DELETE_DOCS)
 async def delete_inference(request: Request, inference_id: InferenceId, parts: Parts) -> Response:
     parts.sessions.remove(facts_of(request.scope).tenant, inference_id)
     return Response(status_code=204)

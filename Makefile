@@ -72,7 +72,7 @@ bench-engine: $(VENV)/.dev ## the engine beside stock generate and the published
 	$(BIN)/python -m benchmarks.engine
 
 bench-ladder: $(VENV)/.dev ## what the edge chooses encodings by, and what that saves at 256 kbit/s; put into the edge and docs/network.md
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ladder --out edge_client/secondglance/link/ladder.json --docs docs/network.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ladder --out edge_client/secondglance/link/measured_encodings.json --docs docs/network.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.slow_link --out benchmarks/results/slow_link_256.json --docs docs/network.md
 
 bench-throughput: $(VENV)/.dev ## requests per second with 1, 4 and 16 edges, beside what the hardware allows

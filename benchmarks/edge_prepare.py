@@ -121,15 +121,16 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
         "base_mb": round(found["base_mb"], 1),
         "peak_mb": round(found["peak_mb"], 1),
         "global_ms_median": round(statistics.median(found["global_ms"]), 1),
-        "global_ms_p95": round(percentile_95(found["global_ms"]), 1),
+        "global_ms_p95": round(p95(found["global_ms"]), 1),
         "patch_ms_median": round(statistics.median(found["patch_ms"]), 1),
-        "patch_ms_p95": round(percentile_95(found["patch_ms"]), 1),
+        "patch_ms_p95": round(p95(found["patch_ms"]), 1),
         "is_required": case.is_required,
     }
 
 
-def percentile_95(values: list[float]) -> float:
-    return sorted(values)[min(len(values) - 1, round(0.95 * (len(values) - 1)))]
+def p95(values: list[float]) -> float:
+    """Return the 95th percentile, by the standard library: numpy would count as memory of the edge."""
+    return statistics.quantiles(values, n=20, method="inclusive")[-1]
 
 
 def measure_help() -> list[float]:
@@ -167,7 +168,7 @@ def main() -> None:
         "limit_mb": LIMIT_MB,
         "is_within_limit": peak <= LIMIT_MB,
         "help_ms_median": round(statistics.median(help_ms), 1),
-        "help_ms_p95": round(percentile_95(help_ms), 1),
+        "help_ms_p95": round(p95(help_ms), 1),
         "cases": rows,
         "cpu_count": os.cpu_count(),
         "machine": platform.machine(),

@@ -1,7 +1,8 @@
 """What each rung of the edge's ladder costs and loses: the pair's accuracy and bytes for each encoding.
 
     python -m benchmarks.ladder [--scenes 200] [--first-seed 430000] [--rows out/ladder.jsonl]
-                                [--out edge_client/secondglance/link/ladder.json] [--docs docs/network.md]
+                                [--out edge_client/secondglance/link/measured_encodings.json]
+                                [--docs docs/network.md]
 
 In process, through the product's own parts: the edge's pictures, the server's engine, gate and skip rule (a
 test holds this and the pair over HTTP together). What an encoding loses does not depend on the link, so none
@@ -30,14 +31,15 @@ from rich.table import Table
 
 from benchmarks.codecs import read_rows
 from benchmarks.in_process import answers, corners, edge_budget, pixels, region, written
-from benchmarks.marked import markdown_table, put_between
+from benchmarks.marked import put_between
 from scenes.generator import Scene
 from scenes.photos import originals
-from secondglance.link.ladder import LADDER_FILE
+from secondglance.link.measured_encodings import MEASURED_FILE
 from secondglance.pictures.encoding import Recipe
 from secondglance.pictures.original import Original
 from secondglance.settings import EdgeSettings
 from secondglance_eval.facts import digest_of, files_of_model
+from secondglance_eval.markdown import markdown_table
 from secondglance_protocol.wire import ImageSize, PixelBox
 from secondglance_server.engine.loader import load_engine
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Engine, Picture
@@ -280,7 +282,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=430_000)
     parser.add_argument("--workers", type=int, default=1, help="processes that render")
     parser.add_argument("--rows", type=pathlib.Path, default=pathlib.Path("out/ladder.jsonl"))
-    parser.add_argument("--out", type=pathlib.Path, help=f"the edge's: {LADDER_FILE}")
+    parser.add_argument("--out", type=pathlib.Path, help=f"the edge's: {MEASURED_FILE}")
     parser.add_argument("--docs", type=pathlib.Path)
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.scenes)

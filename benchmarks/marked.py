@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable, Sequence
-
-
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def put_between(page: pathlib.Path, name: str, text: str) -> None:

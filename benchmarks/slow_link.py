@@ -3,15 +3,15 @@
     python -m benchmarks.slow_link [--scenes 14] [--kbit 256] [--out benchmarks/results/slow_link_256.json]
                                    [--docs docs/network.md]
 
-A server process with the embedded model; before it a relay (lab/relay.py) that passes so many kbit/s each way
+A server process with the embedded model; before it a relay (`lab.relay`) that passes so many kbit/s each way
 and delays by 30 ms. Both edges ask the same questions, all of each held-out scene, one after the other, each
 as often first; the server keeps no prefix of a picture, or the second would find the first one's. Questions
 about another scene come before, from which the aware edge learns its link. Intervals are by bootstrap over
 scenes. Of the time it is also said what is left without the server's own, which a busy machine makes noisy.
 
 Times are measured here. What the chosen encodings lose is not: some hundred questions would not show a point.
-It is taken from `secondglance/link/ladder.json`, for the pairs of encodings that the aware edge chose here,
-as often as it chose them. Prints tables and, last, one JSON object.
+It is taken from `secondglance/link/measured_encodings.json`, for the pairs of encodings that the aware edge
+chose here, as often as it chose them. Prints tables and, last, one JSON object.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ladder import IMAGES, PATCHES
-from benchmarks.marked import markdown_table, put_between
-from lab.faults import Delay, RateLimit, Schedule
-from lab.relay import relaying
+from benchmarks.marked import put_between
+from lab.relay.faults import Delay, RateLimit, Schedule
+from lab.relay.relay import relaying
 from scenes.photos import originals
 from secondglance import EdgeClient, EdgeSettings, Hooks, Reply
 from secondglance.conversation.steps import Send
-from secondglance.link.ladder import LADDER_FILE
-from secondglance.link.recipes import Recipes
+from secondglance.link.encoding_choice import EncodingChoice
+from secondglance.link.measured_encodings import MEASURED_FILE
 from secondglance_eval.judging.intervals import Resamples
+from secondglance_eval.markdown import markdown_table
 from secondglance_server.testing import serving
 
 _NO_CACHE = {"SECONDGLANCE_SERVER_PREFIX_CACHE_BYTES": "1"}
@@ -70,7 +71,7 @@ class Edge:
     def __init__(self, url: str, *, link_aware: bool) -> None:
         settings = EdgeSettings(url=url, link_aware=link_aware, remembered_images=0)
         self.client = EdgeClient(settings=settings, hooks=Hooks(on_request=self._note))
-        self._recipes = Recipes(settings, self.client.link)
+        self._recipes = EncodingChoice(settings, self.client.link)
         self._image, self._patch = "", ""
 
     def _note(self, send: Send) -> None:
@@ -207,7 +208,7 @@ def main() -> None:
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.scenes + 1)
     with serving(environment=_NO_CACHE, ready_timeout_s=600) as url:
         rows = measure(url, seeds, arguments.kbit, arguments.workers)
-    ladder = json.loads(LADDER_FILE.read_text())
+    ladder = json.loads(MEASURED_FILE.read_text())
     chosen = Counter(row.pair for row in rows["aware"])
     reading = {name: [row for row in asked if row.kind == "read"] for name, asked in rows.items()}
     found = {"all questions": figures(rows), "reading": figures(reading)}

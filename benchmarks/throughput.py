@@ -73,14 +73,11 @@ class Level:
             "server_cpu_ms": round(1e3 * self.server_cpu_s / requests, 1),
         }
         for kind in KINDS:
-            times = sorted(1e3 * e.seconds for e in self.exchanges if e.kind == kind)
+            times = [1e3 * e.seconds for e in self.exchanges if e.kind == kind]
             if times:
-                row[f"{kind}_ms"] = {"p50": round(at(times, 0.5), 1), "p95": round(at(times, 0.95), 1)}
+                p50, p95 = np.quantile(times, (0.5, 0.95))
+                row[f"{kind}_ms"] = {"p50": round(float(p50), 1), "p95": round(float(p95), 1)}
         return row
-
-
-def at(ordered: Sequence[float], share: float) -> float:
-    return ordered[round(share * (len(ordered) - 1))]
 
 
 def conversations(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from secondglance_eval.markdown import markdown_table
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.wire import Confidence
 from secondglance_server.app import create_app
@@ -35,7 +35,7 @@ def settings_table() -> str:
         )
         for name, field in ServerSettings.model_fields.items()
     ]
-    return _table(("variable", "default", "meaning"), rows)
+    return markdown_table(("variable", "default", "meaning"), rows) + "\n"
 
 
 def metrics_table() -> str:
@@ -55,7 +55,7 @@ def metrics_table() -> str:
         labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
         name = f"{family.name}_total" if family.type == "counter" else family.name
         rows.append((f"`{name}`", family.type, ", ".join(labels), family.documentation))
-    return _table(("metric", "type", "labels", "meaning"), rows)
+    return markdown_table(("metric", "type", "labels", "meaning"), rows) + "\n"
 
 
 def page_with_tables(text: str) -> str:
@@ -78,11 +78,6 @@ def _shown(default: object) -> str:
 def _with_choices(meaning: str, annotation: Any) -> str:
     choices = get_args(annotation) if get_origin(annotation) is Literal else ()
     return f"{meaning}; one of {', '.join(choices)}" if choices else meaning
-
-
-def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [heads, tuple("---" for _ in heads), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 if __name__ == "__main__":

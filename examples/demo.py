@@ -16,7 +16,7 @@ from rich.table import Table
 
 from secondglance import EdgeClient, Reply
 from secondglance.settings import EdgeSettings
-from secondglance.show.drawing import draw_picture
+from secondglance.show.answer_sheet import draw_picture
 from secondglance_server.testing import serving
 
 HERE = pathlib.Path(__file__).parent

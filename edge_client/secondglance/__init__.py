@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from secondglance.client import AsyncEdgeClient, EdgeClient
+    from secondglance.conversation.hooks import Hooks
     from secondglance.errors import (
         BadImageError,
         BusyError,
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
         UplinkBudgetError,
         UsageError,
     )
-    from secondglance.hooks import Hooks
-    from secondglance.receipt import Receipt, StageReceipt
-    from secondglance.reply import Reply
+    from secondglance.reply import Receipt, Reply, StageReceipt
     from secondglance.settings import EdgeSettings
 
 __all__ = [
@@ -56,10 +55,10 @@ _HOMES = {
     "AsyncEdgeClient": "client",
     "EdgeClient": "client",
     "EdgeSettings": "settings",
-    "Hooks": "hooks",
-    "Receipt": "receipt",
+    "Hooks": "conversation.hooks",
+    "Receipt": "reply",
     "Reply": "reply",
-    "StageReceipt": "receipt",
+    "StageReceipt": "reply",
 }
 
 

@@ -19,12 +19,21 @@ import anyio.to_thread
 import httpx
 
 from secondglance.conversation.conversation import Conversation, Steps
+from secondglance.conversation.hooks import Hooks
+from secondglance.conversation.known_server import KnownServer
 from secondglance.conversation.requests import Ask, QuestionTerms, Terms
-from secondglance.conversation.server_memory import Known
-from secondglance.conversation.steps import Answered, Arrived, Compute, Lost, Outcome, Pause, Send, Step
+from secondglance.conversation.steps import (
+    Answered,
+    Arrived,
+    Compute,
+    ExchangeResult,
+    Lost,
+    Pause,
+    Send,
+    Step,
+)
 from secondglance.errors import EdgeError, UsageError
-from secondglance.hooks import Hooks
-from secondglance.link.link import Link
+from secondglance.link.uplink import Uplink
 from secondglance.pictures.original import ImageSource
 from secondglance.reply import Reply
 from secondglance.settings import EdgeSettings, load_settings
@@ -42,7 +51,7 @@ class _Options:
     """What both clients are made with, and how one is derived from another."""
 
     _settings: EdgeSettings
-    _known: Known
+    _known: KnownServer
     _terms: Terms
     _observe: Observer | None
     _hooks: Hooks
@@ -65,7 +74,7 @@ class _Options:
         return derived
 
     @property
-    def link(self) -> Link:
+    def link(self) -> Uplink:
         """What is known of the uplink by now."""
         return self._known.link
 
@@ -101,7 +110,7 @@ class EdgeClient(_Options):
         hooks: Hooks | None = None,
     ) -> None:
         self._settings = settings or load_settings()
-        self._known = Known(max_images=self._settings.remembered_images)
+        self._known = KnownServer(max_images=self._settings.remembered_images)
         self._terms = {}
         self._observe = observe
         self._hooks = hooks or Hooks()
@@ -160,7 +169,7 @@ class EdgeClient(_Options):
             return time.sleep(step.seconds)
         return step.work() if isinstance(step, Compute) else None
 
-    def _exchange(self, send: Send) -> Outcome:
+    def _exchange(self, send: Send) -> ExchangeResult:
         with measuring(send.deadline) as exchange:
             try:
                 with self._http.stream(**_arguments(send)) as response:
@@ -186,7 +195,7 @@ class AsyncEdgeClient(_Options):
         hooks: Hooks | None = None,
     ) -> None:
         self._settings = settings or load_settings()
-        self._known = Known(max_images=self._settings.remembered_images)
+        self._known = KnownServer(max_images=self._settings.remembered_images)
         self._terms = {}
         self._observe = observe
         self._hooks = hooks or Hooks()
@@ -237,7 +246,7 @@ class AsyncEdgeClient(_Options):
             return await anyio.sleep(step.seconds)
         return await anyio.to_thread.run_sync(step.work) if isinstance(step, Compute) else None
 
-    async def _exchange(self, send: Send) -> Outcome:
+    async def _exchange(self, send: Send) -> ExchangeResult:
         with measuring(send.deadline) as exchange:
             try:
                 async with self._http.stream(**_arguments(send)) as response:

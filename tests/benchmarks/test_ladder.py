@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from benchmarks.ladder import FIXED_IMAGE, FIXED_PATCH, IMAGES, PATCHES, ask_scene, figures, lost, outcomes
-from benchmarks.marked import markdown_table, put_between
+from benchmarks.marked import put_between
 from scenes.photos import original_of
 from secondglance import EdgeClient, EdgeSettings, Hooks
 from secondglance.conversation.steps import Send
-from secondglance.link.ladder import LADDER_FILE
+from secondglance.link.measured_encodings import MEASURED_FILE
+from secondglance_eval.markdown import markdown_table
 from secondglance_server.engine.loader import load_engine
 from secondglance_server.testing import serving
 
@@ -76,7 +77,7 @@ def test_an_encoding_that_never_differed_is_not_taken_for_equal() -> None:
 
 
 def test_the_edges_ladder_is_one_measurement_with_its_terms() -> None:
-    ladder = json.loads(LADDER_FILE.read_text())
+    ladder = json.loads(MEASURED_FILE.read_text())
     assert [rung["name"] for rung in ladder["images"]] == list(IMAGES)
     assert [rung["name"] for rung in ladder["patches"]] == list(PATCHES)
     assert ladder["questions"] >= 1500

@@ -185,18 +185,18 @@ def test_a_server_that_comes_back_in_time_is_waited_for(
 ) -> None:
     """Nobody listens at first; the server starts when the edge has failed for the first time."""
     monkeypatch.setenv("SECONDGLANCE_EDGE_RETRIES", "0")
-    from secondglance.batch import batch
+    from secondglance.batch import asking
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    original, started = batch.wait_s, []
+    original, started = asking.wait_s, []
 
     def wait_s(policy: Any, failures: int) -> float:
         if not started:
             started.append(serve(engine, port=port))
         return original(policy, failures)
 
-    monkeypatch.setattr(batch, "wait_s", wait_s)
+    monkeypatch.setattr(asking, "wait_s", wait_s)
     ran = run(photos, *Q, "--out", tmp_path / "results.jsonl", "--url", f"http://127.0.0.1:{port}")
     assert (ran.exit_code, len(records(tmp_path / "results.jsonl"))) == (0, 5)
     assert set(engine.asked.values()) == {1}

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from secondglance.conversation.conversation import Conversation
+from secondglance.conversation.known_server import KnownServer
 from secondglance.conversation.requests import Ask
-from secondglance.conversation.server_memory import Known
 from secondglance.conversation.steps import Answered, Arrived, Compute, Lost, Pause, Send, Step
 from secondglance.errors import BusyError, EdgeError, TimedOutError
 from secondglance.pictures.original import Original
@@ -28,7 +28,7 @@ class Stage:
         self.steps: list[Step] = []
         self._server = server
         self._settings = settings
-        self._known = Known(max_images=8)
+        self._known = KnownServer(max_images=8)
 
     def play(self, source: Any, **terms: Any) -> Reply:
         conversation = Conversation(
@@ -166,7 +166,7 @@ def test_a_step_says_what_happens_without_the_question_or_the_bytes(stage, photo
 def test_giving_up_midway_closes_the_original(server, photo, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
     monkeypatch.setattr(Original, "close", lambda self: closed.append(self))
-    run = Conversation(photo, Ask("What?"), known=Known(max_images=0), settings=EdgeSettings()).run()
+    run = Conversation(photo, Ask("What?"), known=KnownServer(max_images=0), settings=EdgeSettings()).run()
     opening = next(run)
     assert isinstance(opening, Compute)
     run.send(opening.work())
@@ -175,7 +175,7 @@ def test_giving_up_midway_closes_the_original(server, photo, monkeypatch: pytest
 
 
 def test_known_images_are_bounded_and_the_oldest_goes_first() -> None:
-    known = Known(max_images=2)
+    known = KnownServer(max_images=2)
     for key in ("a", "b", "a", "c"):
         known.remember_image(key, f"id_{key}")
     assert [known.image_id(key) for key in ("a", "b", "c")] == ["id_a", None, "id_c"]
@@ -183,7 +183,7 @@ def test_known_images_are_bounded_and_the_oldest_goes_first() -> None:
     known.remember_image(None, "id")
     assert known.image_id("a") is None
     assert known.image_id(None) is None
-    unused = Known(max_images=0)
+    unused = KnownServer(max_images=0)
     unused.remember_image("a", "id")
     assert unused.image_id("a") is None
 

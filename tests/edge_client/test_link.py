@@ -1,4 +1,4 @@
-"""The uplink as it is learnt, the rung that it deserves, and a second stage that would come too late."""
+"""The uplink as it is learnt, the encoding that it deserves, and a second stage that would come too late."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import httpx
 import pytest
 from PIL import Image
 
-from lab.faults import Delay, RateLimit, Schedule
-from lab.relay import relaying
+from lab.relay.faults import Delay, RateLimit, Schedule
+from lab.relay.relay import relaying
 from secondglance import AsyncEdgeClient, EdgeClient, EdgeSettings, Hooks, TimedOutError
-from secondglance.link.ladder import IMAGES, PATCHES, choose, rungs_of, smallest
-from secondglance.link.link import Link
-from secondglance.link.recipes import Recipes
+from secondglance.link.encoding_choice import EncodingChoice
+from secondglance.link.measured_encodings import IMAGES, PATCHES, choose, measured_from, smallest
+from secondglance.link.uplink import Uplink
 from secondglance.show.report import SentPictures
 from secondglance_protocol.wire import PixelBox
 from secondglance_server.engine.fake import FakeEngine
@@ -24,8 +24,8 @@ from secondglance_server.engine.fake import FakeEngine
 SLOW, FAST = 32_000, 10_000_000  # bytes a second: 256 kbit/s, 80 Mbit/s
 
 
-def learnt(bytes_per_s: float, *, round_trip_s: float = 0.05) -> Link:
-    link = Link()
+def learnt(bytes_per_s: float, *, round_trip_s: float = 0.05) -> Uplink:
+    link = Uplink()
     link.add(300, round_trip_s, 0.0)
     link.add(20_000, round_trip_s + 20_000 / bytes_per_s + 0.3, 0.3)
     return link
@@ -39,7 +39,7 @@ def test_round_trip_and_rate_are_told_apart_and_the_servers_time_is_left_out() -
 
 
 def test_nothing_is_known_before_anything_was_uploaded() -> None:
-    link = Link()
+    link = Uplink()
     assert (link.round_trip_s, link.uplink_bytes_per_s, link.seconds_for(1)) == (None, None, None)
     link.add(300, 0.05, 0.0)
     assert (link.round_trip_s, link.uplink_bytes_per_s) == (0.05, None)
@@ -56,14 +56,14 @@ def test_a_link_that_changes_is_followed_both_ways() -> None:
 
 
 def test_clocks_that_disagree_never_make_a_rate_negative_or_endless() -> None:
-    link = Link()
+    link = Uplink()
     link.add(20_000, 0.1, 0.5)
     assert 0 < (link.uplink_bytes_per_s or 0) < 1e9
     link.add(3_000, 0.4, 0.0)
     assert 0 < (link.uplink_bytes_per_s or 0) < 1e9, "the larger one was sooner there"
 
 
-def conversations(link: Link, bytes_per_s: float, draw: random.Random, count: int = 6) -> None:
+def conversations(link: Uplink, bytes_per_s: float, draw: random.Random, count: int = 6) -> None:
     """What an edge sends on a link of 60 ms to a server that states less time than it takes.
 
     The first request, of a connection just opened, waits another round trip and for a server still busy.
@@ -85,7 +85,7 @@ def test_the_rate_is_right_after_a_few_questions_whatever_the_first_request_wait
     """The round trip was once the first request's own: at 256 kbit/s the rate came out at 75 kB/s, not 32."""
     rates = []
     for seed in range(40):
-        link = Link()
+        link = Uplink()
         conversations(link, kbit * 125, random.Random(seed))
         rates.append((link.uplink_bytes_per_s or 0) / (kbit * 125))
     assert statistics.median(rates) == pytest.approx(1, rel=0.15)
@@ -93,24 +93,24 @@ def test_the_rate_is_right_after_a_few_questions_whatever_the_first_request_wait
 
 
 def test_a_slow_link_gets_fewer_bytes_and_a_fast_one_the_fewest_mistakes() -> None:
-    for rungs in (IMAGES, PATCHES):
-        slow, fast = (choose(rungs, rate, point_worth_s=0.1) for rate in (SLOW / 32, FAST))
-        assert fast == rungs[0], "the settings that nobody has measured to lose anything"
+    for encodings in (IMAGES, PATCHES):
+        slow, fast = (choose(encodings, rate, point_worth_s=0.1) for rate in (SLOW / 32, FAST))
+        assert fast == encodings[0], "the settings that nobody has measured to lose anything"
         assert slow.mean_bytes < fast.mean_bytes
-        assert smallest(rungs).mean_bytes <= choose(rungs, 100, point_worth_s=0.1).mean_bytes
+        assert smallest(encodings).mean_bytes <= choose(encodings, 100, point_worth_s=0.1).mean_bytes
 
 
 def test_a_picture_that_brings_more_second_glances_pays_for_them() -> None:
     dear = replace(IMAGES[0], mean_bytes=IMAGES[0].mean_bytes - 100, second_glances=0.9)
-    rungs = (replace(IMAGES[0], second_glances=0.3), dear)
-    assert choose(rungs, SLOW, point_worth_s=0.1, second_glance_s=0.0) == dear
-    assert choose(rungs, SLOW, point_worth_s=0.1, second_glance_s=0.1) == rungs[0]
+    encodings = (replace(IMAGES[0], second_glances=0.3), dear)
+    assert choose(encodings, SLOW, point_worth_s=0.1, second_glance_s=0.0) == dear
+    assert choose(encodings, SLOW, point_worth_s=0.1, second_glance_s=0.1) == encodings[0]
 
 
 def test_what_loses_more_than_a_point_is_no_rung_however_small() -> None:
     kept = {"format": "webp", "quality": 50, "bytes": 900, "points_lost": 1.0, "standard_error": 0.3}
     lossy = kept | {"quality": 5, "bytes": 9, "points_lost": 1.01}
-    assert [rung.mean_bytes for rung in rungs_of([kept, lossy])] == [900]
+    assert [encoding.mean_bytes for encoding in measured_from([kept, lossy])] == [900]
 
 
 def test_the_first_rungs_are_what_is_fixed() -> None:
@@ -124,10 +124,10 @@ def test_a_gain_counts_as_none_and_what_was_measured_coarsely_as_a_risk() -> Non
     draw_from = random.Random(0)
     draws = [draw_from.gauss(0, 1) for _ in range(20_000)]
     for lost, error in ((-2.0, 1.5), (0.0, 0.4), (0.5, 1.5)):
-        rung = replace(PATCHES[0], points_lost=lost, standard_error=error)
+        encoding = replace(PATCHES[0], points_lost=lost, standard_error=error)
         expected = statistics.fmean(max(0.0, lost + error * draw) for draw in draws)
-        assert rung.points_at_risk == pytest.approx(expected, rel=0.05)
-        assert rung.points_at_risk > max(0.0, lost)
+        assert encoding.points_at_risk == pytest.approx(expected, rel=0.05)
+        assert encoding.points_at_risk > max(0.0, lost)
 
 
 @pytest.mark.parametrize("name", ["format", "image_quality", "patch_subsampling", "link_aware"])
@@ -136,14 +136,14 @@ def test_what_the_user_has_said_is_not_second_guessed(name: str) -> None:
         name
     ]
     settings = EdgeSettings(**{name: value})
-    recipes = Recipes(settings, learnt(SLOW))
+    recipes = EncodingChoice(settings, learnt(SLOW))
     assert recipes.for_image() == (settings.image_recipe, settings.image_scale)
     assert list(recipes.for_patch()) == [settings.patch_recipe]
 
 
 def test_an_unknown_link_gets_the_fixed_settings() -> None:
     settings = EdgeSettings()
-    recipes = Recipes(settings, Link())
+    recipes = EncodingChoice(settings, Uplink())
     assert recipes.for_image() == (settings.image_recipe, 1.0)
     assert list(recipes.for_patch()) == [settings.patch_recipe]
 
@@ -226,7 +226,7 @@ def adaptive(settings: Any) -> EdgeSettings:
 def test_a_second_stage_that_would_come_too_late_is_declined_unsent(
     adaptive: Any, server: Any, photos: list[bytes]
 ) -> None:
-    """The region is noise of 400x400 pixels: more than 8 kB at any rung, 4 s on this link."""
+    """The region is noise of 400x400 pixels: more than 8 kB at any encoding, 4 s on this link."""
     server.pixels = PixelBox(left=700, top=500, right=1100, bottom=900)
     with slow_client(adaptive, server) as client:
         reply = client.ask(photos[0], "And?", timeout_s=3)
@@ -252,7 +252,7 @@ def test_a_second_stage_in_time_or_without_a_deadline_is_taken(
 def test_a_patch_that_would_be_late_is_made_smaller_before_it_is_declined(
     settings: Any, server: Any, photos: list[bytes]
 ) -> None:
-    """To this edge accuracy is worth everything, so it starts at the best rung; the smallest is in time."""
+    """To this edge accuracy is worth everything, so it starts at the best encoding; the smallest fits."""
     server.pixels = PixelBox(left=700, top=500, right=1100, bottom=900)
     careful = EdgeSettings(url=settings.url, point_worth_s=1e6)
     with slow_client(careful, server) as client:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from secondglance_eval.asking.records import Record, RecordsError, RecordWriter, read_records
+from secondglance_eval.asking.records import Record, RecordWriter, read_records
+from secondglance_eval.errors import RecordsError
 
 MakeRecord = Callable[..., Record]
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.counters import Counters, parsed, reading
 from lab.errors import LabError
-from lab.links import LINKS, Link
-from lab.namespaces import INTERFACE, SERVER_ADDRESS, Namespaces, joined
+from lab.places.counters import Counters, parsed, reading
+from lab.places.namespaces import INTERFACE, SERVER_ADDRESS, Namespaces, joined
+from lab.relay.links import LINKS, Link
 
 SINK = """
 import socket

@@ -87,7 +87,7 @@ def _converse(
 ) -> tuple[Reply, list[Sent]]:
     """The reply, and the pictures that left for it."""
     from secondglance.client import EdgeClient
-    from secondglance.hooks import Hooks
+    from secondglance.conversation.hooks import Hooks
     from secondglance.show.report import SentPictures
 
     sent = SentPictures()
@@ -125,7 +125,7 @@ def _show(reply: Reply, *, as_json: bool) -> None:
 def _tell_cost(reply: Reply) -> None:
     from rich.console import Console
 
-    from secondglance.show.drawing import readable_bytes
+    from secondglance.text import readable_bytes
 
     receipt, confidence = reply.receipt, reply.confidence
     facts = [
@@ -166,7 +166,7 @@ def _plan(image: Path, terms: Ask, settings: EdgeSettings, save_sent: Path | Non
 
 
 def _draw(image: Path, question: str, reply: Reply, target: Path, settings: EdgeSettings) -> None:
-    from secondglance.show.drawing import draw_picture
+    from secondglance.show.answer_sheet import draw_picture
 
     sheet = draw_picture(image, question, reply, max_original_pixels=settings.max_original_pixels)
     with writing(target):

@@ -27,7 +27,7 @@ from secondglance.commands.options import (
 from secondglance.commands.questions import Questions, QuestionsFile, all_questions
 
 if TYPE_CHECKING:
-    from secondglance.batch.batch import Task
+    from secondglance.batch.asking import Task
     from secondglance.batch.results_file import ResultsFile, Version
     from secondglance.commands.tally import Tally
     from secondglance.conversation.requests import Terms
@@ -124,7 +124,7 @@ class _Run:
         self.tally = Tally()
 
     def plan(self, found: list[Path], questions: list[str]) -> list[Task]:
-        from secondglance.batch.batch import Task
+        from secondglance.batch.asking import Task
         from secondglance.batch.results_file import Version
 
         tasks: list[Task] = []
@@ -146,27 +146,30 @@ class _Run:
     ) -> None:
         import asyncio
 
-        from secondglance.batch.batch import Batch, BatchStoppedError
+        from secondglance.batch.asking import BatchAsker, BatchStoppedError
+        from secondglance.batch.progress import progress_bar
         from secondglance.client import AsyncEdgeClient
-        from secondglance.commands.tally import progress_bar
 
         total = sum(len(task.questions) for task in tasks)
         before = self.tally.failed
-        with progress_bar(total) as show:
+        with progress_bar(total) as tell:
+
+            def show() -> None:
+                tell(self.tally.answered + self.tally.failed - before, str(self.tally))
 
             async def answered(task: Task, question: str, reply: Reply) -> None:
                 await asyncio.to_thread(self._keep, task, question, reply)
                 self.tally.add(reply, is_first=question == task.questions[0])
-                show(self.tally)
+                show()
 
             def failed(task: Task, question: str, error: EdgeError) -> None:
                 self.tally.failed += 1
                 complain(printable(f"{task.path}: {error}"))
-                show(self.tally)
+                show()
 
             async def ask_all() -> None:
                 async with AsyncEdgeClient(settings=settings) as client:
-                    batch = Batch(
+                    asker = BatchAsker(
                         client.with_options(**terms),
                         idempotency_key=None if self.results is None else self.results.run,
                         policy=settings.retry_policy,
@@ -174,7 +177,7 @@ class _Run:
                         answered=answered,
                         failed=failed,
                     )
-                    await batch.run(tasks, concurrency=concurrency)
+                    await asker.run(tasks, concurrency=concurrency)
 
             try:
                 asyncio.run(ask_all())
@@ -196,7 +199,7 @@ class _Run:
 
     def _keep(self, task: Task, question: str, reply: Reply) -> None:
         if self.results is not None:
-            self.results.append(task.version, question, task.path, reply.to_dict())
+            self.results.add(task.version, question, task.path, reply.to_dict())
         elif self.as_json:
             print(json.dumps({"path": str(task.path), "question": question, **reply.to_dict()}), flush=True)
         else:

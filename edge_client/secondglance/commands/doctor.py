@@ -13,7 +13,7 @@ from secondglance.commands.console import complain, exit_code_of_errors, progres
 from secondglance.commands.options import Json, Url
 
 if TYPE_CHECKING:
-    from secondglance.doctor.doctor import Finding
+    from secondglance.doctor.examination import Finding
 
 _MARKS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 
@@ -53,14 +53,14 @@ def doctor(
     """
     with exit_code_of_errors():
         from secondglance.client import EdgeClient
-        from secondglance.doctor.doctor import Doctor
+        from secondglance.doctor.examination import Examination
         from secondglance.settings import load_settings
 
         settings = load_settings(url=url)
         EdgeClient(settings=settings).close()  # complains about a URL that is none
         findings: list[Finding] = []
         with progress() as show:
-            for finding in Doctor(settings, sample=image, probe_bytes=probe_bytes).examine():
+            for finding in Examination(settings, sample=image, probe_bytes=probe_bytes).examine():
                 show(f"{finding.name}: {finding.status}")
                 findings.append(finding)
     failed = [finding for finding in findings if finding.status == "failed"]

@@ -19,10 +19,10 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from secondglance.conversation.failures import Failure, failure_of
+from secondglance.conversation.known_server import KnownServer
 from secondglance.conversation.ledger import Ledger
 from secondglance.conversation.requests import Ask, first_request, model_request, patch_request, traced
-from secondglance.conversation.server_memory import Known
-from secondglance.conversation.steps import Answered, Arrived, Compute, Outcome, Pause, Send, Step
+from secondglance.conversation.steps import Answered, Arrived, Compute, ExchangeResult, Pause, Send, Step
 from secondglance.errors import (
     BadImageError,
     EdgeError,
@@ -31,7 +31,7 @@ from secondglance.errors import (
     TimedOutError,
     UplinkBudgetError,
 )
-from secondglance.link.recipes import Recipes
+from secondglance.link.encoding_choice import EncodingChoice
 from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.encoding import Encoded, Recipe, encode
 from secondglance.pictures.original import ImageSource, Original
@@ -55,7 +55,7 @@ class Conversation:
         source: ImageSource,
         ask: Ask,
         *,
-        known: Known,
+        known: KnownServer,
         settings: EdgeSettings,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
@@ -67,7 +67,7 @@ class Conversation:
         self._clock = clock
         self._draw = draw
         self._trace_id = secrets.token_hex(16)
-        self._recipes = Recipes(settings, known.link)
+        self._encodings = EncodingChoice(settings, known.link)
         self._deadline = None if ask.timeout_s is None else clock() + ask.timeout_s
         self._ledger = Ledger(clock, max_uplink_bytes=ask.max_uplink_bytes)
 
@@ -167,7 +167,7 @@ class Conversation:
     ) -> Steps[Send]:
         """The patch as the link deserves; smaller if it would be late; declined if late even then."""
         late_s = 0.0
-        for recipe in self._recipes.for_patch():
+        for recipe in self._encodings.for_patch():
             patch = yield from self._patch(original, roi, offer, recipe)
             request = patch_request(offer.url, patch, deadline=self._deadline)
             late_s = self._late_s(request, first.timing_ms)
@@ -206,7 +206,7 @@ class Conversation:
             min_side=model.limits.min_side_pixels,
             max_aspect=model.limits.max_aspect_ratio,
         )
-        recipe, scale = self._recipes.for_image()
+        recipe, scale = self._encodings.for_image()
         bare = self._first_request(original, Encoded(b"", "image/jpeg", original.size, None))
         return (
             yield from self._encode(
@@ -266,7 +266,7 @@ class Conversation:
             self._ledger.check(request)
             if self._is_late():
                 raise TimedOutError(f"no answer within {self._ask.timeout_s:g} s")
-            outcome: Outcome = yield request
+            outcome: ExchangeResult = yield request
             self._ledger.add(request, outcome, is_retry=retried > 0)
             failure = failure_of(outcome)
             if isinstance(outcome, Arrived) and failure is None:

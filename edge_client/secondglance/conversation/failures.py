@@ -1,16 +1,18 @@
 """From what came over the wire to an error of our tree; the only place where one becomes the other.
 
 The shared table speaks where the server did. Statuses are read here only for answers that are no problem
-document: those of proxies and of programs that are not Second Glance.
+document: those of proxies and of programs that are not Second Glance. `will_pass` tells an outage of the link
+or the server from a fault of the picture, and `wait_s` says how long to wait in one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from secondglance.conversation.steps import Arrived, Lost, Outcome
+from secondglance.conversation.steps import Arrived, ExchangeResult, Lost
 from secondglance.errors import (
     BadImageError,
     BusyError,
@@ -23,7 +25,7 @@ from secondglance.errors import (
     TimedOutError,
     UsageError,
 )
-from secondglance.retry import parse_retry_after
+from secondglance.retry import RetryPolicy, parse_retry_after
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.wire import Problem
 
@@ -61,6 +63,9 @@ _BY_STATUS: dict[int, type[EdgeError]] = {
     504: TimedOutError,
 }
 
+_LATER = {ErrorCode.BUSY, ErrorCode.NOT_READY, ErrorCode.RATE_LIMITED, ErrorCode.IDEMPOTENCY_IN_PROGRESS}
+_DOUBLINGS = 16  # by then every wait is the longest
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -71,7 +76,7 @@ class Failure:
     retry_after_s: float | None = None
 
 
-def failure_of(outcome: Outcome) -> Failure | None:
+def failure_of(outcome: ExchangeResult) -> Failure | None:
     """None for a success."""
     if isinstance(outcome, Lost):
         return _of_lost(outcome)
@@ -117,3 +122,20 @@ def _of_status(status: int, retry_after_s: float | None) -> EdgeError:
 
 def _is_retryable(status: int) -> bool:
     return status in (408, 429) or status >= 500
+
+
+def will_pass(error: EdgeError) -> bool:
+    """Whether the same question is worth asking once the server is back or has room.
+
+    False for what the server says of this very picture or question, a failing model included.
+    """
+    if error.code is not None:
+        return error.code in _LATER
+    return isinstance(error, ServerUnavailableError)
+
+
+def wait_s(policy: RetryPolicy, failures: int) -> float:
+    """Seconds before the next attempt after so many in a row: the policy's waits, without its limit."""
+    wait = replace(policy, retries=_DOUBLINGS + 1).wait_s(min(failures, _DOUBLINGS), None, random.random)
+    assert wait is not None, "fewer failures than retries"
+    return wait

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from secondglance.conversation.steps import Arrived, Outcome, Send, Stage
+from secondglance.conversation.steps import Arrived, ExchangeResult, Send, StageName
 from secondglance.errors import UplinkBudgetError
-from secondglance.receipt import Receipt, StageReceipt
+from secondglance.reply import Receipt, StageReceipt
 
 # Around a body: request line and headers (some 400 bytes with a key), and a TLS handshake (some 800) in case
 # the connection is new. TLS adds 22 bytes to every 16 KiB.
@@ -22,11 +22,11 @@ class Ledger:
     def __init__(self, clock: Callable[[], float], *, max_uplink_bytes: int | None) -> None:
         self._clock = clock
         self._max_uplink_bytes = max_uplink_bytes
-        self._stages: dict[Stage, StageReceipt] = {}
+        self._stages: dict[StageName, StageReceipt] = {}
         self._spent_bytes = 0
 
     @contextmanager
-    def stage(self, name: Stage) -> Iterator[None]:
+    def stage(self, name: StageName) -> Iterator[None]:
         """Time what happens inside, for `name`'s receipt."""
         started = self._clock()
         try:
@@ -36,7 +36,7 @@ class Ledger:
             elapsed_ms = spent.elapsed_ms + (self._clock() - started) * 1000
             self._stages[name] = replace(spent, elapsed_ms=elapsed_ms)
 
-    def add(self, request: Send, outcome: Outcome, *, is_retry: bool) -> None:
+    def add(self, request: Send, outcome: ExchangeResult, *, is_retry: bool) -> None:
         spent = self._stages.get(request.stage, StageReceipt())
         self._stages[request.stage] = replace(
             spent,

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import httpx
 from pydantic import ValidationError
 
-from secondglance.conversation.steps import Part, Send
+from secondglance.conversation.steps import BodyPart, Send
 from secondglance.errors import ProtocolError, UsageError
 from secondglance.pictures.encoding import Encoded
 from secondglance.pictures.orientation import Size
@@ -72,11 +72,11 @@ def first_request(ask: Ask, size: Size, picture: Encoded | str, *, deadline: flo
     """Stage one. `picture` is the encoded global image, or the server's id for it. Raises UsageError."""
     document = _document(ask, size, image_id=picture if isinstance(picture, str) else None)
     files: dict[str, Any] = {REQUEST_PART: (None, document, "application/json")}
-    parts = [Part("request.json", document)]
+    parts = [BodyPart("request.json", document)]
     if isinstance(picture, Encoded):
         name = f"{IMAGE_PART}.{picture.file_suffix}"
         files[IMAGE_PART] = (name, picture.data, picture.media_type)
-        parts.append(Part(name, picture.data))
+        parts.append(BodyPart(name, picture.data))
     multipart = httpx.Request("POST", "http://edge", files=files)
     headers = {
         "Content-Type": multipart.headers["Content-Type"],
@@ -92,7 +92,7 @@ def patch_request(url: str, patch: Encoded, *, deadline: float | None) -> Send:
     if not url.startswith(f"{API_PREFIX}/"):
         raise ProtocolError(f"the server offers a patch address outside its own API: {url!r}")
     headers: Mapping[str, str] = {"Content-Type": patch.media_type}
-    part = Part(f"patch.{patch.file_suffix}", patch.data)
+    part = BodyPart(f"patch.{patch.file_suffix}", patch.data)
     return Send("stage2", "PUT", url, headers, patch.data, (part,), deadline)
 
 
@@ -102,7 +102,7 @@ def traced(request: Send, trace_id: str) -> Send:
     return replace(request, headers=headers)
 
 
-def _idempotency_key(ask: Ask, parts: Iterable[Part]) -> str:
+def _idempotency_key(ask: Ask, parts: Iterable[BodyPart]) -> str:
     """The caller's key made one of this very payload, so that it never meets another under the same name."""
     if ask.idempotency_key is None:
         return uuid.uuid4().hex

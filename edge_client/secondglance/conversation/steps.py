@@ -1,7 +1,8 @@
 """The vocabulary between the conversation, which decides, and the drivers, which act.
 
-A conversation yields a `Step` and is sent what came of it: an `Outcome` for `Send`, the value for `Compute`,
-None for `Pause` and `Answered`. An EdgeError that a `Compute` raises is thrown into the conversation.
+A conversation yields a `Step` and is sent what came of it: an `ExchangeResult` for `Send`, the value for
+`Compute`, None for `Pause` and `Answered`. An EdgeError that a `Compute` raises is thrown into the
+conversation.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Any, Literal, TypeAlias
 
 from secondglance_protocol.wire import InferenceResponse
 
-Stage: TypeAlias = Literal["setup", "stage1", "stage2"]
+StageName: TypeAlias = Literal["setup", "stage1", "stage2"]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BodyPart:
     """Bytes inside a body that mean something by themselves; `name` is a file name for them."""
 
     name: str
@@ -27,12 +28,12 @@ class Part:
 class Send:
     """Make one HTTP request and report its outcome. `deadline` is on the monotonic clock; None has none."""
 
-    stage: Stage
+    stage: StageName
     method: Literal["GET", "POST", "PUT"]
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = field(default=b"", repr=False)
-    parts: tuple[Part, ...] = ()
+    parts: tuple[BodyPart, ...] = ()
     deadline: float | None = None
 
     def __str__(self) -> str:
@@ -99,4 +100,4 @@ class Lost:
     downlink_bytes: int = 0
 
 
-Outcome: TypeAlias = Arrived | Lost
+ExchangeResult: TypeAlias = Arrived | Lost

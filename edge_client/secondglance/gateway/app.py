@@ -18,14 +18,14 @@ from secondglance.gateway.completions import create_completion, on_client_gone
 from secondglance.gateway.errors import ApiError, bad_request
 from secondglance.gateway.files import FileStore
 from secondglance.gateway.guard import GuardMiddleware
-from secondglance.gateway.parts import GatewayParts
 from secondglance.gateway.remote import RemotePictures
+from secondglance.gateway.services import GatewayServices
 from secondglance.gateway.settings import GatewaySettings
 
 
 def create_app(settings: GatewaySettings, client: AsyncEdgeClient) -> Starlette:
     """The app closes `client` when it stops."""
-    parts = GatewayParts(
+    parts = GatewayServices(
         settings, client, FileStore(max_bytes=settings.max_files_bytes), RemotePictures(settings)
     )
 
@@ -61,8 +61,8 @@ def create_app(settings: GatewaySettings, client: AsyncEdgeClient) -> Starlette:
     return app
 
 
-def _parts(request: Request) -> GatewayParts:
-    parts: GatewayParts = request.app.state.parts
+def _parts(request: Request) -> GatewayServices:
+    parts: GatewayServices = request.app.state.parts
     return parts
 
 

@@ -18,14 +18,14 @@ import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from secondglance.conversation.hooks import Hooks
 from secondglance.conversation.requests import Terms
 from secondglance.errors import EdgeError
 from secondglance.gateway.errors import ApiError, as_api_error, bad_request
 from secondglance.gateway.messages import ChatRequest, compose, parse_chat
-from secondglance.gateway.parts import GatewayParts
 from secondglance.gateway.pictures import load_picture
 from secondglance.gateway.replies import Form, closing_chunks, completion, error_event, opening_chunk
-from secondglance.hooks import Hooks
+from secondglance.gateway.services import GatewayServices
 from secondglance.reply import Reply
 from secondglance_protocol.wire import InferenceResponse
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 async def create_completion(request: Request) -> Response:
     """One chat completion. Raises ApiError, or EdgeError as the conversation does."""
-    parts: GatewayParts = request.app.state.parts
+    parts: GatewayServices = request.app.state.parts
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":  # what a web page can send without asking first is something else
         raise ApiError(415, "the body is sent as application/json", "unsupported_media_type")
@@ -43,7 +43,7 @@ async def create_completion(request: Request) -> Response:
     return await _while_connected(request, _answer(chat, notes, parts))
 
 
-async def _answer(chat: ChatRequest, notes: list[str], parts: GatewayParts) -> Response:
+async def _answer(chat: ChatRequest, notes: list[str], parts: GatewayServices) -> Response:
     question = compose(chat.messages, system=parts.settings.system)
     model = await parts.client.model()
     parts.check_model(chat.model, model)

@@ -39,7 +39,7 @@ class GuardMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        reply = _Reply(send)
+        reply = _WatchedSend(send)
         began = time.perf_counter()
         try:
             await self._serve(scope, receive, reply)
@@ -53,7 +53,7 @@ class GuardMiddleware:
             facts = {"request_id": reply.request_id, "status": reply.status, "elapsed_ms": elapsed_ms}
             _log.info("%s %s %s %s ms", scope["method"], scope["path"], reply.status, elapsed_ms, extra=facts)
 
-    async def _serve(self, scope: Scope, receive: Receive, reply: _Reply) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, reply: _WatchedSend) -> None:
         headers = Headers(scope=scope)
         if scope["path"] not in _OPEN_PATHS:
             self._admit(headers)
@@ -66,7 +66,7 @@ class GuardMiddleware:
         self._in_work += 1
         try:
             body = await self._read(headers, receive, reply)
-            await self._app(scope, _replay(body, receive), reply)
+            await self._app(scope, _body_then(body, receive), reply)
         finally:
             self._in_work -= 1
 
@@ -82,7 +82,7 @@ class GuardMiddleware:
                 401, "send the gateway's key", "invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
             )
 
-    async def _read(self, headers: Headers, receive: Receive, reply: _Reply) -> bytes:
+    async def _read(self, headers: Headers, receive: Receive, reply: _WatchedSend) -> bytes:
         """The whole body. Raises ApiError for one that is too large or too slow."""
         limit = self._settings.max_body_bytes
         declared = headers.get("content-length", "0")
@@ -106,7 +106,7 @@ class GuardMiddleware:
             raise ApiError(408, "the body took too long to arrive", "body_timeout") from None
 
 
-class _Reply:
+class _WatchedSend:
     """Sends, adds what every reply has, and remembers the status."""
 
     def __init__(self, send: Send) -> None:
@@ -129,7 +129,7 @@ def _too_large(limit: int) -> ApiError:
     return ApiError(413, f"at most {limit} bytes are taken here", "body_too_large")
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def _body_then(body: bytes, receive: Receive) -> Receive:
     """The body first, then whatever the server says: that the app has hung up."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

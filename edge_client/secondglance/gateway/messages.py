@@ -63,7 +63,7 @@ def _kind(part: Any) -> str:
     return str(kind) if kind in ("text", "image_url", "file") else "other"
 
 
-Part: TypeAlias = Annotated[
+ContentPart: TypeAlias = Annotated[
     Annotated[TextPart, Tag("text")]
     | Annotated[ImagePart, Tag("image_url")]
     | Annotated[FilePart, Tag("file")]
@@ -79,7 +79,7 @@ def _as_parts(content: Any) -> Any:
 
 class Message(_Lenient):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[tuple[Part, ...], BeforeValidator(_as_parts)] = ()
+    content: Annotated[tuple[ContentPart, ...], BeforeValidator(_as_parts)] = ()
 
     @property
     def text(self) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 import httpx
 
-from secondglance.conversation.outage import wait_s
+from secondglance.conversation.failures import wait_s
 from secondglance.errors import UsageError
 from secondglance.retry import RetryPolicy
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from secondglance.conversation.outage import wait_s, will_pass
+from secondglance.conversation.failures import wait_s, will_pass
 from secondglance.errors import EdgeError, NotAllowedError, TimedOutError
 from secondglance.reply import Reply
 from secondglance.retry import RetryPolicy

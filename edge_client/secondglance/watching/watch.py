@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from secondglance.conversation.outage import wait_s
+from secondglance.conversation.failures import wait_s
 from secondglance.errors import UsageError
 from secondglance.settings import EdgeSettings
 from secondglance.watching import camera

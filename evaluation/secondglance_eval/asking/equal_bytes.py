@@ -14,14 +14,14 @@ from pathlib import Path
 from statistics import fmean
 
 from secondglance.pictures.encoding import Recipe
-from secondglance_eval.asking.ahead import pictures_ahead
-from secondglance_eval.asking.asking import Asker
+from secondglance_eval.asking.asker import Asker
 from secondglance_eval.asking.methods import ALWAYS, GLOBAL_PREFIX, Method, global_method, standard_methods
 from secondglance_eval.asking.photo import Photo, View
+from secondglance_eval.asking.prefetch import pictures_ahead
 from secondglance_eval.asking.records import RecordWriter, read_records
 from secondglance_eval.asking.run import Pace, run
 from secondglance_eval.datasets.example import Dataset, Example
-from secondglance_eval.judging.gates import Gate
+from secondglance_eval.judging.gates import GateStatistic
 from secondglance_eval.judging.study import Study
 from secondglance_protocol.wire import ModelResponse
 
@@ -101,7 +101,7 @@ def choose(dataset: Dataset, asker: Asker, records: Path, *, pace: Pace) -> Chos
 
 
 def _pair_bytes(study: Study, model: ModelResponse) -> float:
-    gate = Gate(model.gate.metric, model.gate.aggregate)
+    gate = GateStatistic(model.gate.metric, model.gate.aggregate)
     return float(study.pair(gate, model.gate.threshold).uplink.mean())
 
 

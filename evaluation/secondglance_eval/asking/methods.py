@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from secondglance_eval.asking.asking import Asker, Place
-from secondglance_eval.asking.crops import centre_crop, oracle_crop, random_crop
+from secondglance_eval.asking.asker import Asker, CropRule
+from secondglance_eval.asking.baseline_crops import centre_crop, oracle_crop, random_crop
 from secondglance_eval.asking.photo import Photo, View
 from secondglance_eval.asking.records import Record
 from secondglance_eval.datasets.example import Example
@@ -23,18 +23,25 @@ GLOBAL_PREFIX = "global: "  # of a single picture in some encoding
 
 WHOLE_EVERY = 5  # it needs the server to decode megapixels and answers like global-only: a fifth is enough
 
+SAMPLED_LEAST = 20  # pictures
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """`every`: put to each n-th picture only. `needs_box`: only for examples that say where to look."""
+    """`every`: put to each n-th picture of many. `needs_box`: only for examples that say where to look."""
 
     name: str
     ask: Callable[[Asker, Photo, Example], Record]
     every: int = 1
     needs_box: bool = False
 
-    def applies_to(self, example: Example, picture_number: int) -> bool:
-        return picture_number % self.every == 0 and (example.box is not None or not self.needs_box)
+    def applies_to(self, example: Example, picture_number: int, pictures: int) -> bool:
+        """Say whether the example is asked; its picture is that number, from 0, of so many.
+
+        Of few pictures a method gets all, or at least `SAMPLED_LEAST`: a mean over two says nothing.
+        """
+        step = max(1, min(self.every, pictures // SAMPLED_LEAST))
+        return picture_number % step == 0 and (example.box is not None or not self.needs_box)
 
 
 def standard_methods() -> tuple[Method, ...]:
@@ -72,7 +79,7 @@ def _through_the_edge(asker: Asker, photo: Photo, example: Example, *, method: s
 
 
 def _other_crop(
-    asker: Asker, photo: Photo, example: Example, *, method: str, mode: Mode, place: Place
+    asker: Asker, photo: Photo, example: Example, *, method: str, mode: Mode, place: CropRule
 ) -> Record:
     return asker.with_another_crop(method, photo, example, mode, place)
 

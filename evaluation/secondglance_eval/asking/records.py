@@ -13,11 +13,8 @@ from typing import IO, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from secondglance_eval.errors import RecordsError
 from secondglance_protocol.wire import PixelBox
-
-
-class RecordsError(Exception):
-    """A line in the middle of a file of records cannot be read; the message names file and line."""
 
 
 class _Frozen(BaseModel):

@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from secondglance_eval.asking.ahead import Group, pictures_ahead, with_pictures
-from secondglance_eval.asking.asking import Asker
+from secondglance_eval.asking.asker import Asker
 from secondglance_eval.asking.methods import Method
 from secondglance_eval.asking.photo import Photo
+from secondglance_eval.asking.prefetch import Group, pictures_ahead, with_pictures
 from secondglance_eval.asking.records import Record, RecordWriter
 from secondglance_eval.datasets.example import Dataset, Example
 from secondglance_eval.progress import progress
@@ -48,7 +48,7 @@ def run(
     missing = [
         (group, tasks)
         for number, group in enumerate(dataset)
-        if (tasks := tasks_of(group, number, methods, writer.done))
+        if (tasks := tasks_of(group, number, methods, writer.done, pictures=len(dataset)))
     ]
     if not missing:
         return
@@ -65,14 +65,14 @@ def run(
 
 
 def tasks_of(
-    group: Group, number: int, methods: Sequence[Method], done: Collection[tuple[str, str]]
+    group: Group, number: int, methods: Sequence[Method], done: Collection[tuple[str, str]], *, pictures: int
 ) -> list[Task]:
-    """What is still to be asked about the picture of that number, method by method."""
+    """Return what is still to be asked about the picture of that number, of `pictures`, method by method."""
     return [
         (method, example)
         for method in methods
         for example in group
-        if method.applies_to(example, number) and (example.id, method.name) not in done
+        if method.applies_to(example, number, pictures) and (example.id, method.name) not in done
     ]
 
 

@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from secondglance_eval.datasets.example import Example, ImageFile
 from secondglance_eval.datasets.files import (
-    DatasetError,
     FileDataset,
     first_existing,
     grouped,
     json_rows,
     picture_size,
 )
-from secondglance_eval.judging.metrics import anls
+from secondglance_eval.errors import DatasetError
+from secondglance_eval.judging.scoring import anls
 from secondglance_protocol.wire import Question
 
 QUESTIONS = "val_v1.0_withQT.json"

@@ -47,6 +47,10 @@ class Example:
     text_height_px: float | None = None
 
 
+ScoreRule = Callable[[str, Example], float]
+"""From a prediction and its example to how right it is, in [0, 1]."""
+
+
 class Dataset(Protocol):
     """Examples grouped by picture, so that a picture is rendered or read once, and their metric.
 

@@ -12,14 +12,10 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ValidationError
 
 from secondglance.pictures.orientation import upright_size
-from secondglance_eval.datasets.example import Example
-from secondglance_eval.judging.metrics import Metric
+from secondglance_eval.datasets.example import Example, ScoreRule
+from secondglance_eval.errors import DatasetError
 
 _ORIENTATION_TAG = 0x0112
-
-
-class DatasetError(Exception):
-    """A file of a data set is missing or not what it should be; the message names file and field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +24,7 @@ class FileDataset:
 
     name: str
     groups: tuple[tuple[Example, ...], ...]
-    metric: Metric
+    rule: ScoreRule
 
     def __iter__(self) -> Iterator[tuple[Example, ...]]:
         return iter(self.groups)
@@ -37,10 +33,10 @@ class FileDataset:
         return len(self.groups)
 
     def score(self, prediction: str, example: Example) -> float:
-        return self.metric(prediction, example)
+        return self.rule(prediction, example)
 
 
-def grouped(name: str, examples: Iterable[Example], metric: Metric) -> FileDataset:
+def grouped(name: str, examples: Iterable[Example], rule: ScoreRule) -> FileDataset:
     """Raises DatasetError if two examples have one id."""
     groups: dict[str, list[Example]] = {}
     ids: set[str] = set()
@@ -51,7 +47,7 @@ def grouped(name: str, examples: Iterable[Example], metric: Metric) -> FileDatas
         groups.setdefault(example.image_id, []).append(example)
     if not groups:
         raise DatasetError(f"{name}: no questions")
-    return FileDataset(name, tuple(map(tuple, groups.values())), metric)
+    return FileDataset(name, tuple(map(tuple, groups.values())), rule)
 
 
 RowT = TypeVar("RowT", bound=BaseModel)

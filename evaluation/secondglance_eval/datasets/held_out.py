@@ -14,12 +14,10 @@ import numpy as np
 
 from scenes.generator import Scene, encode_jpeg, make_scene, render
 from scenes.questions import Question
+from secondglance_eval.datasets.checkout import TEST_SEED
 from secondglance_eval.datasets.example import Example, exact_match
 from secondglance_protocol.geometry import cover_pixels
 from secondglance_protocol.wire import ImageSize, PixelBox
-
-TEST_SEED = 200_000
-CALIBRATION_SEED = 300_000
 
 PIXELS = (4_000_000, 12_000_000)
 _ASPECTS = (0.5, 2.0)

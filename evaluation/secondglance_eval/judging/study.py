@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from secondglance_eval.asking.methods import ALWAYS, ORACLE_CROP
 from secondglance_eval.asking.records import Record
-from secondglance_eval.judging.gates import Gate, doubts
+from secondglance_eval.judging.gates import GateStatistic, doubts
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class MethodResult:
     """One method on every question: `second` is 1 where a second stage took place."""
 
     name: str
@@ -79,7 +79,7 @@ class Study:
         """False where the server found nothing to gain from a second glance."""
         return np.array([record.second is not None for record in self.always], dtype=bool)
 
-    def doubts(self, gate: Gate) -> Floats:
+    def doubts(self, gate: GateStatistic) -> Floats:
         return doubts([record.tokens for record in self.always], gate)
 
     def rows_of(self, method: str) -> list[Record | None]:
@@ -87,10 +87,10 @@ class Study:
         records = self._by_method.get(method, {})
         return [records.get(record.example_id) for record in self.always]
 
-    def measured(self, method: str) -> Outcome:
+    def measured(self, method: str) -> MethodResult:
         """What was put to the server."""
         rows = self.rows_of(method)
-        return Outcome(
+        return MethodResult(
             method,
             _known(rows, lambda record: record.score),
             _known(rows, lambda record: record.uplink_bytes),
@@ -98,7 +98,7 @@ class Study:
             _known(rows, lambda record: float(record.second is not None)),
         )
 
-    def gated(self, name: str, chance: Flags | Floats, *, method: str = ALWAYS) -> Outcome:
+    def gated(self, name: str, chance: Flags | Floats, *, method: str = ALWAYS) -> MethodResult:
         """What to expect if each row's second stage took place with that chance: the draft elsewhere.
 
         `method`: whose second stage; it must have been put to the server whatever the gate said.
@@ -110,7 +110,7 @@ class Study:
         offers = _known(rows, lambda row: row.offer_bytes)
         up, up_again = _bytes(rows, "uplink_bytes")
         down, down_again = _bytes(rows, "downlink_bytes")
-        return Outcome(
+        return MethodResult(
             name,
             drafts + looks * (score - drafts),
             up + looks * up_again,
@@ -118,29 +118,29 @@ class Study:
             np.where(np.isnan(score), np.nan, looks),
         )
 
-    def at_the_rate_of(self, pair: Outcome, method: str, name: str) -> Outcome:
+    def at_the_rate_of(self, pair: MethodResult, method: str, name: str) -> MethodResult:
         """As many second stages as the pair's, of any questions: the mean over all ways to draw them."""
         rate = pair.second.mean() / max(self.can_look_again.mean(), np.finfo(float).tiny)
         return self.gated(name, np.full(len(self.always), rate), method=method)
 
-    def pair(self, gate: Gate, threshold: float) -> Outcome:
+    def pair(self, gate: GateStatistic, threshold: float) -> MethodResult:
         return self.gated("pair", self.doubts(gate) > threshold)
 
-    def global_only(self) -> Outcome:
+    def global_only(self) -> MethodResult:
         return self.gated("global only", np.zeros(len(self.always), dtype=bool))
 
-    def oracle_gate(self) -> Outcome:
+    def oracle_gate(self) -> MethodResult:
         """Looks again only where the draft is not right."""
         return self.gated("oracle gate", self.draft_scores < 1)
 
-    def oracle_crop(self) -> Outcome:
+    def oracle_crop(self) -> MethodResult:
         """Sees the true crop always; the draft where no place is the true one. NaN if none is known."""
         seen, draft = self.measured(ORACLE_CROP), self.global_only()
         if np.isnan(seen.score).all():
             return seen
         unknown = np.isnan(seen.score) & np.array([record.box is None for record in self.always], dtype=bool)
 
-        return Outcome(
+        return MethodResult(
             "oracle crop",
             np.where(unknown, draft.score, seen.score),
             np.where(unknown, draft.uplink, seen.uplink),

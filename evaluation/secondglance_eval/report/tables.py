@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from secondglance_eval.judging.curves import GateFigures
-from secondglance_eval.judging.gates import Gate
+from secondglance_eval.judging.gates import GateStatistic
 from secondglance_eval.judging.intervals import Estimate
-from secondglance_eval.report.comparison import Comparison
+from secondglance_eval.report.comparison import Comparison, MethodLine
 from secondglance_eval.report.findings import Findings
 
 
@@ -86,10 +86,18 @@ def kinds_table(findings: Findings) -> TextTable:
     for part in (*findings.kinds, findings.all):
         lines = {line.name: line for line in part.lines}
         shown = ("global only", "pair", "always", "random_crop", "oracle crop")
-        figures = (f"{100 * lines[n].accuracy.value:.1f}" if n in lines else "-" for n in shown)
+        figures = (_share_of(lines.get(name), part.questions) for name in shown)
         rows.append((part.title, f"{part.questions:,}", *figures, f"{100 * lines['pair'].rate:.0f}"))
     head = ("kind", "n", "global only", "pair", "always", "random crop", "oracle crop", "asked again, %")
     return TextTable("By kind of question: right answers, %", head, tuple(rows))
+
+
+def _share_of(line: MethodLine | None, questions: int) -> str:
+    """Return the accuracy; with the number of questions where it is not the row's."""
+    if line is None:
+        return "-"
+    accuracy = f"{100 * line.accuracy.value:.1f}"
+    return accuracy if line.questions == questions else f"{accuracy} (n = {line.questions:,})"
 
 
 def gates_table(title: str, gates: Sequence[GateFigures], default: str) -> TextTable:
@@ -106,7 +114,7 @@ def gates_table(title: str, gates: Sequence[GateFigures], default: str) -> TextT
     return TextTable(title, head, rows, marked)
 
 
-def gates_sentence(gates: Sequence[GateFigures], default_gate: Gate) -> str:
+def gates_sentence(gates: Sequence[GateFigures], default_gate: GateStatistic) -> str:
     """Which gate is best, and what the default loses against it; `gates` with the largest area first."""
     best = gates[0]
     default = next(one for one in gates if one.gate == default_gate)
@@ -156,11 +164,22 @@ def check_sentence(findings: Findings) -> str:
 def facts_sentence(findings: Findings) -> str:
     facts = findings.facts
     gate = facts.model.gate
+    measured = findings.all.scenes
+    pictures = f"{measured:,}" if measured == facts.pictures else f"{measured:,} of {facts.pictures:,}"
     weights = f" (weights {facts.weights[:12]})" if facts.weights else ""
     return (
-        f"{facts.dataset}: {findings.all.scenes:,} pictures, {findings.all.questions:,} questions."
+        f"{facts.dataset}: {pictures} pictures, {findings.all.questions:,} questions."
         f" Model {facts.model.name}{weights}, gate {gate.metric} {gate.aggregate} > {gate.threshold:g}."
         f" {facts.date}, commit {facts.commit or 'unknown'}, {facts.machine}, {facts.cores} cores."
+    )
+
+
+def left_out_sentence(findings: Findings) -> str:
+    """Name the pictures that no result is taken from."""
+    names = findings.facts.left_out
+    return (
+        f"Left out of all results: {len(names)} pictures, on which the encodings for one picture at equal"
+        f" bytes were chosen: {', '.join(names)}."
     )
 
 

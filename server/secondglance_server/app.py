@@ -92,7 +92,7 @@ def _tracer_of(settings: ServerSettings) -> Tracer:
         from secondglance_server.telemetry.otel import otlp_tracer  # an extra: not installed with the server
     except ImportError as exc:
         raise SettingsError(
-            f"{ENV_PREFIX}TRACING={settings.tracing}: pip install 'second-glance[otel]' ({exc})"
+            f"{ENV_PREFIX}TRACING={settings.tracing}: pip install 'second-glance-server[otel]' ({exc})"
         ) from exc
     return otlp_tracer()
 

@@ -55,6 +55,7 @@ class EdgeSettings(BaseSettings):
 
     connect_timeout_s: Seconds = 5.0
     read_timeout_s: Seconds = 60.0  # for each read, and for each 16 KiB of a write
+    total_timeout_s: Seconds = 300.0  # for one request, from connecting to the reply's last byte
     retries: int = Field(default=2, ge=0)
     retry_wait_s: Seconds = 0.5
     max_retry_wait_s: Seconds = 8.0

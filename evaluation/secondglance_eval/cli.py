@@ -180,8 +180,12 @@ def calibrate(
 
 
 def main() -> None:
-    """Entry point of `secondglance-eval`."""
-    app(prog_name="secondglance-eval")
+    """Run `secondglance-eval`; a missing requirement is one line and exit code 2."""
+    try:
+        app(prog_name="secondglance-eval")
+    except ModuleNotFoundError as exc:
+        print(f"secondglance-eval: {exc}: pip install second-glance-eval", file=sys.stderr)
+        sys.exit(2)
 
 
 @contextlib.contextmanager

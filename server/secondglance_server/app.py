@@ -23,6 +23,7 @@ from starlette.exceptions import HTTPException
 from secondglance_protocol.protocol import API_PREFIX
 from secondglance_server.calibrated_gate import calibrated
 from secondglance_server.engine.protocol import Engine
+from secondglance_server.errors import SettingsError
 from secondglance_server.http.admission import AdmissionMiddleware, Stage
 from secondglance_server.http.auth import KeyMiddleware
 from secondglance_server.http.body import BodyMiddleware, LimitOf
@@ -39,7 +40,7 @@ from secondglance_server.inference.readiness import Readiness
 from secondglance_server.inference.sessions import MemorySessionStore
 from secondglance_server.inference.two_stages import TwoStages
 from secondglance_server.inference.watchdog import watch
-from secondglance_server.settings import ENV_PREFIX, ServerSettings, SettingsError
+from secondglance_server.settings import ENV_PREFIX, ServerSettings
 from secondglance_server.telemetry.gauges import show_model, show_state
 from secondglance_server.telemetry.metrics import Metrics
 from secondglance_server.telemetry.tracing import LocalTracer, Tracer
@@ -94,7 +95,7 @@ def _tracer_of(settings: ServerSettings) -> Tracer:
         from secondglance_server.telemetry.otel import otlp_tracer  # an extra: not installed with the server
     except ImportError as exc:
         raise SettingsError(
-            f"{ENV_PREFIX}TRACING={settings.tracing}: pip install 'second-glance[otel]' ({exc})"
+            f"{ENV_PREFIX}TRACING={settings.tracing}: pip install 'second-glance-server[otel]' ({exc})"
         ) from exc
     return otlp_tracer()
 

@@ -15,8 +15,9 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from secondglance_server.errors import SettingsError
 from secondglance_server.keys import ApiKey, hash_key, new_key
-from secondglance_server.settings import ServerSettings, SettingsError, load_settings
+from secondglance_server.settings import ServerSettings, load_settings
 
 cli = typer.Typer(
     help="The server half of Second Glance.",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 from secondglance_server.inference.image_structure import structure_complaint
 from secondglance_server.inference.intake import decode, patch_limits
 from secondglance_server.settings import ServerSettings

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondglance_protocol.errors import ErrorCode
+from secondglance_server.errors import ProblemError
 from secondglance_server.http.multipart import parse_parts
-from secondglance_server.http.problems import ProblemError
 
 TYPE = "multipart/form-data; boundary=cut"
 

@@ -13,7 +13,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from secondglance_server.app import create_app
 from secondglance_server.engine.fake import FakeEngine, FakeScript
-from secondglance_server.settings import ServerSettings, SettingsError
+from secondglance_server.errors import SettingsError
+from secondglance_server.settings import ServerSettings
 from secondglance_server.telemetry.otel import OtelTracer, otlp_tracer
 from tests.server.exchange import ask, patch_for, put_patch, running_client
 from tests.server.listening import captured_log, lines

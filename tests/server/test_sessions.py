@@ -10,7 +10,7 @@ from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.geometry import roi_of
 from secondglance_protocol.wire import ImageSize, PixelBox
 from secondglance_server.engine.protocol import GateDefaults
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 from secondglance_server.inference.images import EncodedImage, ImageStore, image_id
 from secondglance_server.inference.sessions import MemorySessionStore, PendingPatch, Session, new_inference_id
 from secondglance_server.settings import ServerSettings

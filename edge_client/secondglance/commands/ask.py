@@ -125,7 +125,7 @@ def _show(reply: Reply, *, as_json: bool) -> None:
 def _tell_cost(reply: Reply) -> None:
     from rich.console import Console
 
-    from secondglance.show.answer_sheet import readable_bytes
+    from secondglance.text import readable_bytes
 
     receipt, confidence = reply.receipt, reply.confidence
     facts = [

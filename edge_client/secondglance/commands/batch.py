@@ -147,22 +147,25 @@ class _Run:
         import asyncio
 
         from secondglance.batch.asking import BatchAsker, BatchStoppedError
+        from secondglance.batch.progress import progress_bar
         from secondglance.client import AsyncEdgeClient
-        from secondglance.commands.tally import progress_bar
 
         total = sum(len(task.questions) for task in tasks)
         before = self.tally.failed
-        with progress_bar(total) as show:
+        with progress_bar(total) as tell:
+
+            def show() -> None:
+                tell(self.tally.answered + self.tally.failed - before, str(self.tally))
 
             async def answered(task: Task, question: str, reply: Reply) -> None:
                 await asyncio.to_thread(self._keep, task, question, reply)
                 self.tally.add(reply, is_first=question == task.questions[0])
-                show(self.tally)
+                show()
 
             def failed(task: Task, question: str, error: EdgeError) -> None:
                 self.tally.failed += 1
                 complain(printable(f"{task.path}: {error}"))
-                show(self.tally)
+                show()
 
             async def ask_all() -> None:
                 async with AsyncEdgeClient(settings=settings) as client:
@@ -196,7 +199,7 @@ class _Run:
 
     def _keep(self, task: Task, question: str, reply: Reply) -> None:
         if self.results is not None:
-            self.results.append(task.version, question, task.path, reply.to_dict())
+            self.results.add(task.version, question, task.path, reply.to_dict())
         elif self.as_json:
             print(json.dumps({"path": str(task.path), "question": question, **reply.to_dict()}), flush=True)
         else:

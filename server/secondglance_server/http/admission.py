@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.protocol import DEADLINE_HEADER, MAX_DEADLINE_MS
+from secondglance_server.errors import ProblemError
 from secondglance_server.http.observe import facts_of
-from secondglance_server.http.problems import ProblemError
 
 Stage = Literal[1, 2]
 StageOf = Callable[[str, str], Stage | None]  # (method, path) -> the stage it belongs to, if any

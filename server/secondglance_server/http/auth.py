@@ -14,8 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.protocol import API_KEY_HEADER
+from secondglance_server.errors import ProblemError
 from secondglance_server.http.observe import facts_of
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.http.problems import HttpProblemError
 from secondglance_server.http.quotas import Quota
 from secondglance_server.keys import ApiKey, find_key
 
@@ -46,7 +47,7 @@ class KeyMiddleware:
         scheme, _, given = headers.get(API_KEY_HEADER, "").partition(" ")
         key = find_key(tuple(self._quotas), given.strip())
         if scheme.lower() != "bearer" or key is None:
-            raise ProblemError(
+            raise HttpProblemError(
                 ErrorCode.UNAUTHENTICATED,
                 "send Authorization: Bearer <key>",
                 {"WWW-Authenticate": "Bearer"},

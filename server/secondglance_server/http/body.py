@@ -16,8 +16,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from secondglance_protocol.errors import ErrorCode
+from secondglance_server.errors import ProblemError, busy
 from secondglance_server.http.observe import facts_of
-from secondglance_server.http.problems import ProblemError, busy
 from secondglance_server.inference.ticket import deadline_exceeded
 from secondglance_server.settings import ServerSettings
 

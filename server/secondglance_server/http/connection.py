@@ -22,8 +22,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from secondglance_protocol.errors import ErrorCode
-from secondglance_server.http.problems import ProblemError, busy, new_request_id, problem_response
+from secondglance_server.errors import ProblemError, busy
+from secondglance_server.http.problems import problem_response
 from secondglance_server.http.strict_http import StrictConnection
+from secondglance_server.inference.facts import new_request_id
 from secondglance_server.settings import ServerSettings
 
 LINGER_S = 2.0  # how long bytes are thrown away after a refusal

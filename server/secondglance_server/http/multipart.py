@@ -12,7 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from secondglance_protocol.errors import ErrorCode
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

@@ -11,8 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from secondglance_protocol.errors import ERRORS, ErrorCode
 from secondglance_protocol.protocol import REQUEST_ID_HEADER
-from secondglance_server.http.problems import ProblemError, new_request_id, problem_response
-from secondglance_server.inference.facts import RequestFacts
+from secondglance_server.errors import ProblemError
+from secondglance_server.http.problems import problem_response
+from secondglance_server.inference.facts import RequestFacts, new_request_id
 from secondglance_server.telemetry.logs import log_failure, log_request
 from secondglance_server.telemetry.metrics import Metrics
 from secondglance_server.telemetry.tracing import TRACERESPONSE_HEADER, Tracer

@@ -6,13 +6,12 @@ what is in flight; the next request waits until the debt is paid. Not thread-saf
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from secondglance_protocol.errors import ErrorCode
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 from secondglance_server.keys import ApiKey
 
 
@@ -74,6 +73,4 @@ class Quota:
 
 
 def _limited(detail: str, retry_after_s: float) -> ProblemError:
-    return ProblemError(
-        ErrorCode.RATE_LIMITED, detail, {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
-    )
+    return ProblemError(ErrorCode.RATE_LIMITED, detail, retry_after_s)

@@ -19,6 +19,7 @@ from secondglance_protocol.protocol import (
     REQUEST_PART,
 )
 from secondglance_protocol.wire import InferenceRequest, InferenceResponse, ModelResponse
+from secondglance_server.errors import ProblemError
 from secondglance_server.http.multipart import parse_parts
 from secondglance_server.http.observe import facts_of
 from secondglance_server.http.openapi import (
@@ -30,7 +31,6 @@ from secondglance_server.http.openapi import (
     PUT_DOCS,
     READY_DOCS,
 )
-from secondglance_server.http.problems import ProblemError
 from secondglance_server.http.state import ServerParts
 from secondglance_server.http.validation import validation_problem
 from secondglance_server.inference.idempotency import payload_sha256

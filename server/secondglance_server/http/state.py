@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from secondglance_server.engine.protocol import Engine
-from secondglance_server.http.problems import not_ready
+from secondglance_server.errors import not_ready
 from secondglance_server.inference.device_queue import DeviceQueue, QueueFull
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.inference.idempotency import IdempotentReplies

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.protocol import MAX_ID_CHARS
 from secondglance_protocol.wire import InferenceResponse
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 from secondglance_server.inference.expiring import ExpiringStore
 from secondglance_server.settings import ServerSettings
 
@@ -79,7 +79,5 @@ def _replay(claim: _Claim, payload: str) -> InferenceResponse:
     if claim.payload_sha256 != payload:
         raise ProblemError(ErrorCode.IDEMPOTENCY_MISMATCH, "the key belongs to a request of other content")
     if claim.reply is None:
-        raise ProblemError(
-            ErrorCode.IDEMPOTENCY_IN_PROGRESS, "wait for the first request", {"Retry-After": "1"}
-        )
+        raise ProblemError(ErrorCode.IDEMPOTENCY_IN_PROGRESS, "wait for the first request", 1.0)
     return claim.reply

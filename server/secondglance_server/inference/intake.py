@@ -23,7 +23,7 @@ from PIL import ExifTags, Image
 
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.wire import ImageSize
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 from secondglance_server.inference.decoding_memory import DecodingMemory
 from secondglance_server.inference.image_structure import structure_complaint
 from secondglance_server.settings import ServerSettings

@@ -16,7 +16,7 @@ from typing import Protocol
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.wire import Include, InferenceResponse, Roi
 from secondglance_server.engine.protocol import GateDefaults
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 from secondglance_server.inference.expiring import ExpiringStore
 from secondglance_server.inference.images import EncodedImage
 from secondglance_server.settings import ServerSettings

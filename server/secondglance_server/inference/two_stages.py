@@ -21,7 +21,7 @@ from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.geometry import has_shape_of, roi_of
 from secondglance_protocol.wire import ImageSize, InferenceRequest, InferenceResponse, Roi
 from secondglance_server.engine.protocol import AnswerRequest, AttentionMap, EngineError, EngineInfo, Picture
-from secondglance_server.http.problems import ProblemError, busy, not_ready
+from secondglance_server.errors import ProblemError, busy, not_ready
 from secondglance_server.inference.decoding_memory import DecodingMemory
 from secondglance_server.inference.device_queue import DeviceQueue, QueueClosed, QueueFull, TooLate
 from secondglance_server.inference.expiring import ExpiringStore
@@ -298,9 +298,7 @@ def _translated_failures() -> Iterator[None]:
     except QueueClosed:
         raise not_ready("the server is shutting down") from None
     except EngineError as exc:
-        raise ProblemError(
-            ErrorCode.ENGINE_FAILED, "the failure has been logged", {"Retry-After": "1"}
-        ) from exc
+        raise ProblemError(ErrorCode.ENGINE_FAILED, "the failure has been logged", 1.0) from exc
 
 
 def queue_full(exc: QueueFull) -> ProblemError:
@@ -311,9 +309,7 @@ def _replay(session: Session, sha256: str) -> InferenceResponse:
     if session.patch_sha256 != sha256:
         raise ProblemError(ErrorCode.PATCH_CONFLICT, "an inference takes one patch")
     if session.is_running:
-        raise ProblemError(
-            ErrorCode.IDEMPOTENCY_IN_PROGRESS, "this patch is being worked on", {"Retry-After": "1"}
-        )
+        raise ProblemError(ErrorCode.IDEMPOTENCY_IN_PROGRESS, "this patch is being worked on", 1.0)
     return session.reply
 
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test hardening lint golden edge-endurance soak bench bench-engine bench-ladder bench-throughput eval-model train model-fonts clean fuzz audit images compose-demo compose-lab lab lock
+.PHONY: help demo test hardening lint golden edge-endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train model-fonts clean fuzz audit images compose-demo compose-lab lab lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ bench-engine: $(VENV)/.dev ## the engine beside stock generate and the published
 bench-ladder: $(VENV)/.dev ## what the edge chooses encodings by, and what that saves at 256 kbit/s; put into the edge and docs/network.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ladder --out edge_client/secondglance/link/measured_encodings.json --docs docs/network.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.slow_link --out benchmarks/results/slow_link_256.json --docs docs/network.md
+
+bench-before-after: $(VENV)/.dev ## this tree beside an older one in BESIDE: what a request and a start of the command line cost
+	$(BIN)/python -m benchmarks.before_after --beside $(BESIDE)
 
 bench-throughput: $(VENV)/.dev ## requests per second with 1, 4 and 16 edges, beside what the hardware allows
 	$(BIN)/python -m benchmarks.throughput

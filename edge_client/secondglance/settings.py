@@ -55,6 +55,7 @@ class EdgeSettings(BaseSettings):
 
     connect_timeout_s: Seconds = 5.0  # to connect
     read_timeout_s: Seconds = 60.0  # for each read, and for each 16 KiB of a write
+    total_timeout_s: Seconds = 300.0  # for one request, from connecting to the reply's last byte
     retries: int = Field(default=2, ge=0)  # of one request, after the first try
     retry_wait_s: Seconds = 0.5  # before the first retry; doubles with each
     max_retry_wait_s: Seconds = 8.0  # between two tries, unless the server says

@@ -96,6 +96,13 @@ async def test_both_stages_pass_and_what_should_not_does_not(
             assert_problem(await ask(client, upload=bytes(5_000_000)), 413, "body_too_large")
             for path in ("/metrics", "/readyz", "/healthz", "/docs"):
                 assert (await client.get(path)).status_code == 404
+            # S1: a final newline in the path switched the limits off, through nginx, too.
+            for path in ("/v1/inferences%0A", "/v1/inferences%0D%0A", "/v1/inferences/inf_1/patch%0A"):
+                for method in ("POST", "PUT"):
+                    response = await client.request(method, path, content=bytes(5_000_000))
+                    assert_problem(response, 400, "malformed_request")
+            for path in ("/metrics%0A", "/v1/../metrics", "/v1/%2e%2e/metrics", "/v1/..%2Fmetrics"):
+                assert (await client.get(path)).status_code in (400, 404)
             named = await client.get("/v1/model", headers={"X-Request-Id": "mine"})
             assert named.headers["x-request-id"] == "mine"
             assert (await client.get("/v1/model")).status_code == 200

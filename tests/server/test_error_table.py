@@ -236,7 +236,7 @@ async def no_such_route(client: httpx.AsyncClient, _: FakeEngine) -> httpx.Respo
 @case(ErrorCode.METHOD_NOT_ALLOWED)
 async def wrong_method(client: httpx.AsyncClient, _: FakeEngine) -> httpx.Response:
     response = await client.post("/v1/inferences/inf_1")
-    assert response.headers["allow"] == "DELETE, GET"
+    assert response.headers["allow"] == "DELETE, GET, HEAD"
     return response
 
 

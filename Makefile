@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test hardening lint golden edge-endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train model-fonts clean fuzz audit images compose-demo compose-lab lab lock
+.PHONY: help demo test hardening lint golden edge-endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train clean fuzz audit images compose-demo compose-lab lab lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'

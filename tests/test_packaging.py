@@ -64,8 +64,9 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for folder in FOLDERS.values():
         ignored = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
         shutil.copytree(ROOT / folder, work / folder, ignore=ignored)
-        build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(work)]
-        ran = subprocess.run([*build, str(work / folder)], capture_output=True, text=True)
+        build = [sys.executable, "-m", "pip", "--isolated", "wheel", "--no-deps", "--no-index"]
+        options = ["--no-build-isolation", "--disable-pip-version-check", "--wheel-dir", str(work)]
+        ran = subprocess.run([*build, *options, str(work / folder)], capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr + ran.stdout
     return {name: next(work.glob(f"{name.replace('-', '_')}-[0-9]*.whl")) for name in FOLDERS}
 

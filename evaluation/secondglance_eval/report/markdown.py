@@ -16,7 +16,7 @@ Written by `make evaluate`, not by hand. Points are percentage points of right a
 
 
 def results_markdown(findings: Findings, pictures: Sequence[str]) -> str:
-    """The page; `pictures` are paths relative to it."""
+    """Return the page; `pictures` are paths relative to it."""
     gate = findings.all.gate.name
     parts = [
         _START,

@@ -33,11 +33,11 @@ $(VENV)/.dev: $(BIN)/python $(PROJECTS) pyproject.toml $(CONSTRAINTS)
 demo: $(VENV)/.app ## the main job on a 12-megapixel photo: server up, edge asks, receipt, picture
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.dev ## all tests (a few minutes on two cores)
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## all tests (a few minutes on two cores); PYTEST_FLAGS for more
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 hardening: $(VENV)/.dev ## abuse, overload and faults at full length
-	SECONDGLANCE_HARDENING=full $(BIN)/python -m pytest tests/hardening -s --timeout 3600
+	$(BIN)/python -m pytest -m slow tests/hardening -s
 
 fuzz: $(VENV)/.dev ## image intake and request parser, coverage-guided, ten minutes each
 	mkdir -p out/fuzz/image out/fuzz/request
@@ -59,7 +59,7 @@ golden: $(VENV)/.dev ## write the golden files of the command line anew
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/edge_client/test_golden.py
 
 edge-endurance: $(VENV)/.dev ## batch killed 50 times, watch over 500 files, a server away for a minute
-	EDGE_ENDURANCE=1 $(BIN)/python -m pytest -q -s tests/edge_client/test_batch_kills.py \
+	$(BIN)/python -m pytest -m slow -q -s tests/edge_client/test_batch_kills.py \
 		tests/edge_client/watching/test_watch_many.py tests/edge_client/watching/test_outage.py
 
 soak: $(VENV)/.dev ## 10,000 mixed requests; memory and what the server holds must stay flat

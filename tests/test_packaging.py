@@ -21,6 +21,8 @@ from packaging.utils import canonicalize_name
 from secondglance_server.engine.fake import FakeEngine
 from tests.server.exchange import encode, live_server
 
+pytestmark = pytest.mark.live
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
     "second-glance-protocol": "shared",

@@ -9,6 +9,8 @@ from benchmarks.instruments.edges import Exchange
 from benchmarks.throughput import Level, ceiling, conversations, differing, run_level
 from secondglance_server.testing import serving
 
+pytestmark = pytest.mark.live
+
 BUDGET = {"max_width": 224, "max_height": 224, "max_pixels": None}
 
 

@@ -11,7 +11,7 @@ from secondglance_eval.report.tables import TextTable
 
 _START = """# Accuracy against bytes
 
-Written by `make evaluate`, not by hand. Points are percentage points of right answers.
+Written by `secondglance-eval report`, not by hand. Points are percentage points of right answers.
 """
 
 

@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 
 from secondglance_protocol.wire import ImageSize
-from secondglance_server.inference.decoding_memory import BYTES_PER_PIXEL, DecodingMemory
-from secondglance_server.inference.intake import decode, patch_limits
+from secondglance_server.inference.intake import BYTES_PER_PIXEL, DecodingMemory, decode, patch_limits
 from secondglance_server.settings import ServerSettings
 from tests.needs import needs_linux
 

@@ -61,7 +61,7 @@ def test_frames_of_an_outage_are_answered_in_order_within_the_cap(
     room_for = n_frames * 2 // 3
     frames: queue.Queue[bytes | None] = queue.Queue()
 
-    def stream(spec: str, *, every_s: float) -> Iterator[bytes]:
+    def stream(spec: str, **options: Any) -> Iterator[bytes]:
         yield from iter(frames.get, None)
 
     monkeypatch.setattr(camera, "frames", stream)

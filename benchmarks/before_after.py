@@ -28,7 +28,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 from rich.console import Console
@@ -97,37 +97,40 @@ def start_once(tree: Tree) -> Start:
     return Start(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, elapsed_s)
 
 
-def alternating(trees: Sequence[Tree], rounds: int) -> Iterator[tuple[int, Tree]]:
-    """Yield every tree once in each round, the first one first in every other round."""
+Pair: TypeAlias = tuple[Tree, Tree]
+
+
+def alternating(rounds: int) -> Iterator[tuple[int, int]]:
+    """Yield round and number of tree: both trees in each round, the second one first in every other."""
     for number in range(rounds):
-        for tree in trees if number % 2 else reversed(trees):
-            yield number, tree
+        for side in (0, 1) if number % 2 else (1, 0):
+            yield number, side
 
 
-def measure_starts(trees: Sequence[Tree], runs: int) -> dict[Tree, list[Start]]:
+def measure_starts(trees: Pair, runs: int) -> tuple[list[Start], list[Start]]:
     """Return `runs` starts of each tree, without the warm-up."""
-    found: dict[Tree, list[Start]] = {tree: [] for tree in trees}
-    for _, tree in alternating(trees, runs + 1):
-        found[tree].append(start_once(tree))
-    return {tree: starts[1:] for tree, starts in found.items()}
+    found: tuple[list[Start], list[Start]] = ([], [])
+    for _, side in alternating(runs + 1):
+        found[side].append(start_once(trees[side]))
+    return found[0][1:], found[1][1:]
 
 
-def measure_requests(trees: Sequence[Tree], rounds: int, count: int, edges: int) -> dict[Tree, list[Level]]:
+def measure_requests(trees: Pair, rounds: int, count: int, edges: int) -> tuple[list[Level], list[Level]]:
     """Return `rounds` levels of each tree's server, without the warm-up; `count` conversations in each."""
-    found: dict[Tree, list[Level]] = {tree: [] for tree in trees}
+    found: tuple[list[Level], list[Level]] = ([], [])
     with contextlib.ExitStack() as running:
-        urls = {
-            tree: running.enter_context(
+        urls = [
+            running.enter_context(
                 serving(program=(tree.server, "serve"), environment=tree.environment, ready_timeout_s=300)
             )
             for tree in trees
-        }
-        budget = httpx.get(f"{urls[trees[0]]}/v1/model").json()["image"]
+        ]
+        budget = httpx.get(f"{urls[0]}/v1/model").json()["image"]
         prepared = conversations(count * (rounds + 1), budget)
-        for number, tree in alternating(trees, rounds + 1):
+        for number, side in alternating(rounds + 1):
             part = prepared[number * count : (number + 1) * count]
-            found[tree].append(run_level(urls[tree], part, edges))
-    return {tree: levels[1:] for tree, levels in found.items()}
+            found[side].append(run_level(urls[side], part, edges))
+    return found[0][1:], found[1][1:]
 
 
 def compared(here: Sequence[float], beside: Sequence[float]) -> dict[str, float]:
@@ -184,7 +187,7 @@ def main() -> None:
     here, beside = trees = (Tree.at(HERE), Tree.at(arguments.beside))
     starts = measure_starts(trees, arguments.starts)
     levels = measure_requests(trees, arguments.rounds, arguments.conversations, arguments.edges)
-    found = figures((levels[here], levels[beside]), (starts[here], starts[beside]))
+    found = figures(levels, starts)
     show(found, here, beside)
     document: dict[str, Any] = {
         "benchmark": "before_after",

@@ -90,8 +90,8 @@ def run(
         from secondglance_eval.asking.asker import Asker
         from secondglance_eval.asking.run import Pace
         from secondglance_eval.campaign import left_out, measure
-        from secondglance_eval.datasets.checkout import TEST_SEED
         from secondglance_eval.datasets.named import open_with_choice
+        from secondglance_eval.datasets.seeds import TEST_SEED
         from secondglance_eval.facts import Facts, files_of_model
 
         data, choice_set = open_with_choice(
@@ -154,8 +154,8 @@ def calibrate(
     with _failures():
         from secondglance_eval.asking.asker import Asker
         from secondglance_eval.asking.run import Pace
-        from secondglance_eval.datasets.checkout import CALIBRATION_SEED
         from secondglance_eval.datasets.named import open_dataset
+        from secondglance_eval.datasets.seeds import CALIBRATION_SEED
         from secondglance_eval.facts import Facts, files_of_model
         from secondglance_eval.judging.calibration import (
             always_ask,
@@ -180,7 +180,7 @@ def calibrate(
 
 
 def main() -> None:
-    """Entry point of `secondglance-eval`."""
+    """Run the command line."""
     app(prog_name="secondglance-eval")
 
 

@@ -49,15 +49,21 @@ def test_a_child_runs_its_own_tree_wherever_it_is_started(is_older: bool, tmp_pa
 def test_starts_of_both_trees_are_measured_in_turn(tmp_path: Path) -> None:
     trees = (Tree.at(HERE), older_tree(tmp_path))
     starts = measure_starts(trees, 2)
-    assert [len(starts[tree]) for tree in trees] == [2, 2]
-    assert all(start.processor_s > 0 for own in starts.values() for start in own)
-    assert min(s.processor_s for s in starts[trees[0]]) > max(s.processor_s for s in starts[trees[1]])
+    assert [len(own) for own in starts] == [2, 2]
+    assert all(start.processor_s > 0 for own in starts for start in own)
+    assert min(s.processor_s for s in starts[0]) > max(s.processor_s for s in starts[1])
 
 
-def test_no_tree_is_always_first(tmp_path: Path) -> None:
-    one, other = Tree.at(HERE), older_tree(tmp_path)
-    order = [tree for _, tree in alternating((one, other), 4)]
-    assert order == [other, one, one, other, other, one, one, other]
+def test_a_tree_beside_itself_is_measured_twice(tmp_path: Path) -> None:
+    """Equal trees shared one list of figures, so that every ratio was exactly 1."""
+    tree = older_tree(tmp_path)
+    here, beside = measure_starts((tree, tree), 3)
+    assert (len(here), len(beside)) == (3, 3)
+    assert here != beside
+
+
+def test_no_tree_is_always_first() -> None:
+    assert [side for _, side in alternating(4)] == [1, 0, 0, 1, 1, 0, 0, 1]
 
 
 def test_a_ratio_is_the_median_round_by_round() -> None:

@@ -76,20 +76,22 @@ class Record(_Frozen):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What a run that goes on skips."""
+        """Return what a run that goes on skips by."""
         return self.example_id, self.method
 
     @property
     def uplink_bytes(self) -> int:
+        """Return the bytes that both stages sent."""
         return self.first.uplink_bytes + (self.second.uplink_bytes if self.second else 0)
 
     @property
     def downlink_bytes(self) -> int:
+        """Return the bytes that both stages received."""
         return self.first.downlink_bytes + (self.second.downlink_bytes if self.second else 0)
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The file's records in order; a torn last line is left out. Raises RecordsError for any other damage."""
+    """Yield the file's records in order, without a torn last line. Raises RecordsError for other damage."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):

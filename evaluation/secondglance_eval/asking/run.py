@@ -45,7 +45,7 @@ def run(
     pace: Pace | None = None,
     what: str = "pictures",
 ) -> None:
-    """Appends the records that are missing. Raises EdgeError where a question fails: run again to go on."""
+    """Append the records that are missing. Raises EdgeError where a question fails: run again to go on."""
     pace = pace or Pace()
     missing = [
         (group, tasks)

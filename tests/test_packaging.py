@@ -251,7 +251,7 @@ def test_the_server_says_what_to_install(everything: Environment, extra: str) ->
 
 
 @pytest.mark.parametrize("option", ["--help", "-h", "--version"])
-@pytest.mark.parametrize("command", ["secondglance", "secondglance-eval"])
+@pytest.mark.parametrize("command", ["secondglance", "secondglance-server", "secondglance-eval"])
 def test_a_command_answers_for_itself(everything: Environment, command: str, option: str) -> None:
     """U13: the three commands share their manners."""
     ran = run(everything, command, option)

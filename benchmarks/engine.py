@@ -33,8 +33,8 @@ import torch
 from PIL import Image
 from transformers.utils.logging import set_verbosity_error
 
-from benchmarks.in_process import region
-from benchmarks.models import MODELS, available
+from benchmarks.instruments.in_process import region
+from benchmarks.instruments.models import MODELS, available
 from secondglance_protocol.wire import ImageSize
 from secondglance_server.engine.loader import attention_setting
 from secondglance_server.engine.prefix import NEUTRAL_PROMPT, PrefixEngine
@@ -220,9 +220,7 @@ def peak_memory_mb() -> float:
 def report(name: str, times: dict[str, list[float]], found: dict[str, float]) -> None:
     print(f"\n{name}: {NEW_TOKENS} tokens, milliseconds")
     for step, values in times.items():
-        ordered = sorted(values)
-        p95 = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
-        print(f"  {step:32} median {statistics.median(values):9.1f}   p95 {p95:9.1f}")
+        print(f"  {step:32} median {np.median(values):9.1f}   p95 {np.quantile(values, 0.95):9.1f}")
     for ratio, value in found.items():
         verdict = "as expected" if value <= EXPECTED[ratio] else "NOT as expected"
         print(f"  {ratio:32} {value:9.3f}   expected <= {EXPECTED[ratio]}: {verdict}")

@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.codecs import read_rows
-from benchmarks.in_process import answers, corners, edge_budget, pixels, region, written
-from benchmarks.marked import markdown_table, put_between
+from benchmarks.instruments.in_process import answers, corners, edge_budget, pixels, region, written
+from benchmarks.instruments.marked import put_between
 from scenes.generator import Scene
 from scenes.photos import originals
 from secondglance.link.measured_encodings import MEASURED_FILE
@@ -39,6 +39,7 @@ from secondglance.pictures.encoding import Recipe
 from secondglance.pictures.original import Original
 from secondglance.settings import EdgeSettings
 from secondglance_eval.facts import digest_of, files_of_model
+from secondglance_eval.markdown import markdown_table
 from secondglance_protocol.wire import ImageSize, PixelBox
 from secondglance_server.engine.loader import load_engine
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Engine, Picture

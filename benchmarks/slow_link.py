@@ -3,7 +3,7 @@
     python -m benchmarks.slow_link [--scenes 14] [--kbit 256] [--out benchmarks/results/slow_link_256.json]
                                    [--docs docs/network.md]
 
-A server process with the embedded model; before it a relay (lab/relay.py) that passes so many kbit/s each way
+A server process with the embedded model; before it a relay (`lab.relay`) that passes so many kbit/s each way
 and delays by 30 ms. Both edges ask the same questions, all of each held-out scene, one after the other, each
 as often first; the server keeps no prefix of a picture, or the second would find the first one's. Questions
 about another scene come before, from which the aware edge learns its link. Intervals are by bootstrap over
@@ -29,16 +29,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.instruments.marked import put_between
 from benchmarks.ladder import IMAGES, PATCHES
-from benchmarks.marked import markdown_table, put_between
-from lab.faults import Delay, RateLimit, Schedule
-from lab.relay import relaying
+from lab.relay.faults import Delay, RateLimit, Schedule
+from lab.relay.relay import relaying
 from scenes.photos import originals
 from secondglance import EdgeClient, EdgeSettings, Hooks, Reply
 from secondglance.conversation.steps import Send
 from secondglance.link.encoding_choice import EncodingChoice
 from secondglance.link.measured_encodings import MEASURED_FILE
 from secondglance_eval.judging.intervals import Resamples
+from secondglance_eval.markdown import markdown_table
 from secondglance_server.testing import serving
 
 _NO_CACHE = {"SECONDGLANCE_SERVER_PREFIX_CACHE_BYTES": "1"}

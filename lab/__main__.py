@@ -15,10 +15,16 @@ from typing import Annotated
 
 import typer
 
-from lab.measure import Warmth
-from lab.methods import Method
+from lab.measuring.measure import Warmth
+from lab.measuring.methods import Method
 
-cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+cli = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 OUT = Path("out/lab")
 Interface = Annotated[str, typer.Argument(metavar="INTERFACE")]
@@ -34,13 +40,13 @@ def _lab() -> None:
 @cli.command()
 def namespaces(photos: Photos = 12, cell_s: CellSeconds = 60.0) -> None:
     """Measure on two network namespaces (root, iproute2), print the tables, leave them in out/lab."""
-    from lab.cable import laid
-    from lab.campaign import Budget, run
-    from lab.photos import provide
-    from lab.report import publish
+    from lab.measuring.campaign import Budget, run
+    from lab.measuring.photos import provide
+    from lab.measuring.report import publish
+    from lab.places.namespace_place import namespace_place
 
     provide(OUT / "images", photos)
-    with laid((OUT / "images").absolute(), OUT / "server.log") as place:
+    with namespace_place((OUT / "images").absolute(), OUT / "server.log") as place:
         record = run(place, Budget(photos, cell_s), OUT / "images", OUT / "namespaces.jsonl", _say)
     (OUT / "namespaces.jsonl").unlink()
     raise typer.Exit(publish(record, OUT, "namespaces"))
@@ -48,14 +54,14 @@ def namespaces(photos: Photos = 12, cell_s: CellSeconds = 60.0) -> None:
 
 @cli.command()
 def containers(photos: Photos = 12, cell_s: CellSeconds = 60.0) -> None:
-    """The same on containers (an engine, the images, root on its host)."""
-    from lab.boxes import stacked
-    from lab.campaign import Budget, run
-    from lab.photos import provide
-    from lab.report import publish
+    """Measure the same on containers (an engine, the images, root on its host)."""
+    from lab.measuring.campaign import Budget, run
+    from lab.measuring.photos import provide
+    from lab.measuring.report import publish
+    from lab.places.container_place import container_place
 
     provide(OUT / "images", photos)
-    with stacked(OUT / "images") as place:
+    with container_place(OUT / "images") as place:
         record = run(place, Budget(photos, cell_s), OUT / "images", OUT / "containers.jsonl", _say)
     (OUT / "containers.jsonl").unlink()
     raise typer.Exit(publish(record, OUT, "containers"))
@@ -64,7 +70,7 @@ def containers(photos: Photos = 12, cell_s: CellSeconds = 60.0) -> None:
 @cli.command()
 def demo() -> None:
     """Ask across two containers, print the receipt at four layers, kill the server in the middle."""
-    from lab.demo import run
+    from lab.compose_demo import run
 
     run(print)
 
@@ -72,7 +78,7 @@ def demo() -> None:
 @cli.command()
 def report(record: Annotated[Path, typer.Argument(exists=True)]) -> None:
     """Print the tables of an earlier measurement and draw its plot again."""
-    from lab.report import publish
+    from lab.measuring.report import publish
 
     raise typer.Exit(publish(json.loads(record.read_text()), record.parent, record.stem))
 
@@ -88,7 +94,7 @@ def relay(
     """Relay with each link's delay on that link's port, until SIGTERM."""
     import asyncio
 
-    from lab.links import serve
+    from lab.relay.links import serve
 
     host, _, port = to.rpartition(":")
     asyncio.run(serve((host, int(port)), listen, stall_up_after=stall_up_after))
@@ -107,8 +113,8 @@ def measure(
     idle_rx: Annotated[float, typer.Option(help="Bytes per second to subtract.")] = 0.0,
 ) -> None:
     """Ask about each photo from here; one JSON object a line."""
-    from lab.counters import Idle
-    from lab.measure import Photo, Plan, run
+    from lab.measuring.measure import Photo, Plan, run
+    from lab.places.counters import Idle
 
     plan = Plan(url, interface, method, warmth, Idle(idle_tx, idle_rx), quiet_s)
     for sample in run(plan, Photo.in_folder(photos)[:answers]):
@@ -117,8 +123,8 @@ def measure(
 
 @cli.command()
 def idle(interface: Interface, seconds: Annotated[float, typer.Option(min=0.1)] = 5.0) -> None:
-    """What the interface moves while nobody asks, as JSON."""
-    from lab.counters import Idle
+    """Print what the interface moves while nobody asks, as JSON."""
+    from lab.places.counters import Idle
 
     print(json.dumps(asdict(Idle.measured(interface, seconds))))
 
@@ -126,7 +132,7 @@ def idle(interface: Interface, seconds: Annotated[float, typer.Option(min=0.1)] 
 @cli.command()
 def offload(interface: Interface, only_show: Annotated[bool, typer.Option("--only-show")] = False) -> None:
     """Turn segmentation offload off; print what is on, as JSON."""
-    from lab.offload import states, turn_off
+    from lab.places.offload import states, turn_off
 
     if not only_show:
         turn_off(interface)
@@ -135,7 +141,7 @@ def offload(interface: Interface, only_show: Annotated[bool, typer.Option("--onl
 
 @cli.command()
 def wait() -> None:
-    """Do nothing until SIGTERM: an edge's container that others start commands in."""
+    """Do nothing until SIGTERM: the edge's container, which others start commands in."""
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
 
 
@@ -144,6 +150,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
+    """Run the command line; return 1 where a measurement stopped."""
     from lab.errors import LabError
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is taken down

@@ -17,6 +17,7 @@ from pydantic_settings import SettingsError as UnparsableError
 
 from secondglance_protocol.defaults import DEFAULT_LIMITS
 from secondglance_server.calibrated_gate import GateCalibration, read_gate_calibration
+from secondglance_server.errors import SettingsError
 from secondglance_server.keys import ApiKey
 
 ENV_PREFIX = "SECONDGLANCE_SERVER_"
@@ -32,10 +33,6 @@ def _read_calibration(value: object) -> object:
 
 # Given as a path and read with the settings, so that a bad file stops the start.
 CalibrationFile = Annotated[GateCalibration | None, NoDecode, BeforeValidator(_read_calibration)]
-
-
-class SettingsError(Exception):
-    """A setting is wrong; the message names key and value."""
 
 
 class ServerSettings(BaseSettings):

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.instruments.marked import put_between
 from benchmarks.ladder import FIXED_IMAGE, FIXED_PATCH, IMAGES, PATCHES, ask_scene, figures, lost, outcomes
-from benchmarks.marked import markdown_table, put_between
 from scenes.photos import original_of
 from secondglance import EdgeClient, EdgeSettings, Hooks
 from secondglance.conversation.steps import Send
 from secondglance.link.measured_encodings import MEASURED_FILE
+from secondglance_eval.markdown import markdown_table
 from secondglance_server.engine.loader import load_engine
 from secondglance_server.testing import serving
 

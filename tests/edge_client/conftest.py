@@ -19,8 +19,8 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from lab.faults import Fault, Schedule
-from lab.relay import Relay, relaying
+from lab.relay.faults import Fault, Schedule
+from lab.relay.relay import Relay, relaying
 from secondglance.settings import EdgeSettings
 from secondglance_protocol.errors import ERRORS, ErrorCode, problem_type
 from secondglance_protocol.protocol import MEDIA_TYPES, PROTOCOL_VERSION

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from lab.faults import Delay, RateLimit, Schedule
-from lab.relay import relaying
+from lab.relay.faults import Delay, RateLimit, Schedule
+from lab.relay.relay import relaying
 from secondglance import AsyncEdgeClient, EdgeClient, EdgeSettings, Hooks, TimedOutError
 from secondglance.link.encoding_choice import EncodingChoice
 from secondglance.link.measured_encodings import IMAGES, PATCHES, choose, measured_from, smallest

@@ -17,7 +17,7 @@ import pytest
 import trustme
 from PIL import Image, ImageOps
 
-from lab.faults import ByteLimit, Cut, Reset
+from lab.relay.faults import ByteLimit, Cut, Reset
 from secondglance import (
     AsyncEdgeClient,
     EdgeClient,

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import trustme
 
-from lab.faults import Reset
+from lab.relay.faults import Reset
 from secondglance.wire.counting import (
     AsyncCountingStream,
     AsyncCountingTransport,

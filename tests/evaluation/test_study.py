@@ -10,12 +10,12 @@ import pytest
 
 from secondglance_eval.asking.records import Record, TokenUncertainty
 from secondglance_eval.judging.curves import compare_gates, curve
-from secondglance_eval.judging.gates import ALL_GATES, Gate, doubts
+from secondglance_eval.judging.gates import ALL_GATES, GateStatistic, doubts
 from secondglance_eval.judging.intervals import Resamples
 from secondglance_eval.judging.study import Study
 
 MakeRecord = Callable[..., Record]
-GATE = Gate("min_entropy", "max")
+GATE = GateStatistic("min_entropy", "max")
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_columns_keep_the_order_of_the_records(study: Study) -> None:
 
 
 @pytest.mark.parametrize("gate", ALL_GATES, ids=lambda gate: gate.name)
-def test_a_doubt_is_the_aggregate_of_its_metric(gate: Gate) -> None:
+def test_a_doubt_is_the_aggregate_of_its_metric(gate: GateStatistic) -> None:
     tokens = [TokenUncertainty(min_entropy=0.5, shannon=0.25, margin=0.125)]
     tokens.append(TokenUncertainty(min_entropy=1.5, shannon=0.75, margin=0.375))
     low, high = getattr(tokens[0], gate.metric), getattr(tokens[1], gate.metric)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from secondglance_protocol.errors import ERRORS
+from secondglance_server.errors import ProblemError
 from secondglance_server.http.multipart import parse_parts
-from secondglance_server.http.problems import ProblemError
 from secondglance_server.http.routes import _unpack
 from secondglance_server.inference.intake import decode, image_limits
 from secondglance_server.settings import ServerSettings

@@ -18,8 +18,8 @@ from typing import Literal
 import httpx
 from PIL import Image
 
-from lab.faults import Cut, Direction, Duplicate, Fault, Reset, Schedule, Slice, Stall
-from lab.relay import Relay
+from lab.relay.faults import Cut, Direction, Duplicate, Fault, Reset, Schedule, Slice, Stall
+from lab.relay.relay import Relay
 from secondglance import AsyncEdgeClient, EdgeError, EdgeSettings, Reply
 from secondglance_server.engine.fake import FakeEngine, FakeScript
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, EngineError

@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from lab.faults import Cut, Fault, Reset, Schedule, Slice
-from lab.relay import Bytes, relaying
+from lab.relay.faults import Cut, Fault, Reset, Schedule, Slice
+from lab.relay.relay import Bytes, relaying
 from secondglance.wire.counting import CountingTransport, measuring
 
 BODY = bytes(range(256)) * 600  # 153,600 bytes: ten of the client's slices

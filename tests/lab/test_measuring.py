@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from lab.campaign import Budget
-from lab.counters import Counters, Idle, parsed, read, read_at_rest
-from lab.links import LINKS, WIRE, Link
-from lab.namespaces import shaping
-from lab.report import is_promise_kept, layers_table, publish, rows, times_table
+from lab.measuring.campaign import Budget
+from lab.measuring.cell_figures import is_promise_kept, rows
+from lab.measuring.report import layers_table, publish, times_table
+from lab.places.counters import Counters, Idle, parsed, read, read_at_rest
+from lab.places.namespaces import shaping
+from lab.relay.links import LINKS, WIRE, Link
 
 MEGABIT = Link("1 Mbit/s, 100 ms", 9002, 1_000_000, 0.100)
 
@@ -37,7 +38,7 @@ def test_an_interface_that_never_rests_is_read_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moving = iter(range(1_000_000))
-    monkeypatch.setattr("lab.counters.read", lambda *_: Counters(tx_bytes=next(moving)))
+    monkeypatch.setattr("lab.places.counters.read", lambda *_: Counters(tx_bytes=next(moving)))
     assert read_at_rest("eth0", 0.2, limit_s=0.3, sysfs=tmp_path).tx_bytes > 3
 
 

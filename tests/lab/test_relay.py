@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.faults import (
+from lab.relay.faults import (
     ByteLimit,
     Cut,
     Delay,
@@ -23,8 +23,8 @@ from lab.faults import (
     Slice,
     Stall,
 )
-from lab.pump import Flow, Pump
-from lab.relay import Relay, relaying
+from lab.relay.pump import Flow, Pump
+from lab.relay.relay import Relay, relaying
 
 DATA = bytes(range(256)) * 400
 SOON_S = 20.0  # for what must come, on however slow a machine

@@ -14,14 +14,14 @@ from pathlib import Path
 from statistics import fmean
 
 from secondglance.pictures.encoding import Recipe
-from secondglance_eval.asking.ahead import pictures_ahead
-from secondglance_eval.asking.asking import Asker
+from secondglance_eval.asking.asker import Asker
 from secondglance_eval.asking.methods import ALWAYS, GLOBAL_PREFIX, Method, global_method, standard_methods
 from secondglance_eval.asking.photo import Photo, View
+from secondglance_eval.asking.prefetch import pictures_ahead
 from secondglance_eval.asking.records import RecordWriter, read_records
 from secondglance_eval.asking.run import Pace, run
 from secondglance_eval.datasets.example import Dataset, Example
-from secondglance_eval.judging.gates import Gate
+from secondglance_eval.judging.gates import GateStatistic
 from secondglance_eval.judging.study import Study
 from secondglance_protocol.wire import ModelResponse
 
@@ -56,17 +56,18 @@ class Chosen:
     frugal: View
 
     def methods(self) -> tuple[Method, ...]:
-        """What goes into the run."""
+        """Return the methods that go into the run."""
         views = dict.fromkeys([*(one.view for one in self.tried[:KEPT]), self.ample])
         frugal = () if self.frugal in views else (global_method(self.frugal, every=FRUGAL_EVERY),)
         return (*map(global_method, views), *frugal)
 
     def save(self, path: Path) -> None:
+        """Write the choice as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
 def load_choice(path: Path) -> Chosen:
-    """What `Chosen.save` wrote."""
+    """Return what `Chosen.save` wrote."""
     stored = json.loads(path.read_text())
     return Chosen(
         stored["pair_bytes"],
@@ -77,7 +78,7 @@ def load_choice(path: Path) -> Chosen:
 
 
 def choose(dataset: Dataset, asker: Asker, records: Path, *, pace: Pace) -> Chosen:
-    """Measure on `dataset`, which should not be the one that results are taken from."""
+    """Choose encodings on `dataset`, which should not be the one that results are taken from."""
     with RecordWriter(records) as writer:
         run(dataset, standard_methods()[:1], asker, writer, pace=pace, what="the pair's bytes")
         study = Study(read_records(records))
@@ -101,7 +102,7 @@ def choose(dataset: Dataset, asker: Asker, records: Path, *, pace: Pace) -> Chos
 
 
 def _pair_bytes(study: Study, model: ModelResponse) -> float:
-    gate = Gate(model.gate.metric, model.gate.aggregate)
+    gate = GateStatistic(model.gate.metric, model.gate.aggregate)
     return float(study.pair(gate, model.gate.threshold).uplink.mean())
 
 
@@ -129,7 +130,7 @@ def _bytes_around(study: Study, photos: Sequence[Photo], asker: Asker) -> float:
 
 
 def at_bytes(view: View, photos: Sequence[Photo], wanted: float) -> View:
-    """The least quality whose mean bytes reach `wanted`; the best there is if none does."""
+    """Return the view at the least quality whose mean bytes reach `wanted`, else at the best quality."""
     low, high = 1, 100
     while low < high:
         middle = (low + high) // 2

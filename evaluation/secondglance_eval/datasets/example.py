@@ -47,6 +47,10 @@ class Example:
     text_height_px: float | None = None
 
 
+ScoreRule = Callable[[str, Example], float]
+"""From a prediction and its example to how right it is, in [0, 1]."""
+
+
 class Dataset(Protocol):
     """Examples grouped by picture, so that a picture is rendered or read once, and their metric.
 
@@ -66,11 +70,11 @@ class Dataset(Protocol):
         ...
 
     def score(self, prediction: str, example: Example) -> float:
-        """How right a prediction is, in [0, 1]."""
+        """Return how right a prediction is, in [0, 1]."""
         ...
 
 
 def exact_match(prediction: str, example: Example) -> float:
-    """1 if the prediction is one of the answers, letter case and outer white space aside."""
+    """Return 1 if the prediction is one of the answers, letter case and outer white space aside."""
     said = prediction.strip().casefold()
     return float(any(said == answer.strip().casefold() for answer in example.answers))

@@ -12,14 +12,10 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ValidationError
 
 from secondglance.pictures.orientation import upright_size
-from secondglance_eval.datasets.example import Example
-from secondglance_eval.judging.metrics import Metric
+from secondglance_eval.datasets.example import Example, ScoreRule
+from secondglance_eval.errors import DatasetError
 
 _ORIENTATION_TAG = 0x0112
-
-
-class DatasetError(Exception):
-    """A file of a data set is missing or not what it should be; the message names file and field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +24,7 @@ class FileDataset:
 
     name: str
     groups: tuple[tuple[Example, ...], ...]
-    metric: Metric
+    rule: ScoreRule
 
     def __iter__(self) -> Iterator[tuple[Example, ...]]:
         return iter(self.groups)
@@ -37,11 +33,11 @@ class FileDataset:
         return len(self.groups)
 
     def score(self, prediction: str, example: Example) -> float:
-        return self.metric(prediction, example)
+        return self.rule(prediction, example)
 
 
-def grouped(name: str, examples: Iterable[Example], metric: Metric) -> FileDataset:
-    """Raises DatasetError if two examples have one id."""
+def grouped(name: str, examples: Iterable[Example], rule: ScoreRule) -> FileDataset:
+    """Return the examples grouped by picture. Raises DatasetError if two examples have one id."""
     groups: dict[str, list[Example]] = {}
     ids: set[str] = set()
     for example in examples:
@@ -51,14 +47,14 @@ def grouped(name: str, examples: Iterable[Example], metric: Metric) -> FileDatas
         groups.setdefault(example.image_id, []).append(example)
     if not groups:
         raise DatasetError(f"{name}: no questions")
-    return FileDataset(name, tuple(map(tuple, groups.values())), metric)
+    return FileDataset(name, tuple(map(tuple, groups.values())), rule)
 
 
 RowT = TypeVar("RowT", bound=BaseModel)
 
 
 def first_existing(*paths: Path) -> Path:
-    """The first path that exists. Raises DatasetError naming all."""
+    """Return the first path that exists. Raises DatasetError naming all."""
     for path in paths:
         if path.exists():
             return path
@@ -66,7 +62,7 @@ def first_existing(*paths: Path) -> Path:
 
 
 def json_rows(path: Path, key: str, row_type: type[RowT]) -> Iterator[tuple[str, RowT]]:
-    """The rows in the list under `key` of a JSON document, each with a name for complaints."""
+    """Yield the rows in the list under `key` of a JSON document, each with a name for complaints."""
     document = _json(path.read_bytes(), str(path))
     rows = document.get(key) if isinstance(document, dict) else None
     if not isinstance(rows, list):
@@ -77,11 +73,12 @@ def json_rows(path: Path, key: str, row_type: type[RowT]) -> Iterator[tuple[str,
 
 
 def json_document(path: Path, row_type: type[RowT]) -> RowT:
+    """Return the whole of a JSON document, checked. Raises DatasetError."""
     return _checked(_json(path.read_bytes(), str(path)), row_type, str(path))
 
 
 def json_lines(path: Path, row_type: type[RowT]) -> Iterator[tuple[str, RowT]]:
-    """The rows of a file with a JSON object a line, empty lines left out, each with a name for complaints."""
+    """Yield the rows of a file with a JSON object a line, each with a name for complaints."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{path}, line {number}"
@@ -109,7 +106,7 @@ def _complaint(error: Any) -> str:
 
 
 def picture_size(path: Path, where: str) -> tuple[int, int]:
-    """Width and height as a viewer shows the picture, from its header. Raises DatasetError naming `where`."""
+    """Return width and height as a viewer shows them, from the header. Raises DatasetError."""
     try:
         with Image.open(path) as image:
             return upright_size(image.size, image.getexif().get(_ORIENTATION_TAG, 1))

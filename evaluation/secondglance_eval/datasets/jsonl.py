@@ -16,8 +16,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from secondglance_eval.datasets.example import Example, ImageFile
-from secondglance_eval.datasets.files import DatasetError, FileDataset, grouped, json_lines, picture_size
-from secondglance_eval.judging.metrics import METRICS, VQA_ANSWERS
+from secondglance_eval.datasets.files import FileDataset, grouped, json_lines, picture_size
+from secondglance_eval.errors import DatasetError
+from secondglance_eval.judging.scoring import SCORE_RULES, VQA_ANSWERS
 from secondglance_protocol.wire import PixelBox, Question
 
 
@@ -33,16 +34,16 @@ class _Row(BaseModel):
 
 
 def read_jsonl(path: Path, *, metric: str = "exact") -> FileDataset:
-    """`metric` is a key of `secondglance_eval.judging.metrics.METRICS`. Raises DatasetError."""
+    """Read the file; `metric` is a key of `judging.scoring.SCORE_RULES`. Raises DatasetError."""
     if not path.is_file():
         raise DatasetError(f"missing: {path}")
-    if metric not in METRICS:
-        raise DatasetError(f"metric {metric!r}: one of {', '.join(METRICS)} is needed")
+    if metric not in SCORE_RULES:
+        raise DatasetError(f"metric {metric!r}: one of {', '.join(SCORE_RULES)} is needed")
     examples = [
         _example(path.parent, where, index, row, metric)
         for index, (where, row) in enumerate(json_lines(path, _Row))
     ]
-    return grouped(path.stem, examples, METRICS[metric])
+    return grouped(path.stem, examples, SCORE_RULES[metric])
 
 
 def _example(directory: Path, where: str, index: int, row: _Row, metric: str) -> Example:

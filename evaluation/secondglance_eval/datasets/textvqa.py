@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from secondglance_eval.datasets.example import Example, ImageFile
 from secondglance_eval.datasets.files import FileDataset, first_existing, grouped, json_rows, picture_size
-from secondglance_eval.judging.metrics import VQA_ANSWERS, vqa_accuracy
+from secondglance_eval.judging.scoring import VQA_ANSWERS, vqa_accuracy
 from secondglance_protocol.wire import Question
 
 QUESTIONS = "TextVQA_0.5.1_val.json"
@@ -32,7 +32,7 @@ class _Row(BaseModel):
 
 
 def read_textvqa(directory: Path) -> FileDataset:
-    """Raises DatasetError."""
+    """Read the validation split. Raises DatasetError."""
     questions = first_existing(directory / QUESTIONS)
     return grouped(
         "textvqa",

@@ -4,7 +4,7 @@
     DIRECTORY/direct_attributes/sa_1.jpg, sa_1.json      the annotation holds the objects' boxes
     DIRECTORY/relative_position/sa_2.jpg, sa_2.json
 
-The published likelihood of every option cannot be asked of a server: see `secondglance_eval.judging.metrics`.
+The published likelihood of every option cannot be asked of a server: see `secondglance_eval.judging.scoring`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from secondglance_eval.datasets.example import Example, ImageFile
 from secondglance_eval.datasets.files import (
-    DatasetError,
     FileDataset,
     first_existing,
     grouped,
@@ -25,7 +24,8 @@ from secondglance_eval.datasets.files import (
     json_lines,
     picture_size,
 )
-from secondglance_eval.judging.metrics import choice_letter
+from secondglance_eval.errors import DatasetError
+from secondglance_eval.judging.scoring import choice_letter
 from secondglance_protocol.wire import PixelBox, Question
 
 QUESTIONS = "test_questions.jsonl"
@@ -50,7 +50,7 @@ class _Annotation(BaseModel):
 
 
 def read_vstar(directory: Path) -> FileDataset:
-    """Raises DatasetError."""
+    """Read the benchmark. Raises DatasetError."""
     questions = first_existing(directory / QUESTIONS)
     return grouped(
         "vstar",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secondglance_eval.judging.gates import ALL_GATES, Gate
+from secondglance_eval.judging.gates import ALL_GATES, GateStatistic
 from secondglance_eval.judging.intervals import Estimate, Resamples, estimate, weighted_auroc
 from secondglance_eval.judging.study import Study
 
@@ -29,13 +29,13 @@ class GateFigures:
     """`auroc`: the chance that a wrong draft is more doubtful than a right one. `area`: mean accuracy
     between global-only's and always-retransmit's bytes."""
 
-    gate: Gate
+    gate: GateStatistic
     auroc: Estimate
     area: Estimate
 
 
-def curve(study: Study, gate: Gate) -> Curve:
-    """Accuracy and mean uplink bytes at every threshold, from global-only to always-retransmit."""
+def curve(study: Study, gate: GateStatistic) -> Curve:
+    """Return accuracy and mean uplink bytes at every threshold, from global-only to always-retransmit."""
     doubt = study.doubts(gate)
     order = np.argsort(-doubt, kind="stable")
     ones = np.ones((1, len(order)))
@@ -47,7 +47,7 @@ def curve(study: Study, gate: Gate) -> Curve:
 
 
 def compare_gates(study: Study, resamples: Resamples) -> list[GateFigures]:
-    """Every metric and aggregation, the largest area first."""
+    """Return the figures of every metric and aggregation, the largest area first."""
     weights = resamples.question_weights
     wrong = study.draft_scores < 1
     figures = []

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class GateStatistic:
     """What is compared with a threshold."""
 
     metric: Metric
@@ -29,11 +29,13 @@ class Gate:
         return f"{self.metric} {self.aggregate}"
 
 
-ALL_GATES = tuple(Gate(metric, aggregate) for metric in get_args(Metric) for aggregate in get_args(Aggregate))
+ALL_GATES = tuple(
+    GateStatistic(metric, aggregate) for metric in get_args(Metric) for aggregate in get_args(Aggregate)
+)
 
 
-def doubts(drafts: Sequence[Sequence[TokenUncertainty]], gate: Gate) -> Floats:
-    """How doubtful each draft is; infinite for one without tokens, which always counts as doubtful."""
+def doubts(drafts: Sequence[Sequence[TokenUncertainty]], gate: GateStatistic) -> Floats:
+    """Return how doubtful each draft is: infinite for one without tokens, which always counts as doubtful."""
     defaults = GateDefaults(metric=gate.metric, aggregate=gate.aggregate, threshold=0.0)
     return np.array([_doubt(draft, defaults) for draft in drafts], dtype=np.float64)
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from secondglance_eval.asking.methods import ALWAYS, CENTRE_CROP, GLOBAL_PREFIX, ORIGINAL_WHOLE, RANDOM_CROP
 from secondglance_eval.asking.records import Record
-from secondglance_eval.judging.gates import Gate
+from secondglance_eval.judging.gates import GateStatistic
 from secondglance_eval.judging.intervals import Estimate, Resamples
-from secondglance_eval.judging.study import Outcome, Study
+from secondglance_eval.judging.study import MethodResult, Study
 from secondglance_protocol.wire import DefaultGate
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class MethodLine:
     """One method: means over the questions that it was measured on (`questions`).
 
     `pair_ahead`: the pair's accuracy less this one's, on those questions.
@@ -38,7 +38,7 @@ class Comparison:
     def __init__(self, title: str, records: Iterable[Record], gate: DefaultGate) -> None:
         self.title = title
         self.study = Study(records)
-        self.gate, self.threshold = Gate(gate.metric, gate.aggregate), gate.threshold
+        self.gate, self.threshold = GateStatistic(gate.metric, gate.aggregate), gate.threshold
         self.resamples = Resamples(self.study.image_ids)
         self.pair = self.study.pair(self.gate, self.threshold)
         self.always = self.study.measured(ALWAYS)
@@ -62,9 +62,9 @@ class Comparison:
         return len(set(self.study.image_ids))
 
     def headline(self) -> dict[str, Estimate]:
-        """The figures that promises are made about; points are percentage points of accuracy."""
+        """Return the figures that promises are made about; points are percentage points of accuracy."""
 
-        def ahead_of(other: Outcome) -> Estimate:
+        def ahead_of(other: MethodResult) -> Estimate:
             return self.resamples.difference(self.pair.score, other.score).times(100)
 
         cost = self.resamples.ratio(self.pair.uplink, self.always.uplink)
@@ -80,12 +80,12 @@ class Comparison:
             "pair_vs_blind_centre_crop_points": ahead_of(self.blind_centre),
         }
 
-    def _singles(self) -> list[Outcome]:
+    def _singles(self) -> list[MethodResult]:
         """Single pictures in other encodings, fewest bytes first."""
         names = [name for name in self.study.methods if name.startswith(GLOBAL_PREFIX)]
         return sorted(map(self.study.measured, names), key=lambda one: float(np.nanmean(one.uplink)))
 
-    def _equal_bytes(self) -> Outcome:
+    def _equal_bytes(self) -> MethodResult:
         """The best single picture: the edge's own, others up to the first that takes the pair's bytes."""
         candidates = [self.study.global_only()]
         for single in self.singles:
@@ -96,7 +96,7 @@ class Comparison:
                 break
         return max(candidates, key=lambda one: float(one.score.mean()))
 
-    def _outcomes(self) -> list[tuple[Outcome, str]]:
+    def _outcomes(self) -> list[tuple[MethodResult, str]]:
         study = self.study
         found = [
             (study.global_only(), _marked("global image only", study.global_only(), self.equal_bytes)),
@@ -113,11 +113,14 @@ class Comparison:
         singles = [(one, _single_label(one, self.equal_bytes)) for one in self.singles]
         return [(one, label) for one, label in found + singles if not np.isnan(one.score).all()]
 
-    def _line(self, outcome: Outcome, label: str) -> Line:
-        return Line(
+    def _line(self, outcome: MethodResult, label: str) -> MethodLine:
+        questions = int((~np.isnan(outcome.score)).sum())
+        if questions < self.questions:
+            label += f", on {questions:,} of {self.questions:,} questions"
+        return MethodLine(
             outcome.name,
             label,
-            int((~np.isnan(outcome.score)).sum()),
+            questions,
             self.resamples.mean(outcome.score),
             self.resamples.mean(outcome.uplink),
             float(np.nanmean(outcome.downlink)),
@@ -126,9 +129,9 @@ class Comparison:
         )
 
 
-def _single_label(outcome: Outcome, equal_bytes: Outcome) -> str:
+def _single_label(outcome: MethodResult, equal_bytes: MethodResult) -> str:
     return _marked(f"one picture, {outcome.name.removeprefix(GLOBAL_PREFIX)}", outcome, equal_bytes)
 
 
-def _marked(label: str, outcome: Outcome, equal_bytes: Outcome) -> str:
+def _marked(label: str, outcome: MethodResult, equal_bytes: MethodResult) -> str:
     return f"{label} (best at equal bytes)" if outcome.name == equal_bytes.name else label

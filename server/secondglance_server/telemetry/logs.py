@@ -16,7 +16,7 @@ from structlog.types import Processor
 
 from secondglance_server.inference.facts import RequestFacts
 
-_log = logging.getLogger("server.requests")
+_log = logging.getLogger("secondglance_server.requests")
 
 
 def configure_logging(level: str) -> None:

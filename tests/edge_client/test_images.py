@@ -15,6 +15,7 @@ from secondglance.errors import BadImageError
 from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.color import to_srgb
 from secondglance.pictures.original import Original
+from tests.needs import needs_linux
 
 ODD_SIZES = [(1, 1), (2, 2), (1, 4000), (4000, 1), (333, 517)]
 
@@ -252,7 +253,7 @@ print((peak_kib() - before) * 1024)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@needs_linux
 @pytest.mark.parametrize("colour", ["grain", "flat"])
 def test_a_crop_costs_the_memory_of_its_rows(pictures, tmp_path: Path, colour: str) -> None:
     """24 megapixels are 96 MB in Pillow; 100 rows of them are 2.4 MB. A flat picture is few bytes to read,

@@ -12,8 +12,8 @@ from secondglance import BadImageError
 from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.original import Original
 from secondglance_protocol.errors import ERRORS
+from secondglance_server.errors import ProblemError
 from secondglance_server.http.multipart import parse_parts
-from secondglance_server.http.problems import ProblemError
 from secondglance_server.http.routes import _unpack
 from secondglance_server.inference.intake import decode, image_limits
 from secondglance_server.settings import ServerSettings

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from secondglance_protocol import jpeg, png
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 from secondglance_server.inference.intake import MAX_PNG_CHUNKS, decode, patch_limits
 from secondglance_server.settings import ServerSettings
 from tests.server.exchange import encode

@@ -30,7 +30,7 @@ def open_heic(file: IO[bytes]) -> Image.Image:
     try:
         from pillow_heif import HeifImageFile
     except ImportError as exc:
-        advice = "pip install 'second-glance[edge,heic]'"
+        advice = "pip install 'second-glance[heic]'"
         raise BadImageError(f"this is a HEIC picture, which needs an extra: {advice}") from exc
     if _is_cut_short(file):  # the decoder would make up what is missing
         raise BadImageError("the HEIC file is cut short")

@@ -31,7 +31,7 @@ from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.exif import exif_orientation
 from secondglance_protocol.splicing import splice
 from secondglance_protocol.wire import ImageSize
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 from secondglance_server.inference.pixels import matches, to_rgb
 from secondglance_server.settings import ServerSettings
 

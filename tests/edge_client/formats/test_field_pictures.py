@@ -18,7 +18,7 @@ from secondglance import BadImageError, EdgeClient
 from secondglance.pictures.heif_boxes import read_meta
 from secondglance.pictures.original import Original
 from secondglance_protocol import jpeg
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 from secondglance_server.inference.intake import DecodingMemory, decode, patch_limits
 from secondglance_server.settings import ServerSettings
 from tests.edge_client.formats.make import cmyk, saved, scene

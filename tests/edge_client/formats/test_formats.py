@@ -167,7 +167,7 @@ def test_without_the_extra_a_heic_picture_is_refused_with_advice() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert BadImageError.__name__ in ran.stderr
-    assert "pip install 'second-glance[edge,heic]'" in ran.stderr
+    assert "pip install 'second-glance[heic]'" in ran.stderr
 
 
 def test_opening_heic_leaves_pillow_as_it_was() -> None:

@@ -12,7 +12,7 @@ import pytest
 from secondglance import BadImageError
 from secondglance.pictures.original import Original
 from secondglance_protocol.errors import ErrorCode
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 from secondglance_server.inference.intake import decode, patch_limits
 from secondglance_server.settings import ServerSettings
 from tests.edge_client.formats.variants import LOSSY, ON_SERVER, Floats, Variant, make

@@ -174,7 +174,7 @@ def _bytes(values: Floats) -> NDArray[np.uint8]:
 def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(
-        buffer, kind, **{key: value for key, value in options.items() if value not in (None, b"", False)}
+        buffer, kind, **{key: value for key, value in options.items() if value is not None and value != b""}
     )
     return buffer.getvalue()
 

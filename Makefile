@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test hardening lint golden edge-endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train clean fuzz audit images compose-demo compose-lab lab lock
+.PHONY: help demo test hardening lint golden edge-endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train clean fuzz pictures audit images compose-demo compose-lab lab lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -39,8 +39,12 @@ test: $(VENV)/.dev ## all tests (a few minutes on two cores); PYTEST_FLAGS for m
 hardening: $(VENV)/.dev ## abuse, overload and faults at full length
 	$(BIN)/python -m pytest -m slow tests/hardening -s
 
-fuzz: $(VENV)/.dev ## image intake and request parser, coverage-guided, ten minutes each
-	mkdir -p out/fuzz/image out/fuzz/request
+pictures: $(VENV)/.dev ## 2,000 generated pictures through edge and server: no silent difference
+	$(BIN)/python -m pytest -q -s -m slow tests/edge_client/formats/test_metamorphic.py
+
+fuzz: $(VENV)/.dev ## image intake, request parser and the edge's decoders, coverage-guided, ten minutes each
+	mkdir -p out/fuzz/image out/fuzz/request out/fuzz/original
+	$(BIN)/python -m tests.fuzz original out/fuzz/original tests/fuzz/corpus/original -max_total_time=600 -artifact_prefix=out/fuzz/
 	$(BIN)/python -m tests.fuzz image out/fuzz/image tests/fuzz/corpus/image -max_total_time=600 -artifact_prefix=out/fuzz/
 	$(BIN)/python -m tests.fuzz request out/fuzz/request tests/fuzz/corpus/request -max_total_time=600 -artifact_prefix=out/fuzz/
 

@@ -17,9 +17,10 @@ from secondglance_protocol.splicing import Piece
 
 MAX_PROFILE_BYTES = 4 * 2**20
 MAX_CHUNKS = 1_000_000
+GREY_ALPHA = 4  # the colour type
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GREY, _RGB, _PALETTE = 0, 2, 3  # colour types
+_GREY, _RGB, _PALETTE = 0, 2, 3
 _KEPT = frozenset({b"PLTE", b"IDAT", b"IEND"})
 _ANCILLARY = frozenset({b"tRNS", b"iCCP", b"eXIf", b"acTL", b"fcTL"})
 _MAX_SIDE_DATA_BYTES = 16 * 2**20  # of one chunk

@@ -33,7 +33,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF")
 
 _PREFIX_BYTES = 64
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _TIFF_ORIENTATION = 258, 262, 339, 274  # TIFF tags
-_WHITE_IS_ZERO, _UNSIGNED = 0, 1
+_WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2
 
 CheckSize = Callable[[Size], None]
 
@@ -128,12 +128,10 @@ def _open_tiff(file: IO[bytes], check_size: CheckSize, _: _Factory) -> Opened:
     profile = image.info.get("icc_profile")
     # Pillow has swapped the sides in the header already, so the pixels are turned here.
     stored = turn_upright(image, orientation if orientation in range(1, 9) else 1)
+    bits, kinds = tags.get(_BITS, (1,))[0], tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))
+    if _SIGNED in kinds or (image.mode.startswith("I") and bits > 16):
+        raise BadImageError(f"a TIFF of such {bits}-bit integers has no defined white; convert it to 8 bits")
     if image.mode.startswith("I"):
-        bits, samples = tags.get(_BITS, (1,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0]
-        if bits > 16 or samples != _UNSIGNED:
-            raise BadImageError(
-                f"a TIFF of {bits}-bit numbers has no defined white point; convert it to 8 bits"
-            )
         stored = high_byte(stored, bits, inverted=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
     return Opened(stored, "TIFF", 1, profile, note)
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngImageFile
 
 from secondglance.pictures.color import high_byte
-from secondglance_protocol.png import PngParts, scaled_key
+from secondglance_protocol.png import GREY_ALPHA, PngParts, scaled_key
 from secondglance_protocol.splicing import splice
 
 _LOW_BYTES = "RGB;16L"  # unpacks the second byte of each 16-bit sample, which Pillow otherwise drops
@@ -41,7 +41,8 @@ def _decode(file: IO[bytes], parts: PngParts, raw_mode: str | None = None) -> Im
     if raw_mode is not None:
         image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
     image.load()
-    return image
+    # Pillow reads grey of 16 bits with alpha as RGBA, which a grey profile would not fit.
+    return image.convert("LA") if parts.color_type == GREY_ALPHA else image
 
 
 def _where(band: Image.Image, level: int) -> Image.Image:

@@ -234,7 +234,9 @@ def _png_header(data: bytes) -> _Header:
         found = PngImageFile(splice(io.BytesIO(data), parts.pieces))
         if raw_mode is not None:
             found.tile = [tile._replace(args=raw_mode) for tile in found.tile]
-        return _loaded(found)
+        loaded = _loaded(found)
+        # Pillow reads grey of 16 bits with alpha as RGBA, which a grey profile would not fit.
+        return loaded.convert("LA") if parts.color_type == png.GREY_ALPHA else loaded
 
     def read() -> NDArray[np.uint8]:
         if parts.key is None:

@@ -23,7 +23,8 @@ from transformers.utils.logging import (
 import secondglance_server.engine.embedded.tower  # noqa: F401  # registers its encoder
 from secondglance_server.engine.adapters import discover
 from secondglance_server.engine.adapters.base import TransformersAdapter
-from secondglance_server.engine.attention import register_capture
+from secondglance_server.engine.attention import SOFTCAP, register_capture
+from secondglance_server.engine.kv_cache import full_layers
 from secondglance_server.engine.model_defaults import Calibration, read_calibration
 from secondglance_server.engine.placement import Placement, default_cache_bytes, place
 from secondglance_server.engine.prefix import PrefixEngine
@@ -93,6 +94,8 @@ def build_engine(
     layers = calibration.layers(adapter.layers, adapter.n_layers)
     localization = calibration.localization_defaults(adapter.localization)
     reasons.append(f"attention of layer(s) {list(layers)} of {adapter.n_layers}: {localization.origin}")
+    if not adapter.can_pad:
+        reasons.append("only questions of equal length share a batch: layers with a window cannot be padded")
     prompts = PromptBuilder(adapter)
     if not prompts.starts_with_the_picture:
         reasons.append("no shared prefixes: this model's prompts do not start with the picture")
@@ -119,9 +122,14 @@ def build_engine(
 
 
 def attention_setting(attention: str) -> dict[str, str]:
-    """transformers' `attn_implementation`: the capturing twin for the text model, SDPA for everything
-    else."""
+    """Return transformers' `attn_implementation`: the capturing twin for the text model, SDPA elsewhere."""
     return {"": "sdpa", "text_config": register_capture(attention), "vision_config": "sdpa"}
+
+
+def _text_attention(text_config: Any, placement: Placement) -> str:
+    """Return the text model's kernel: the one that was chosen, unless SDPA cannot compute its scores."""
+    has_softcap = getattr(text_config, "attn_logit_softcapping", None) is not None
+    return SOFTCAP if has_softcap and placement.attention == "sdpa" else placement.attention
 
 
 def _family(source: str) -> tuple[type[TransformersAdapter], Any]:
@@ -139,13 +147,15 @@ def _family(source: str) -> tuple[type[TransformersAdapter], Any]:
 def _load_adapter(
     family: type[TransformersAdapter], source: str, config: Any, placement: Placement
 ) -> TransformersAdapter:
+    text_config = config.get_text_config()
+    full_layers(text_config)  # refuses what cannot be served before gigabytes are read
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     image_processor = family.load_image_processor(source, config)
     model: Any = AutoModelForImageTextToText.from_pretrained(
         source,
         config=config,
         dtype=placement.dtype,
-        attn_implementation=attention_setting(placement.attention),
+        attn_implementation=attention_setting(_text_attention(text_config, placement)),
         trust_remote_code=False,
         use_safetensors=True,
     )

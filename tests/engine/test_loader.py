@@ -45,6 +45,22 @@ def test_a_calibration_beside_the_weights_wins(model: pathlib.Path, tmp_path: pa
     assert engine.layers == (0,)
 
 
+@pytest.mark.parametrize(
+    "setting", [{"repetition_penalty": 1.05}, {"no_repeat_ngram_size": 3}, {"suppress_tokens": [7]}]
+)
+def test_m7_a_logits_processor_that_is_not_applied_is_said(
+    model: pathlib.Path, tmp_path: pathlib.Path, setting: dict[str, object]
+) -> None:
+    """M7: a repetition penalty in generation_config was ignored, and nothing said so."""
+    assert not any("not applied" in note for note in load_engine(str(model), device="cpu").info.notes)
+    for file in model.iterdir():
+        if file.name != "generation_config.json":
+            (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "generation_config.json").write_text(json.dumps(setting), encoding="utf-8")
+    (note,) = [n for n in load_engine(str(tmp_path), device="cpu").info.notes if "not applied" in n]
+    assert "=".join((next(iter(setting)), repr(next(iter(setting.values()))))) in note
+
+
 def test_the_process_is_left_as_it_was(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor in a large serving project lifted Pillow's pixel limit for the whole process."""
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1234)

@@ -35,6 +35,25 @@ from secondglance_server.engine.steps import STEPS_BEFORE_RECORDING
 EMBEDDED = "embedded"
 EMBEDDED_WEIGHTS = pathlib.Path(__file__).parent / "embedded" / "weights"
 _MAX_NEW_TOKENS = 256
+# of a model's generation_config: what acts on greedy logits, with the values that leave them as they are
+_LOGITS_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (None, 1.0),
+    "encoder_repetition_penalty": (None, 1.0),
+    "no_repeat_ngram_size": (None, 0),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "bad_words_ids": (None, []),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "sequence_bias": (None, {}),
+    "exponential_decay_length_penalty": (None,),
+    "guidance_scale": (None, 1.0),
+    "num_beams": (None, 1),
+    "penalty_alpha": (None, 0.0),
+}
 _WARM_UP_TOKENS = 16  # as many as a request asks for by default: its caches have the same capacity
 
 
@@ -96,6 +115,9 @@ def build_engine(
     reasons.append(f"attention of layer(s) {list(layers)} of {adapter.n_layers}: {localization.origin}")
     if not adapter.can_pad:
         reasons.append("only questions of equal length share a batch: layers with a window cannot be padded")
+    ignored = _ignored_processors(getattr(adapter.model, "generation_config", None))
+    if ignored:
+        reasons.append(f"generation_config's {', '.join(ignored)} is not applied: answers are plain greedy")
     prompts = PromptBuilder(adapter)
     if not prompts.starts_with_the_picture:
         reasons.append("no shared prefixes: this model's prompts do not start with the picture")
@@ -124,6 +146,13 @@ def build_engine(
 def attention_setting(attention: str) -> dict[str, str]:
     """Return transformers' `attn_implementation`: the capturing twin for the text model, SDPA elsewhere."""
     return {"": "sdpa", "text_config": register_capture(attention), "vision_config": "sdpa"}
+
+
+def _ignored_processors(generation_config: Any) -> list[str]:
+    """Return "name=value" of each setting that would change a greedy answer and is not honoured here."""
+    names = [name for name in _LOGITS_SETTINGS if hasattr(generation_config, name)]
+    given = {name: getattr(generation_config, name) for name in names}
+    return [f"{name}={value!r}" for name, value in given.items() if value not in _LOGITS_SETTINGS[name]]
 
 
 def _text_attention(text_config: Any, placement: Placement) -> str:

@@ -18,7 +18,10 @@ compile() {
 # Our own distributions come from this checkout, so the resolver gets them as wheels.
 own="$(mktemp -d)"
 trap 'rm -rf "$own"' EXIT
-for folder in shared edge_client server evaluation; do "$uv" build --quiet --wheel --out-dir "$own" "./$folder"; done
+for folder in shared edge_client server evaluation; do
+  cp -r "$folder" "$own/$folder" # built from a copy: setuptools leaves a build folder behind
+  "$uv" build --quiet --wheel --out-dir "$own" "$own/$folder"
+done
 compile --find-links "$own" edge_client/pyproject.toml --extra gateway --generate-hashes \
   --output-file requirements/edge.lock
 compile --find-links "$own" server/pyproject.toml --extra otel --generate-hashes \

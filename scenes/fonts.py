@@ -1,14 +1,15 @@
 """The fonts that signs are painted with, split so that no family is both learnt from and tested on.
 
-Training fonts come from Debian packages (`TRAIN_PACKAGES`); held-out fonts come from PyPI packages (the
-`eval` extra), so that a held-out scene can be made wherever pip works. Every family's licence is listed in
-`docs/training.md`.
+Training fonts come from Debian packages (`TRAIN_PACKAGES`); held-out fonts come from PyPI packages (in the
+group `dev` of pyproject.toml), so that a held-out scene can be made wherever pip works. `docs/training.md`
+lists every family's licence.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.resources
+import importlib.util
 import pathlib
 from typing import Literal
 
@@ -88,22 +89,36 @@ NotoSans-Regular NotoSans-Bold NotoSerif-Bold NotoSerif-Regular NotoSansDisplay-
 TRAIN_FACES = tuple(_FACES.split())
 
 
+class MissingFontsError(FileNotFoundError):
+    """Font files that are not installed; the message names the command that installs them."""
+
+
 @functools.cache
 def font_files(split: Split) -> tuple[pathlib.Path, ...]:
-    """The split's font files in a fixed order. Raises FileNotFoundError naming the packages to install."""
-    if split == "test":
-        return tuple(
-            pathlib.Path(str(importlib.resources.files(module).joinpath("files", face)))
-            for module, faces in TEST_FACES.items()
-            for face in faces
-        )
+    """Return the split's font files in a fixed order. Raises MissingFontsError."""
+    return _test_files() if split == "test" else _train_files()
+
+
+def _test_files() -> tuple[pathlib.Path, ...]:
+    missing = sorted(module for module in TEST_FACES if importlib.util.find_spec(module) is None)
+    if missing:
+        packages = " ".join(module.replace("_", "-") for module in missing)
+        raise MissingFontsError(f"pip install {packages}")
+    return tuple(
+        pathlib.Path(str(importlib.resources.files(module).joinpath("files", face)))
+        for module, faces in TEST_FACES.items()
+        for face in faces
+    )
+
+
+def _train_files() -> tuple[pathlib.Path, ...]:
     # sorted, for packages that install a face twice: opentype/ wins over truetype/ on every machine
     files = sorted(FONT_ROOT.rglob("*"), reverse=True)
     found = {path.stem: path for path in files if path.suffix in (".ttf", ".otf")}
     missing = [name for name in TRAIN_FACES if name not in found]
     if missing:
         packages = " ".join(TRAIN_PACKAGES)
-        raise FileNotFoundError(
+        raise MissingFontsError(
             f"{len(missing)} training fonts are missing ({missing[0]}, ...): apt-get install {packages}"
         )
     return tuple(found[name] for name in TRAIN_FACES)

@@ -20,6 +20,7 @@ from secondglance_eval.asking.prefetch import Group, pictures_ahead
 from secondglance_eval.asking.records import RecordWriter, read_records
 from secondglance_eval.asking.run import Pace, run
 from secondglance_eval.datasets.example import Dataset, Example
+from secondglance_eval.datasets.files import FileDataset
 from secondglance_eval.judging.cases import Case, pick_cases, picture_file, save_pictures
 from secondglance_eval.judging.gates import GateStatistic
 from secondglance_eval.judging.study import Study
@@ -61,7 +62,7 @@ class Every:
 
 
 def measure(dataset: Dataset, choice_set: Dataset, asker: Asker, out: Path, *, pace: Pace) -> None:
-    """Runs all parts that are not done, into the folder `out`. Raises EdgeError, RecordsError."""
+    """Run all parts that are not done, into the folder `out`. Raises EdgeError, RecordsError."""
     chosen = _chosen(choice_set, asker, out, pace)
     with RecordWriter(out / RECORDS_FILE) as writer:
         run(dataset, [*standard_methods(), *chosen.methods()], asker, writer, pace=pace)
@@ -72,8 +73,18 @@ def measure(dataset: Dataset, choice_set: Dataset, asker: Asker, out: Path, *, p
     _save_cases(dataset, cases_of(study, asker.model), out / CASES_FOLDER, pace)
 
 
+def left_out(choice_set: Dataset) -> list[str]:
+    """Return the pictures of the user's own files that no result is taken from.
+
+    Scenes are endless: those that encodings are chosen on are missing nowhere.
+    """
+    if not isinstance(choice_set, FileDataset):
+        return []
+    return [group[0].image_id for group in choice_set]
+
+
 def cases_of(study: Study, model: ModelResponse) -> list[Case]:
-    """The cases that the report shows, under the model's own gate."""
+    """Return the cases that the report shows, under the model's own gate."""
     gate = GateStatistic(model.gate.metric, model.gate.aggregate)
     doubts = study.doubts(gate)
     doubtful = {

@@ -1,7 +1,7 @@
 """`secondglance-eval`: measure, then report.
 
 stdout carries results only (the last line is JSON), progress goes to stderr. Heavy imports wait until a
-command runs. Exit codes: 0 ok, 1 the run failed (run it again to go on), 2 usage.
+command runs. Exit codes: 0 ok, 1 the run failed (run it again to go on), 2 usage or something is missing.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(
-    help="Accuracy against bytes on the wire, next to what one would do otherwise.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _DATASETS = "scenes, jsonl:FILE, textvqa:DIR, docvqa:DIR, vstar:DIR."
@@ -28,6 +28,10 @@ _METRICS = "For jsonl: exact, vqa, anls, letter."
 
 Out = Annotated[Path, typer.Option(help="Folder of the run: records, choices, report.")]
 
+# Where a module comes from that is not one of this command's own dependencies.
+_PROJECTS = {"secondglance": "second-glance", "secondglance_server": "second-glance-server"}
+
+_NAMED = 12  # pictures; the report names all
 _READY_TIMEOUT_S = 600.0  # a large model, or a busy machine
 
 # The original whole is larger than what a server takes by default.
@@ -35,6 +39,31 @@ _RAISED_LIMITS = {
     "SECONDGLANCE_SERVER_MAX_IMAGE_BYTES": str(64 * 1024 * 1024),
     "SECONDGLANCE_SERVER_MAX_IMAGE_PIXELS": "100000000",
 }
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        print(f"secondglance-eval {version('second-glance-eval')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _secondglance_eval(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which this is.")
+    ] = False,
+) -> None:
+    """Measure accuracy against bytes on the wire, beside every baseline, and choose the gate.
+
+    `run` asks a server every question under every method; `report` shows what came of it. `calibrate`
+    writes the gate that a server loads. Results go to stdout, the last line as JSON; progress goes to stderr.
+
+    \b
+    Exit codes:
+      0 ok   1 the run failed; the same command goes on   2 usage, or something is missing
+    """
 
 
 @app.command()
@@ -56,15 +85,15 @@ def run(
         int, typer.Option(min=1, help="Other pictures, on which the equal-bytes encodings are chosen.")
     ] = 40,
 ) -> None:
-    """Put every question to a server under every method; what is in OUT already is not asked again."""
-    from secondglance_eval.asking.asker import Asker
-    from secondglance_eval.asking.run import Pace
-    from secondglance_eval.campaign import measure
-    from secondglance_eval.datasets.held_out import TEST_SEED
-    from secondglance_eval.datasets.named import open_with_choice
-    from secondglance_eval.facts import Facts, files_of_model
-
+    """Ask a server every question under every method; what OUT holds already is not asked again."""
     with _failures():
+        from secondglance_eval.asking.asker import Asker
+        from secondglance_eval.asking.run import Pace
+        from secondglance_eval.campaign import left_out, measure
+        from secondglance_eval.datasets.named import open_with_choice
+        from secondglance_eval.datasets.seeds import TEST_SEED
+        from secondglance_eval.facts import Facts, files_of_model
+
         data, choice_set = open_with_choice(
             dataset,
             pictures=pictures,
@@ -72,9 +101,11 @@ def run(
             first_seed=TEST_SEED if first_seed is None else first_seed,
             metric=metric,
         )
+        not_judged = left_out(choice_set)
+        _say_left_out(len(data), not_judged)
         with _server(url, model) as address, Asker(address, data.score) as asker:
             files = None if url else files_of_model(model)
-            Facts.gather(data, asker.model, model_files=files).keep_in(out)
+            Facts.gather(data, asker.model, model_files=files, left_out=not_judged).keep_in(out)
             measure(data, choice_set, asker, out, pace=Pace(parallel=parallel, workers=workers))
 
 
@@ -86,9 +117,9 @@ def report(
     """Write figures, plots and one HTML page from the records in OUT; print the headline as JSON."""
     import json
 
-    from secondglance_eval.report.write import write_report
-
     with _failures():
+        from secondglance_eval.report.write import write_report
+
         headline = write_report(out, markdown=markdown)
     print(json.dumps(headline))
 
@@ -116,23 +147,29 @@ def calibrate(
     parallel: Annotated[int, typer.Option(min=1, help="Pictures asked about at a time.")] = 4,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render pictures ahead.")] = 2,
 ) -> None:
-    """Choose the gate on half of the pictures for one wish, say what the other half shows, write it down.
+    """Choose the gate on half of the pictures for one wish, and test it on the other half.
 
-    Load the file with `secondglance-server serve --calibration FILE`.
+    Twenty pictures are needed at least. Load the file with `secondglance-server serve --calibration FILE`.
     """
-    from secondglance_eval.asking.asker import Asker
-    from secondglance_eval.asking.run import Pace
-    from secondglance_eval.datasets.held_out import CALIBRATION_SEED
-    from secondglance_eval.datasets.named import open_dataset
-    from secondglance_eval.facts import Facts, files_of_model
-    from secondglance_eval.judging.calibration import always_ask, calibrate_from, one_target
-
     with _failures():
+        from secondglance_eval.asking.asker import Asker
+        from secondglance_eval.asking.run import Pace
+        from secondglance_eval.datasets.named import open_dataset
+        from secondglance_eval.datasets.seeds import CALIBRATION_SEED
+        from secondglance_eval.facts import Facts, files_of_model
+        from secondglance_eval.judging.calibration import (
+            always_ask,
+            calibrate_from,
+            one_target,
+            refuse_too_few_pictures,
+        )
+
         target = one_target(
             max_retransmit=max_retransmit, max_uplink_bytes=max_uplink_bytes, target_accuracy=target_accuracy
         )
         if dataset is not None:
             data = open_dataset(dataset, pictures=pictures, first_seed=CALIBRATION_SEED, metric=metric)
+            refuse_too_few_pictures(data, out)
             with _server(url, model) as address, Asker(address, data.score) as asker:
                 files = None if url else files_of_model(model)
                 Facts.gather(data, asker.model, model_files=files).keep_in(out)
@@ -143,7 +180,7 @@ def calibrate(
 
 
 def main() -> None:
-    """Entry point of `secondglance-eval`."""
+    """Run the command line."""
     app(prog_name="secondglance-eval")
 
 
@@ -163,19 +200,46 @@ def _server(url: str | None, model: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _failures() -> Iterator[None]:
-    from secondglance.errors import EdgeError
-    from secondglance_eval.asking.records import RecordsError
-    from secondglance_eval.datasets.files import DatasetError
-    from secondglance_eval.facts import OtherRunError
-    from secondglance_eval.judging.gate_choice import CalibrationError
-    from secondglance_server.testing import ServerDidNotStartError
-
-    wrong_here = (CalibrationError, DatasetError, OtherRunError, RecordsError)
+    """Say in one line what failed or what is missing, and leave with its exit code."""
     try:
         yield
-    except (EdgeError, ServerDidNotStartError, *wrong_here) as exc:
-        print(f"secondglance-eval: {exc}", file=sys.stderr)
-        raise typer.Exit(1) from exc
+    except ModuleNotFoundError as exc:
+        name = (exc.name or "").partition(".")[0]
+        _complain(f"the module {name} is missing: pip install {_PROJECTS.get(name, 'second-glance-eval')}")
+        raise typer.Exit(2) from exc
+    except Exception as exc:
+        exit_code = _exit_code(exc)
+        if exit_code is None:
+            raise
+        _complain(str(exc))
+        raise typer.Exit(exit_code) from exc
+
+
+def _exit_code(error: Exception) -> int | None:
+    """Return the exit code of an error that is told in one line; None for a fault of the program."""
+    from secondglance.errors import EdgeError
+    from secondglance_eval.errors import EvaluationError
+    from secondglance_server.testing import ServerDidNotStartError
+
+    if isinstance(error, EvaluationError):
+        return error.exit_code
+    return 1 if isinstance(error, (EdgeError, ServerDidNotStartError)) else None
+
+
+def _say_left_out(judged: int, left_out: Sequence[str]) -> None:
+    if not left_out:
+        return
+    names = ", ".join(left_out[:_NAMED])
+    if len(left_out) > _NAMED:
+        names += f" and {len(left_out) - _NAMED} more"
+    _complain(
+        f"results are taken from {judged} of {judged + len(left_out)} pictures; the encodings that the"
+        f" equal-bytes baseline needs are chosen on the other {len(left_out)}: {names}"
+    )
+
+
+def _complain(text: str) -> None:
+    print(f"secondglance-eval: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

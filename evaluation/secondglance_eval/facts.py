@@ -8,23 +8,25 @@ import importlib.resources
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from secondglance_eval.datasets.example import Dataset
+from secondglance_eval.errors import OtherRunError, RecordsError
 from secondglance_protocol.wire import ModelResponse
 
 FACTS_FILE = "run.json"
 
 
-class OtherRunError(Exception):
-    """The folder holds records of another model or dataset."""
-
-
 class Facts(BaseModel):
-    """`weights`: SHA-256 over a local model's files; None where the server is not ours."""
+    """What a run was made on and with.
+
+    `weights` is the SHA-256 over a local model's files, None where the server is not ours. `left_out` names
+    the data set's pictures that no result is taken from, because encodings were chosen on them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,9 +38,13 @@ class Facts(BaseModel):
     machine: str
     cores: int
     commit: str | None
+    left_out: tuple[str, ...] = ()
 
     @classmethod
-    def gather(cls, dataset: Dataset, model: ModelResponse, *, model_files: Path | None) -> Self:
+    def gather(
+        cls, dataset: Dataset, model: ModelResponse, *, model_files: Path | None, left_out: Iterable[str] = ()
+    ) -> Self:
+        """Return the facts of a run that starts now."""
         return cls(
             dataset=dataset.name,
             pictures=len(dataset),
@@ -48,10 +54,11 @@ class Facts(BaseModel):
             machine=_processor(),
             cores=os.cpu_count() or 1,
             commit=_commit(),
+            left_out=tuple(left_out),
         )
 
     def keep_in(self, folder: Path) -> None:
-        """Raises OtherRunError if the folder's records cannot be gone on with."""
+        """Write the facts. Raises OtherRunError if the folder's records cannot be gone on with."""
         path = folder / FACTS_FILE
         if path.exists():
             there = type(self).read(folder)
@@ -65,18 +72,25 @@ class Facts(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        return cls.model_validate_json((folder / FACTS_FILE).read_bytes())
+        """Return what `keep_in` wrote. Raises RecordsError."""
+        path = folder / FACTS_FILE
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as exc:
+            raise RecordsError(f"{folder} holds no run: {path}: {exc.strerror or exc}") from exc
+        except ValidationError as exc:
+            raise RecordsError(f"{path}: {exc}") from exc
 
 
 def files_of_model(name: str) -> Path | None:
-    """Where a model that a child server loads has its files; None for a hub's."""
+    """Return where a model that a child server loads has its files; None for a hub's."""
     if name == "embedded":
         return Path(str(importlib.resources.files("secondglance_server.engine.embedded"))) / "weights"
     return Path(name) if Path(name).is_dir() else None
 
 
 def digest_of(folder: Path) -> str:
-    """SHA-256 over a model's weights, configuration and gate."""
+    """Return the SHA-256 over a model's weights, configuration and gate."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".json", ".jinja"):

@@ -1,15 +1,14 @@
 """The app: settings and an engine in, an ASGI application out.
 
-The layers, outermost first: linger, observe (ids, problems, log, metrics), keys, admission, body (limits),
-routes. The engine is loaded on the thread that owns it while the server already answers `/healthz`; `/readyz`
-turns when it can answer questions.
+The layers, outermost first: linger, observe (ids, problems, log, metrics), door (what the request is), keys,
+admission, body (limits), routes. The engine is loaded on the thread that owns it while the server already
+answers `/healthz`; `/readyz` turns when it can answer questions.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,12 +19,13 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from secondglance_protocol.protocol import API_PREFIX
 from secondglance_server.calibrated_gate import calibrated
 from secondglance_server.engine.protocol import Engine
-from secondglance_server.http.admission import AdmissionMiddleware, Stage
+from secondglance_server.errors import SettingsError
+from secondglance_server.http.admission import AdmissionMiddleware
 from secondglance_server.http.auth import KeyMiddleware
-from secondglance_server.http.body import BodyMiddleware, LimitOf
+from secondglance_server.http.body import BodyMiddleware
+from secondglance_server.http.door import DoorMiddleware
 from secondglance_server.http.linger import LingerMiddleware
 from secondglance_server.http.observe import ObserveMiddleware
 from secondglance_server.http.openapi import DESCRIPTION, describe
@@ -39,14 +39,12 @@ from secondglance_server.inference.readiness import Readiness
 from secondglance_server.inference.sessions import MemorySessionStore
 from secondglance_server.inference.two_stages import TwoStages
 from secondglance_server.inference.watchdog import watch
-from secondglance_server.settings import ENV_PREFIX, ServerSettings, SettingsError
+from secondglance_server.settings import ENV_PREFIX, ServerSettings
 from secondglance_server.telemetry.gauges import show_model, show_state
 from secondglance_server.telemetry.metrics import Metrics
 from secondglance_server.telemetry.tracing import LocalTracer, Tracer
 
 _log = logging.getLogger("secondglance_server.app")
-
-_PATCH_PATH = re.compile(rf"{API_PREFIX}/inferences/[^/]+/patch")
 
 
 def create_app(
@@ -71,16 +69,16 @@ def create_app(
         description=DESCRIPTION,
         lifespan=_lifespan(parts, engine),
         redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
     )
     app.state.parts = parts
-    app.include_router(router)
-    app.add_exception_handler(HTTPException, refusal_handler([*app.routes, *router.routes]))
+    app.router.routes.extend(router.routes)  # flat, so that the door sees what the router will match
+    app.add_exception_handler(HTTPException, refusal_handler(app.routes))
     app.add_exception_handler(RequestValidationError, on_validation_error)
     # Starlette puts the last one added outermost.
-    app.add_middleware(BodyMiddleware, settings=settings, limit_of=_body_limits(settings))
-    app.add_middleware(AdmissionMiddleware, stage_of=_stage_of, admit=parts.admitted)
+    app.add_middleware(BodyMiddleware, settings=settings)
+    app.add_middleware(AdmissionMiddleware, admit=parts.admitted)
     app.add_middleware(KeyMiddleware, keys=settings.keys)
+    app.add_middleware(DoorMiddleware, routes=app.routes)
     app.add_middleware(ObserveMiddleware, metrics=parts.metrics, tracer=tracer)
     app.add_middleware(LingerMiddleware)
     describe(app, has_keys=bool(settings.keys))
@@ -94,7 +92,7 @@ def _tracer_of(settings: ServerSettings) -> Tracer:
         from secondglance_server.telemetry.otel import otlp_tracer  # an extra: not installed with the server
     except ImportError as exc:
         raise SettingsError(
-            f"{ENV_PREFIX}TRACING={settings.tracing}: pip install 'second-glance[otel]' ({exc})"
+            f"{ENV_PREFIX}TRACING={settings.tracing}: pip install 'second-glance-server[otel]' ({exc})"
         ) from exc
     return otlp_tracer()
 
@@ -120,19 +118,6 @@ def _build_parts(
     )
     show_state(parts)
     return parts
-
-
-def _stage_of(method: str, path: str) -> Stage | None:
-    if method == "POST" and path == f"{API_PREFIX}/inferences":
-        return 1
-    if method == "PUT" and _PATCH_PATH.fullmatch(path):
-        return 2
-    return None
-
-
-def _body_limits(settings: ServerSettings) -> LimitOf:
-    limits: dict[Stage | None, int] = {1: settings.max_image_bytes, 2: settings.max_patch_bytes}
-    return lambda method, path: limits.get(_stage_of(method, path))
 
 
 def _lifespan(

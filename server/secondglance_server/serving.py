@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -22,10 +23,12 @@ from fastapi import FastAPI
 
 from secondglance_server.app import create_app
 from secondglance_server.engine.protocol import Engine
+from secondglance_server.errors import ListenError
 from secondglance_server.http.connection import connection_factory
 from secondglance_server.http.state import ServerParts
 from secondglance_server.settings import ServerSettings
 
+_BACKLOG = 2048  # connections that wait to be accepted, as uvicorn's own default
 _MARGIN_S = 10.0  # to close connections and the engine, beyond the grace
 
 
@@ -89,13 +92,37 @@ def uvicorn_config(app: FastAPI, settings: ServerSettings, **options: Any) -> uv
     )
 
 
-def run_until_stopped(settings: ServerSettings, engine: Engine | None = None) -> bool:
-    """Serve until a signal comes; False if it stopped for want of a model or of a working device."""
+def open_sockets(host: str, port: int) -> list[socket.socket]:
+    """Return a listening socket for each address of `host`. Raises ListenError."""
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((family, address[:2]) for family, _, _, _, address in found):
+            sockets.append(socket.create_server(address, family=family, backlog=_BACKLOG))
+    except (OSError, UnicodeError) as exc:  # UnicodeError: no name that could be looked up
+        for listening in sockets:
+            listening.close()
+        raise ListenError(f"cannot listen on {host} port {port}: {_reason(exc)}") from exc
+    return sockets
 
+
+def _reason(exc: OSError | UnicodeError) -> str:
+    """Return the system's words, to which Python may have added the address."""
+    if isinstance(exc, OSError) and not isinstance(exc, socket.gaierror) and exc.errno:
+        return os.strerror(exc.errno)
+    return getattr(exc, "strerror", None) or str(exc)
+
+
+def run_until_stopped(settings: ServerSettings, engine: Engine | None = None) -> bool:
+    """Serve until a signal comes; return False if it stopped for want of a model or of a working device.
+
+    Raises ListenError, before anything is loaded.
+    """
+    sockets = open_sockets(settings.host, settings.port)
     app = create_app(settings, engine, on_failure=lambda: server.fail())
     parts: ServerParts = app.state.parts
     server = _DrainingServer(uvicorn_config(app, settings), parts)
-    server.run()
+    server.run(sockets)
     return not parts.readiness.has_failed
 
 

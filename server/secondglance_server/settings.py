@@ -15,10 +15,13 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, Validat
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnparsableError
 
+from secondglance_protocol.defaults import DEFAULT_LIMITS
 from secondglance_server.calibrated_gate import GateCalibration, read_gate_calibration
+from secondglance_server.errors import SettingsError
 from secondglance_server.keys import ApiKey
 
 ENV_PREFIX = "SECONDGLANCE_SERVER_"
+_SHARED = DEFAULT_LIMITS  # what a dry run of the edge assumes is what a server starts with
 
 # Names that someone who wants keys may well try. Ignored like other unknown ones they would leave it open.
 _NO_SETTINGS = {f"{ENV_PREFIX}{name}" for name in ("API_KEY", "API_KEYS", "KEY")}
@@ -30,10 +33,6 @@ def _read_calibration(value: object) -> object:
 
 # Given as a path and read with the settings, so that a bad file stops the start.
 CalibrationFile = Annotated[GateCalibration | None, NoDecode, BeforeValidator(_read_calibration)]
-
-
-class SettingsError(Exception):
-    """A setting is wrong; the message names key and value."""
 
 
 class ServerSettings(BaseSettings):
@@ -54,35 +53,37 @@ class ServerSettings(BaseSettings):
     decode: str = Field(default="auto", min_length=1)  # eager, or recorded: steps replayed without Python
     calibration: CalibrationFile = None  # the path of what `secondglance-eval calibrate` wrote
 
-    max_image_bytes: PositiveInt = 4 * 1024 * 1024  # whole body of POST
-    max_patch_bytes: PositiveInt = 16 * 1024 * 1024  # whole body of PUT
-    max_image_pixels: PositiveInt = 4_000_000  # of the global image, read from its header before decoding
-    max_patch_pixels: PositiveInt = 25_000_000  # of the patch, likewise
-    min_side_pixels: PositiveInt = 2  # of either image
-    max_side_pixels: PositiveInt = 8192  # of either image
-    max_aspect_ratio: float = Field(default=200.0, ge=1, allow_inf_nan=False)  # longer over shorter side
+    max_image_bytes: PositiveInt = _SHARED.max_image_bytes  # whole body of POST
+    max_patch_bytes: PositiveInt = _SHARED.max_patch_bytes  # whole body of PUT
+    max_image_pixels: PositiveInt = _SHARED.max_image_pixels  # of the global image, before decoding
+    max_patch_pixels: PositiveInt = _SHARED.max_patch_pixels  # of the patch, likewise
+    min_side_pixels: PositiveInt = _SHARED.min_side_pixels  # of either image
+    max_side_pixels: PositiveInt = _SHARED.max_side_pixels  # of either image
+    max_aspect_ratio: float = Field(  # longer over shorter side
+        default=_SHARED.max_aspect_ratio, ge=1, allow_inf_nan=False
+    )
 
-    max_connections: PositiveInt = 1000  # above it 503; below the process's limit of open files
-    header_timeout_s: PositiveFloat = 10.0  # from the connection or a request's first byte to its last header
-    max_header_bytes: PositiveInt = 16 * 1024  # request line and all headers
-    keep_alive_s: PositiveInt = 15  # idle; longer than clients keep one (httpx 5 s), or the two collide
-    write_timeout_s: PositiveFloat = 30.0  # for a client that does not read its reply
-    body_timeout_s: PositiveFloat = 60.0  # from the end of the headers to the last byte
-    body_grace_s: PositiveFloat = 10.0  # before the slowest allowed pace is held
-    min_body_bytes_per_s: PositiveInt = 1024  # of a body, after the grace
+    max_connections: PositiveInt = _SHARED.max_connections  # above it 503
+    header_timeout_s: PositiveFloat = _SHARED.header_timeout_s  # of a request, to its last header
+    max_header_bytes: PositiveInt = _SHARED.max_header_bytes  # request line and all headers
+    keep_alive_s: PositiveInt = int(_SHARED.keep_alive_s)  # idle; clients keep 5 s or less
+    write_timeout_s: PositiveFloat = _SHARED.write_timeout_s  # for a client that does not read its reply
+    body_timeout_s: PositiveFloat = _SHARED.body_timeout_s  # from the last header to the last byte
+    body_grace_s: PositiveFloat = _SHARED.body_grace_s  # before the slowest allowed pace is held
+    min_body_bytes_per_s: PositiveInt = _SHARED.min_body_bytes_per_s  # of a body, after the grace
     max_buffered_bytes: PositiveInt = 256 * 1024 * 1024  # request bodies in memory, all together
 
-    max_queue: PositiveInt = 64  # answers of each stage that may wait for the device; above it 503
+    max_queue: PositiveInt = _SHARED.max_queue  # answers of each stage that may wait; then 503
     max_batch: PositiveInt = 8  # answers that run together on the device
     max_wait_ms: float = Field(default=2.0, ge=0, allow_inf_nan=False)  # under load; never when idle
     decode_threads: PositiveInt = 2  # images decoded at a time
     max_decoding_bytes: PositiveInt = 96 * 1024 * 1024  # memory of these; a larger one waits to be alone
-    inference_deadline_s: PositiveFloat = 60.0  # from the end of the body; clients may want less
+    inference_deadline_s: PositiveFloat = _SHARED.inference_deadline_s  # from the body's end
     device_call_timeout_s: PositiveFloat = 300.0  # then the device is given up and the process ends with 1
-    default_max_new_tokens: PositiveInt = 16  # of an answer, where the request does not say
+    default_max_new_tokens: PositiveInt = _SHARED.max_new_tokens  # where a request does not say
 
-    session_ttl_s: PositiveFloat = 120.0  # of an inference that waits for its patch, an image, a reply
-    max_sessions: PositiveInt = 1000  # inferences remembered; above it who holds most loses its oldest
+    session_ttl_s: PositiveFloat = _SHARED.session_ttl_s  # of an unfinished inference, an image, a reply
+    max_sessions: PositiveInt = _SHARED.max_sessions  # above it the tenant holding most loses one
     max_session_bytes: PositiveInt = 256 * 1024 * 1024  # encoded global images that wait for a patch
     max_stored_image_bytes: PositiveInt = 256 * 1024 * 1024  # encoded images that may be asked about again
     max_decoded_image_bytes: PositiveInt = 64 * 1024 * 1024  # pixels of images for further questions

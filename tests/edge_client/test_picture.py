@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, ImageFont
 
 from secondglance import EdgeClient, Reply
-from secondglance.show.answer_sheet import Line, caption_lines, draw_picture, readable_bytes, wrapped
+from secondglance.show.answer_sheet import Line, caption_lines, draw_picture, wrapped
+from secondglance.text import readable_bytes
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from secondglance.batch import results_file
-from secondglance.batch.results_file import ResultsFile, Version
+from secondglance.batch.results_file import JsonLinesFile, ResultsFile, Version
 from secondglance.errors import UsageError
 
 ONE, TWO = Version("/p/1.jpg", 10, 100), Version("/p/2.jpg", 20, 200)
@@ -21,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def add(results: ResultsFile, version: Version, question: str = "What?") -> None:
-    results.append(version, question, Path(version.path), {"answer": "42"})
+    results.add(version, question, Path(version.path), {"answer": "42"})
 
 
 def test_what_was_appended_is_held_after_reopening_by_version_and_question(path: Path) -> None:
@@ -93,3 +95,40 @@ def test_a_full_disk_leaves_no_torn_line(path: Path, monkeypatch: pytest.MonkeyP
 def test_a_path_that_cannot_be_written_is_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot write"):
         ResultsFile(tmp_path / "nowhere" / "results.jsonl", resume=False)
+
+
+def test_any_records_can_be_kept_several_at_a_time(path: Path) -> None:
+    """What the evaluation keeps in such a file is no result of `batch`."""
+    with JsonLinesFile(path) as file:
+        file.append({"id": 1}, {"id": 2})
+    path.write_bytes(path.read_bytes() + b'{"id": 3')
+    seen: list[object] = []
+    with JsonLinesFile(path, learn=seen.append) as file:
+        file.append({"id": 4})
+    assert seen == [{"id": 1}, {"id": 2}]
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [1, 2, 4]
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EIO])
+def test_a_file_system_without_locks_is_written_to_all_the_same(
+    path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E11: only "somebody else has the lock" ends the run; every other answer was a traceback."""
+
+    def fail(file: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with ResultsFile(path, resume=False) as results:
+        add(results, ONE)
+    assert json.loads(path.read_text())["answer"] == "42"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "/dev/null", "/dev/full"])
+def test_what_is_no_regular_file_is_refused_at_once(path: Path, kind: str) -> None:
+    """E11: reading a FIFO that nobody writes to never ended, and a device was a traceback."""
+    target = Path(kind) if kind.startswith("/") else path
+    if kind == "fifo":
+        os.mkfifo(path)
+    with pytest.raises(UsageError, match="not a regular file"):
+        ResultsFile(target, resume=True)

@@ -20,11 +20,14 @@ from secondglance_eval.asking.run import Pace
 from secondglance_eval.campaign import RECORDS_FILE
 from secondglance_eval.cli import app
 from secondglance_eval.datasets.example import Example, exact_match
+from secondglance_eval.errors import CalibrationError
 from secondglance_eval.facts import Facts
 from secondglance_eval.judging.calibration import always_ask, one_target
-from secondglance_eval.judging.gate_choice import CalibrationError, TargetKind, halves
+from secondglance_eval.judging.gate_choice import TargetKind, halves
 from secondglance_server.calibrated_gate import read_gate_calibration
 from secondglance_server.testing import serving
+
+pytestmark = pytest.mark.live
 
 SIZE = (1200, 900)
 PICTURES = 20

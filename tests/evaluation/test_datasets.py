@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from secondglance_eval.datasets.docvqa import read_docvqa
-from secondglance_eval.datasets.files import DatasetError, FileDataset
+from secondglance_eval.datasets.files import FileDataset
 from secondglance_eval.datasets.jsonl import read_jsonl
 from secondglance_eval.datasets.named import open_with_choice
 from secondglance_eval.datasets.textvqa import read_textvqa
 from secondglance_eval.datasets.vstar import read_vstar
+from secondglance_eval.errors import DatasetError
 from secondglance_protocol.wire import PixelBox
 
 

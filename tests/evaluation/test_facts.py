@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from secondglance_eval.datasets.held_out import HeldOutScenes
-from secondglance_eval.facts import Facts, OtherRunError, files_of_model
+from secondglance_eval.errors import OtherRunError
+from secondglance_eval.facts import Facts, files_of_model
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.inference.replies import model_response
 from secondglance_server.settings import ServerSettings

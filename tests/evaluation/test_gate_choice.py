@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from secondglance_eval.asking.records import Record, TokenUncertainty
+from secondglance_eval.errors import CalibrationError
 from secondglance_eval.judging.calibration import calibration_of, described, write_calibration
 from secondglance_eval.judging.gate_choice import (
     DEFAULT_GATE,
-    CalibrationError,
     GateChoice,
     Target,
     TargetKind,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from secondglance_eval.asking.methods import GLOBAL_PREFIX, WHOLE_EVERY
+from secondglance_eval.asking.methods import GLOBAL_PREFIX
 from secondglance_eval.asking.records import Record, read_records
 from secondglance_eval.campaign import RECORDS_FILE
 from secondglance_eval.cli import app
@@ -28,7 +28,7 @@ KEYS = (
     "pair_vs_oracle_points",
     "bytes_vs_original",
 )
-pytestmark = pytest.mark.timeout(900)  # half a minute on two idle cores
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]  # half a minute on two idle cores
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,7 @@ def test_every_question_was_asked_under_every_method(records: list[Record]) -> N
     for method in ("always", "random_crop", "centre_crop", "pair"):
         assert counts[method] == len(examples)
     assert counts["oracle_crop"] == sum(example.box is not None for example in examples)
-    whole = [group for number, group in enumerate(HeldOutScenes(SCENES)) if number % WHOLE_EVERY == 0]
-    assert counts["original_whole"] == sum(map(len, whole))
+    assert counts["original_whole"] == len(examples)  # so few pictures are not sampled
     assert sum(method.startswith(GLOBAL_PREFIX) for method in counts) >= 2
 
 

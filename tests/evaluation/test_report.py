@@ -24,8 +24,9 @@ from secondglance_eval.judging.intervals import Estimate
 from secondglance_eval.judging.study import Study
 from secondglance_eval.report import page
 from secondglance_eval.report.comparison import Comparison
+from secondglance_eval.report.findings import find
 from secondglance_eval.report.markdown import titled_table
-from secondglance_eval.report.tables import TextTable, gates_sentence
+from secondglance_eval.report.tables import TextTable, facts_sentence, gates_sentence, kinds_table
 from secondglance_eval.report.write import write_report
 from secondglance_protocol.wire import DefaultGate
 from secondglance_server.engine.fake import FakeEngine
@@ -95,6 +96,50 @@ def test_a_method_for_some_pictures_is_compared_on_those(comparison: Comparison)
     assert whole.pair_ahead.value == 1.0
 
 
+def test_a_row_on_fewer_questions_than_its_neighbours_says_so(comparison: Comparison) -> None:
+    """A baseline with n=2 stood beside n=8 without a word (U10)."""
+    for line in comparison.lines:
+        note = f"on {line.questions} of {comparison.questions} questions"
+        assert (note in line.label) == (line.questions < comparison.questions)
+    assert any(line.questions < comparison.questions for line in comparison.lines)
+
+
+def test_a_kind_measured_in_part_says_so(records: list[Record], tmp_path: Path) -> None:
+    """A run that was cut off has fewer records of the later methods (U10)."""
+    some = [r for r in records if r.method != "random_crop" or r.example_id in ("0/0", "1/0")]
+    findings = find(folder_of_a_run(some, tmp_path))
+    row = dict(zip(kinds_table(findings).head, kinds_table(findings).rows[0], strict=True))
+    assert row["random crop"] == "50.0 (n = 2)"
+    assert row["always"] == "100.0"
+
+
+def test_pictures_that_are_left_out_are_named(records: list[Record], tmp_path: Path) -> None:
+    """Eight of ten pictures were reported on, and nobody said where the others were (U10)."""
+    folder = folder_of_a_run(records, tmp_path, left_out=("door.jpg", "<gate>.jpg"))
+    headline = write_report(folder, markdown=tmp_path / "results.md")
+    assert headline["left_out"] == ["door.jpg", "<gate>.jpg"]
+    assert "Left out of all results: 2 pictures" in (tmp_path / "results.md").read_text()
+    assert "door.jpg, &lt;gate&gt;.jpg" in (folder / "report" / "report.html").read_text()
+
+
+def test_a_run_that_was_cut_off_says_how_far_it_came(records: list[Record], tmp_path: Path) -> None:
+    findings = find(folder_of_a_run(records, tmp_path, pictures=50))
+    assert "40 of 50 pictures" in facts_sentence(findings)
+
+
+def folder_of_a_run(
+    records: list[Record], folder: Path, *, pictures: int = 40, left_out: tuple[str, ...] = ()
+) -> Path:
+    model = model_response(FakeEngine().info, ServerSettings()).model_copy(update={"gate": GATE})
+    Facts.gather(HeldOutScenes(pictures), model, model_files=None, left_out=left_out).keep_in(folder)
+    with RecordWriter(folder / RECORDS_FILE) as writer:
+        writer.add(*records)
+    photo = encode_jpeg(Image.fromarray(np.full((3000, 4000, 3), 90, np.uint8)), 60)
+    for case in cases_of(Study(records), model):
+        save_pictures(case.record, photo, folder / CASES_FOLDER)
+    return folder
+
+
 def test_methods_that_were_not_put_to_the_server_are_left_out(records: list[Record]) -> None:
     few = Comparison("all", [record for record in records if record.method == "always"], GATE)
     assert {line.name for line in few.lines} == {
@@ -109,10 +154,19 @@ def test_methods_that_were_not_put_to_the_server_are_left_out(records: list[Reco
 def test_a_page_escapes_what_it_shows_and_needs_no_network() -> None:
     table = TextTable("<b>", ("", "<i>"), (("<script>alert(1)</script>", "1"),), marked=0)
     shown = page.page(
-        "<title>", [page.table(table), page.paragraph("<p>"), page.case(b"jpeg", ["<q>", "<a>"])]
+        "<title>",
+        [
+            page.Heading("<h3>"),
+            page.Table(table),
+            page.Paragraph("<p id=x>"),
+            page.Plots([page.PlotFigure(b"light", b"dark", '"><u>')]),
+            page.Cases([page.CaseFigure(b"jpeg", '"><q>', ["<a>"])]),
+        ],
     )
     assert "<script" not in shown
     assert "&lt;script&gt;" in shown
+    assert not {"a", "h3", "i", "q", "script", "u"} & set(re.findall(r"<(\w+)", shown))
+    assert "id=x>" not in shown
     assert not re.search(r"(src|href)=\"(?!data:)", shown)
     assert not re.search(r"url\(|@import|https?:", shown)
 
@@ -138,14 +192,8 @@ def test_views_have_names_that_tell_them_apart() -> None:
 def test_a_report_is_written_from_the_folder_of_a_run(
     records: list[Record], make_record: MakeRecord, tmp_path: Path
 ) -> None:
-    model = model_response(FakeEngine().info, ServerSettings()).model_copy(update={"gate": GATE})
-    Facts.gather(HeldOutScenes(40), model, model_files=None).keep_in(tmp_path)
-    with RecordWriter(tmp_path / RECORDS_FILE) as writer:
-        writer.add(*records)
-        writer.add(*(make_record(f"{i}/0", "pair", nats=2.0) for i in range(0, 40, 4)))
-    photo = encode_jpeg(Image.fromarray(np.full((3000, 4000, 3), 90, np.uint8)), 60)
-    for case in cases_of(Study(records), model):
-        save_pictures(case.record, photo, tmp_path / CASES_FOLDER)
+    pair = [make_record(f"{i}/0", "pair", nats=2.0) for i in range(0, 40, 4)]
+    folder_of_a_run([*records, *pair], tmp_path)
     headline = write_report(tmp_path, markdown=tmp_path / "docs" / "results.md")
     assert json.loads(json.dumps(headline))["reading"]["pair_vs_random_crop_points"] == 25
     assert list(headline)[:3] == ["scenes", "pair_vs_always_points", "uplink_saving_vs_always"]

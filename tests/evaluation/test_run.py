@@ -119,7 +119,7 @@ def test_a_method_is_put_to_the_pictures_and_questions_that_it_applies_to(tmp_pa
     asked = [
         (method.name, example.id)
         for number, group in enumerate(groups)
-        for method, example in tasks_of(group, number, [rare, placed], {("0/1", "placed")})
+        for method, example in tasks_of(group, number, [rare, placed], {("0/1", "placed")}, pictures=1000)
     ]
     assert [example_id for name, example_id in asked if name == "rare"] == [
         "0/0", "0/1", "0/2", "4/0", "4/1", "4/2",
@@ -128,3 +128,13 @@ def test_a_method_is_put_to_the_pictures_and_questions_that_it_applies_to(tmp_pa
         "0/2",
         *(f"{p}/{n}" for p in range(1, 5) for n in (1, 2)),
     ]
+
+
+@pytest.mark.parametrize(("pictures", "asked"), [(2, 2), (8, 8), (39, 39), (40, 20), (79, 27), (100, 25)])
+def test_a_sampled_method_gets_every_picture_where_they_are_few(
+    pictures: int, asked: int, tmp_path: Path
+) -> None:
+    """Of eight pictures a baseline that is put to each fifth was measured on two (U10)."""
+    (example, *_), *_ = Pictures(tmp_path, 1)
+    rare = Method("rare", lambda *_: pytest.fail("nobody asks"), every=4)
+    assert sum(rare.applies_to(example, number, pictures) for number in range(pictures)) == asked

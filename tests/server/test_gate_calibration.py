@@ -11,7 +11,8 @@ import pytest
 from secondglance_server.app import create_app
 from secondglance_server.calibrated_gate import WrongModelError, calibrated, read_gate_calibration
 from secondglance_server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
-from secondglance_server.settings import SettingsError, load_settings
+from secondglance_server.errors import SettingsError
+from secondglance_server.settings import load_settings
 from tests.server.exchange import ask, running_client
 from tests.server.test_cli import cli
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.wire import ImageSize
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 from secondglance_server.inference.intake import ImageLimits, decode
 from tests.server.exchange import encode
 

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from secondglance_server.app import _load
-from secondglance_server.settings import ServerSettings, SettingsError, load_settings
+from secondglance_server.errors import SettingsError
+from secondglance_server.settings import ServerSettings, load_settings
 
 HASH = "0" * 64
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from secondglance_protocol.errors import ERRORS
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 from secondglance_server.inference.intake import decode, image_limits
 from secondglance_server.settings import ServerSettings
 from tests.server.exchange import ask

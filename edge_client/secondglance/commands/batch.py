@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secondglance.commands.console import complain, exit_code_of_errors
-from secondglance.commands.lines import printable, text_line
+from secondglance.commands.lines import text_line
 from secondglance.commands.options import (
     Json,
     MaxUplinkBytes,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from secondglance.batch.results_file import ResultsFile, Version
     from secondglance.commands.tally import Tally
     from secondglance.conversation.requests import Terms
-    from secondglance.errors import EdgeError
     from secondglance.reply import Reply
     from secondglance.settings import EdgeSettings
 
@@ -133,7 +132,7 @@ class _Run:
                 version = Version.of(path)
             except OSError as exc:
                 self.tally.failed += len(questions)
-                complain(printable(f"{path}: {exc.strerror}"))
+                complain(f"{path}: {exc.strerror}")
                 continue
             missing = tuple(text for text in questions if not self._holds(version, text))
             self.tally.skipped += len(questions) - len(missing)
@@ -147,22 +146,27 @@ class _Run:
         import asyncio
 
         from secondglance.batch.asking import BatchAsker, BatchStoppedError
+        from secondglance.batch.progress import progress_bar
         from secondglance.client import AsyncEdgeClient
-        from secondglance.commands.tally import progress_bar
 
         total = sum(len(task.questions) for task in tasks)
         before = self.tally.failed
-        with progress_bar(total) as show:
+        with progress_bar(total) as tell:
+
+            def show() -> None:
+                tell(self.tally.answered + self.tally.failed - before, str(self.tally))
 
             async def answered(task: Task, question: str, reply: Reply) -> None:
                 await asyncio.to_thread(self._keep, task, question, reply)
+                if not reply.is_answered:
+                    complain(f"{task.path}: {reply.notes[-1]}")
                 self.tally.add(reply, is_first=question == task.questions[0])
-                show(self.tally)
+                show()
 
-            def failed(task: Task, question: str, error: EdgeError) -> None:
+            def failed(task: Task, question: str, error: Exception) -> None:
                 self.tally.failed += 1
-                complain(printable(f"{task.path}: {error}"))
-                show(self.tally)
+                complain(f"{task.path}: {_told(error)}")
+                show()
 
             async def ask_all() -> None:
                 async with AsyncEdgeClient(settings=settings) as client:
@@ -196,12 +200,19 @@ class _Run:
 
     def _keep(self, task: Task, question: str, reply: Reply) -> None:
         if self.results is not None:
-            self.results.append(task.version, question, task.path, reply.to_dict())
+            self.results.add(task.version, question, task.path, reply.to_dict())
         elif self.as_json:
             print(json.dumps({"path": str(task.path), "question": question, **reply.to_dict()}), flush=True)
         else:
             line = text_line(str(task.path), question, reply.answer, with_question=self.with_question)
             print(line, flush=True)
+
+
+def _told(error: Exception) -> str:
+    """Return what to say of a failure; one that nobody foresaw is named with its type."""
+    from secondglance.errors import EdgeError
+
+    return str(error) if isinstance(error, EdgeError) else f"unexpected {type(error).__name__}: {error}"
 
 
 def _find(names: list[str]) -> list[Path]:

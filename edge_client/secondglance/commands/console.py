@@ -11,8 +11,10 @@ import typer
 
 
 def complain(text: str) -> None:
-    """An error or a warning, shown whether or not stderr is a terminal."""
-    print(f"secondglance: {text}", file=sys.stderr)
+    """Show an error or a warning, on a terminal or not; what is unprintable in it is escaped."""
+    from secondglance.text import printable
+
+    print(f"secondglance: {printable(text)}", file=sys.stderr)
 
 
 @contextmanager
@@ -38,11 +40,13 @@ def progress() -> Iterator[Callable[[str], None]]:
     from rich.markup import escape
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
+    from secondglance.text import printable
+
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
     console = Console(stderr=True, highlight=False)
     with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as line:
         shown = line.add_task("starting", total=None)
-        yield lambda text: line.update(shown, description=escape(text))
+        yield lambda text: line.update(shown, description=escape(printable(text)))
 
 
 @contextmanager

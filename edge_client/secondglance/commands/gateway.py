@@ -73,7 +73,7 @@ def gateway(
         from secondglance.settings import load_settings
 
         if find_spec("starlette") is None or find_spec("uvicorn") is None:
-            raise UsageError("the gateway is an extra: pip install 'second-glance[edge,gateway]'")
+            raise UsageError("the gateway is an extra: pip install 'second-glance[gateway]'")
 
         from secondglance.gateway.serve import serve
         from secondglance.gateway.settings import load_gateway_settings

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from secondglance.text import printable
+
+__all__ = ["printable", "text_line"]
+
 
 def text_line(name: str, question: str, answer: str, *, with_question: bool) -> str:
-    """Name, question and answer parted by tabs; white space inside them becomes single blanks."""
+    """Return name, question and answer parted by tabs; white space inside them becomes single blanks."""
     fields = [name, question, answer] if with_question else [name, answer]
-    return "\t".join(" ".join(printable(field).split()) for field in fields)
-
-
-def printable(text: str) -> str:
-    """File names may hold bytes that are no UTF-8; they are shown escaped."""
-    return text.encode(errors="backslashreplace").decode()
+    return "\t".join(" ".join(printable(field, keep_lines=True).split()) for field in fields)

@@ -1,13 +1,11 @@
-"""What a run over many pictures has come to, as a line that moves while it runs and one when it ends."""
+"""What a run over many pictures has come to."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from secondglance.reply import Reply
+from secondglance.text import readable_bytes
 
 
 @dataclass(slots=True)
@@ -28,8 +26,6 @@ class Tally:
             self.original_bytes += reply.receipt.original_bytes or 0
 
     def __str__(self) -> str:
-        from secondglance.show.answer_sheet import readable_bytes
-
         words = [f"{self.answered} answered"]
         if self.failed:
             words.append(f"{self.failed} failed")
@@ -39,29 +35,3 @@ class Tally:
             saved = readable_bytes(max(0, self.original_bytes - self.uplink_bytes))
             words.append(f"{readable_bytes(self.uplink_bytes)} up, {saved} saved")
         return ", ".join(words)
-
-
-@contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[Tally], None]]:
-    """A bar with the time left and the bytes saved, and the tally when it ends; on a terminal only."""
-    if not sys.stderr.isatty():
-        yield lambda tally: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, highlight=False)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    last: Tally | None = None
-    # Answers that go to a file or a pipe must not be taken for something to show.
-    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
-        shown = bar.add_task("starting", total=total)
-
-        def show(tally: Tally) -> None:
-            nonlocal last
-            last = tally
-            bar.update(shown, completed=tally.answered + tally.failed, description=str(tally))
-
-        yield show
-    if last is not None:
-        console.print(str(last), style="dim")

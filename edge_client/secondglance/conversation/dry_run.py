@@ -1,6 +1,6 @@
 """What would be sent, without sending: the conversation itself, stopped before its first upload.
 
-No server is asked what it takes, so its answer is assumed: the contract's default limits and square pictures
+No server is asked what it takes, so its answer is assumed: the protocol's default limits and square pictures
 of `settings.assumed_side` pixels.
 """
 
@@ -15,33 +15,9 @@ from secondglance.conversation.requests import Ask
 from secondglance.conversation.steps import Compute, Send
 from secondglance.pictures.original import ImageSource
 from secondglance.settings import EdgeSettings
-from secondglance_protocol.protocol import MAX_REQUEST_PART_BYTES, MEDIA_TYPES, PROTOCOL_VERSION
-from secondglance_protocol.wire import DefaultGate, ImageBudget, Limits, ModelResponse
-
-_LIMITS = Limits(
-    max_question_bytes=4096,
-    max_new_tokens=16,
-    max_image_bytes=4 * 1024 * 1024,
-    max_patch_bytes=16 * 1024 * 1024,
-    max_image_pixels=4_000_000,
-    max_patch_pixels=25_000_000,
-    min_side_pixels=2,
-    max_side_pixels=8192,
-    max_aspect_ratio=200.0,
-    max_connections=1000,
-    header_timeout_s=10.0,
-    max_header_bytes=16 * 1024,
-    keep_alive_s=15.0,
-    write_timeout_s=30.0,
-    body_timeout_s=60.0,
-    min_body_bytes_per_s=1024,
-    body_grace_s=10.0,
-    max_request_part_bytes=MAX_REQUEST_PART_BYTES,
-    max_queue=64,
-    inference_deadline_s=60.0,
-    session_ttl_s=120.0,
-    max_sessions=1000,
-)
+from secondglance_protocol.defaults import DEFAULT_LIMITS
+from secondglance_protocol.protocol import MEDIA_TYPES, PROTOCOL_VERSION
+from secondglance_protocol.wire import DefaultGate, ImageBudget, ModelResponse
 
 
 def plan_first_request(
@@ -63,7 +39,7 @@ def plan_first_request(
 
 
 def _assumed_model(side: int) -> ModelResponse:
-    limit = _LIMITS.max_image_bytes
+    limit = DEFAULT_LIMITS.max_image_bytes
     budget = ImageBudget(max_width=side, max_height=side, max_bytes=limit, formats=MEDIA_TYPES)
     return ModelResponse(
         protocol_version=PROTOCOL_VERSION,
@@ -72,5 +48,5 @@ def _assumed_model(side: int) -> ModelResponse:
         image=budget,
         patch=budget,
         gate=DefaultGate(metric="min_entropy", aggregate="max", threshold=0.5),
-        limits=_LIMITS,
+        limits=DEFAULT_LIMITS,
     )

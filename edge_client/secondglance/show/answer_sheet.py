@@ -14,6 +14,7 @@ from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.orientation import Size
 from secondglance.pictures.original import ImageSource, Original
 from secondglance.reply import Reply, StageReceipt
+from secondglance.text import printable, readable_bytes
 from secondglance_protocol.wire import Confidence, Roi
 
 _MAX_SIDE = PixelBudget(1280, 960)
@@ -130,15 +131,6 @@ def _sent(stage: StageReceipt) -> str:
     return readable_bytes(stage.uplink_bytes)
 
 
-def readable_bytes(count: int) -> str:
-    """Decimal units, as networks are billed: 950 B, 14.2 kB, 3.41 MB."""
-    if count < 1000:
-        return f"{count} B"
-    if count < 1_000_000:
-        return f"{count / 1000:.1f} kB"
-    return f"{count / 1_000_000:.2f} MB"
-
-
 def _write(draw: ImageDraw.ImageDraw, lines: list[Line], corner: Size) -> None:
     x, y = corner
     for line in lines:
@@ -150,7 +142,7 @@ def _write(draw: ImageDraw.ImageDraw, lines: list[Line], corner: Size) -> None:
 def wrapped(line: Line, width: int) -> list[Line]:
     """The same text on at most two lines of `width` pixels, with an ellipsis where something had to go."""
     font = ImageFont.load_default(line.size)
-    words, first = line.text.split(), ""
+    words, first = printable(line.text, keep_lines=True).split(), ""
     while words and font.getlength(f"{first} {words[0]}") <= width:
         first = f"{first} {words.pop(0)}".strip()
     if not first:

@@ -23,22 +23,29 @@ GLOBAL_PREFIX = "global: "  # of a single picture in some encoding
 
 WHOLE_EVERY = 5  # it needs the server to decode megapixels and answers like global-only: a fifth is enough
 
+SAMPLED_LEAST = 20  # pictures
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """`every`: put to each n-th picture only. `needs_box`: only for examples that say where to look."""
+    """`every`: put to each n-th picture of many. `needs_box`: only for examples that say where to look."""
 
     name: str
     ask: Callable[[Asker, Photo, Example], Record]
     every: int = 1
     needs_box: bool = False
 
-    def applies_to(self, example: Example, picture_number: int) -> bool:
-        return picture_number % self.every == 0 and (example.box is not None or not self.needs_box)
+    def applies_to(self, example: Example, picture_number: int, pictures: int) -> bool:
+        """Say whether the example is asked; its picture is that number, from 0, of so many.
+
+        Of few pictures a method gets all, or at least `SAMPLED_LEAST`: a mean over two says nothing.
+        """
+        step = max(1, min(self.every, pictures // SAMPLED_LEAST))
+        return picture_number % step == 0 and (example.box is not None or not self.needs_box)
 
 
 def standard_methods() -> tuple[Method, ...]:
-    """All but the single pictures in other encodings, which depend on how many bytes the pair takes."""
+    """Return all methods but single pictures in other encodings, which depend on the pair's bytes."""
     return (
         Method(ALWAYS, partial(_through_the_edge, method=ALWAYS, mode="always")),
         Method(RANDOM_CROP, partial(_other_crop, method=RANDOM_CROP, mode="always", place=random_crop)),
@@ -53,12 +60,12 @@ def standard_methods() -> tuple[Method, ...]:
 
 
 def pair_method() -> Method:
-    """The product as it comes, to see that what is computed from `always` is what it answers."""
+    """Return the product as it comes, which must answer what is computed from `always`."""
     return Method(PAIR, partial(_through_the_edge, method=PAIR, mode="auto"))
 
 
 def global_method(view: View, *, every: int = 1) -> Method:
-    """A single picture, larger, finer or in another format than the edge's."""
+    """Return a method that sends one picture, larger, finer or in another format than the edge's."""
     name = f"{GLOBAL_PREFIX}{view.name}"
 
     def ask(asker: Asker, photo: Photo, example: Example) -> Record:

@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from secondglance_eval.datasets.example import Example, ImageFile
 from secondglance_eval.datasets.files import (
-    DatasetError,
     FileDataset,
     first_existing,
     grouped,
     json_rows,
     picture_size,
 )
+from secondglance_eval.errors import DatasetError
 from secondglance_eval.judging.scoring import anls
 from secondglance_protocol.wire import Question
 
@@ -39,7 +39,7 @@ class _Row(BaseModel):
 
 
 def read_docvqa(directory: Path) -> FileDataset:
-    """Raises DatasetError."""
+    """Read the validation split. Raises DatasetError."""
     questions = first_existing(directory / QUESTIONS, directory / "spdocvqa_qas" / QUESTIONS)
     images = first_existing(directory / "documents", directory / "spdocvqa_images")
     return grouped(

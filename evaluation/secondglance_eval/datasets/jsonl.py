@@ -16,7 +16,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from secondglance_eval.datasets.example import Example, ImageFile
-from secondglance_eval.datasets.files import DatasetError, FileDataset, grouped, json_lines, picture_size
+from secondglance_eval.datasets.files import FileDataset, grouped, json_lines, picture_size
+from secondglance_eval.errors import DatasetError
 from secondglance_eval.judging.scoring import SCORE_RULES, VQA_ANSWERS
 from secondglance_protocol.wire import PixelBox, Question
 
@@ -33,7 +34,7 @@ class _Row(BaseModel):
 
 
 def read_jsonl(path: Path, *, metric: str = "exact") -> FileDataset:
-    """`metric` is a key of `secondglance_eval.judging.scoring.SCORE_RULES`. Raises DatasetError."""
+    """Read the file; `metric` is a key of `judging.scoring.SCORE_RULES`. Raises DatasetError."""
     if not path.is_file():
         raise DatasetError(f"missing: {path}")
     if metric not in SCORE_RULES:

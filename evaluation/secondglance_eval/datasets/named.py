@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from secondglance_eval.datasets.checkout import held_out_scenes
 from secondglance_eval.datasets.docvqa import read_docvqa
 from secondglance_eval.datasets.example import Dataset
-from secondglance_eval.datasets.files import DatasetError, FileDataset
-from secondglance_eval.datasets.held_out import CALIBRATION_SEED, HeldOutScenes
+from secondglance_eval.datasets.files import FileDataset
 from secondglance_eval.datasets.jsonl import read_jsonl
+from secondglance_eval.datasets.seeds import CALIBRATION_SEED
 from secondglance_eval.datasets.textvqa import read_textvqa
 from secondglance_eval.datasets.vstar import read_vstar
+from secondglance_eval.errors import DatasetError
 
 SCENES = "scenes"
 _FOLDERS = {"textvqa": read_textvqa, "docvqa": read_docvqa, "vstar": read_vstar}
@@ -22,13 +24,13 @@ KINDS = (SCENES, "jsonl:FILE", *(f"{kind}:DIRECTORY" for kind in _FOLDERS))
 def open_dataset(
     name: str, *, pictures: int | None, first_seed: int, metric: str = "exact", scenes: int = 200
 ) -> Dataset:
-    """At most `pictures` of it, all of it if None (of the endless scenes: `scenes`).
+    """Return at most `pictures` of the data set; all if None (of the endless scenes: `scenes`).
 
-    `first_seed` is for the scenes, `metric` for `jsonl`. Raises DatasetError.
+    `first_seed` is for the scenes, `metric` for `jsonl`. Raises DatasetError, MissingPieceError.
     """
     kind, _, path = name.partition(":")
     if name == SCENES:
-        return HeldOutScenes(pictures or scenes, first_seed)
+        return held_out_scenes(pictures or scenes, first_seed)
     if kind == "jsonl" and path:
         return _first(read_jsonl(Path(path), metric=metric), pictures)
     if kind in _FOLDERS and path:
@@ -39,13 +41,15 @@ def open_dataset(
 def open_with_choice(
     name: str, *, pictures: int | None, choice_pictures: int, first_seed: int, metric: str = "exact"
 ) -> tuple[Dataset, Dataset]:
-    """The data set that results are taken from, and one to choose encodings on; they share no picture.
+    """Return a data set for results and one to choose encodings on; they share no picture.
 
     Of the scenes both are as large as asked for, as there is no end of them. Files are divided: every fourth
     picture, or fewer, goes to the choice, at most `choice_pictures`. Raises DatasetError.
     """
     if name == SCENES:
-        return HeldOutScenes(pictures or 1000, first_seed), HeldOutScenes(choice_pictures, CALIBRATION_SEED)
+        return held_out_scenes(pictures or 1000, first_seed), held_out_scenes(
+            choice_pictures, CALIBRATION_SEED
+        )
     whole = open_dataset(name, pictures=pictures, first_seed=first_seed, metric=metric)
     assert isinstance(whole, FileDataset)
     if len(whole) < 2:

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from secondglance_eval.datasets.example import Example, ImageFile
 from secondglance_eval.datasets.files import (
-    DatasetError,
     FileDataset,
     first_existing,
     grouped,
@@ -25,6 +24,7 @@ from secondglance_eval.datasets.files import (
     json_lines,
     picture_size,
 )
+from secondglance_eval.errors import DatasetError
 from secondglance_eval.judging.scoring import choice_letter
 from secondglance_protocol.wire import PixelBox, Question
 
@@ -50,7 +50,7 @@ class _Annotation(BaseModel):
 
 
 def read_vstar(directory: Path) -> FileDataset:
-    """Raises DatasetError."""
+    """Read the benchmark. Raises DatasetError."""
     questions = first_existing(directory / QUESTIONS)
     return grouped(
         "vstar",

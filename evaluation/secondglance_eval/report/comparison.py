@@ -16,7 +16,7 @@ from secondglance_protocol.wire import DefaultGate
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class MethodLine:
     """One method: means over the questions that it was measured on (`questions`).
 
     `pair_ahead`: the pair's accuracy less this one's, on those questions.
@@ -62,7 +62,7 @@ class Comparison:
         return len(set(self.study.image_ids))
 
     def headline(self) -> dict[str, Estimate]:
-        """The figures that promises are made about; points are percentage points of accuracy."""
+        """Return the figures that promises are made about; points are percentage points of accuracy."""
 
         def ahead_of(other: MethodResult) -> Estimate:
             return self.resamples.difference(self.pair.score, other.score).times(100)
@@ -113,11 +113,14 @@ class Comparison:
         singles = [(one, _single_label(one, self.equal_bytes)) for one in self.singles]
         return [(one, label) for one, label in found + singles if not np.isnan(one.score).all()]
 
-    def _line(self, outcome: MethodResult, label: str) -> Line:
-        return Line(
+    def _line(self, outcome: MethodResult, label: str) -> MethodLine:
+        questions = int((~np.isnan(outcome.score)).sum())
+        if questions < self.questions:
+            label += f", on {questions:,} of {self.questions:,} questions"
+        return MethodLine(
             outcome.name,
             label,
-            int((~np.isnan(outcome.score)).sum()),
+            questions,
             self.resamples.mean(outcome.score),
             self.resamples.mean(outcome.uplink),
             float(np.nanmean(outcome.downlink)),

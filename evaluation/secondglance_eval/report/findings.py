@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from secondglance_eval.asking.equal_bytes import Chosen, load_choice
-from secondglance_eval.asking.methods import PAIR
+from secondglance_eval.asking.methods import ALWAYS, PAIR
 from secondglance_eval.asking.records import Record, read_records
 from secondglance_eval.campaign import CASES_FOLDER, CHOICE_FILE, RECORDS_FILE, cases_of
+from secondglance_eval.errors import RecordsError
 from secondglance_eval.facts import Facts
 from secondglance_eval.judging.cases import Case
 from secondglance_eval.judging.curves import GateFigures, compare_gates
@@ -66,9 +67,9 @@ class Findings:
 
 
 def find(folder: Path) -> Findings:
-    """From the folder of a run. Raises RecordsError, FileNotFoundError."""
+    """Return what the folder of a run says. Raises RecordsError."""
     facts = Facts.read(folder)
-    records = list(read_records(folder / RECORDS_FILE))
+    records = _records(folder / RECORDS_FILE)
     everything = Comparison("all questions", records, facts.model.gate)
     kinds = sorted({record.kind for record in records}, key=lambda kind: (kind != READING, kind))
     parts = tuple(
@@ -94,6 +95,14 @@ def find(folder: Path) -> Findings:
         tuple(cases_of(everything.study, facts.model)),
         folder,
     )
+
+
+def _records(path: Path) -> list[Record]:
+    """Return the records; a report needs at least one question that was asked under always-retransmit."""
+    records = list(read_records(path)) if path.exists() else []
+    if not any(record.method == ALWAYS for record in records):
+        raise RecordsError(f"{path} holds no records yet: `secondglance-eval run` collects them")
+    return records
 
 
 def _latencies(pair: Sequence[Record]) -> list[Latency]:

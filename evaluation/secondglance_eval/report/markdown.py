@@ -11,16 +11,17 @@ from secondglance_eval.report.tables import TextTable
 
 _START = """# Accuracy against bytes
 
-Written by `make evaluate`, not by hand. Points are percentage points of right answers.
+Written by `secondglance-eval report`, not by hand. Points are percentage points of right answers.
 """
 
 
 def results_markdown(findings: Findings, pictures: Sequence[str]) -> str:
-    """The page; `pictures` are paths relative to it."""
+    """Return the page; `pictures` are paths relative to it."""
     gate = findings.all.gate.name
     parts = [
         _START,
         tables.facts_sentence(findings),
+        *([tables.left_out_sentence(findings)] if findings.facts.left_out else []),
         tables.HOW_TO_READ,
         titled_table(tables.headline_table(tables.headline_sets(findings))),
         *(f"![{name}]({name})" for name in pictures),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from secondglance_eval.judging.curves import GateFigures
 from secondglance_eval.judging.gates import GateStatistic
 from secondglance_eval.judging.intervals import Estimate
-from secondglance_eval.report.comparison import Comparison
+from secondglance_eval.report.comparison import Comparison, MethodLine
 from secondglance_eval.report.findings import Findings
 
 
@@ -47,11 +47,12 @@ _SHARES = ("uplink_saving_vs_always", "bytes_vs_original")
 
 
 def headline_sets(findings: Findings) -> list[Comparison]:
-    """All questions, then reading alone."""
+    """Return all questions, then reading alone."""
     return [findings.all] if findings.reading is None else [findings.all, findings.reading]
 
 
 def headline_table(comparisons: Sequence[Comparison]) -> TextTable:
+    """Return the headline, a column for each set of questions."""
     headlines = [one.headline() for one in comparisons]
     rows = []
     for name, label in HEADLINE_NAMES.items():
@@ -61,6 +62,7 @@ def headline_table(comparisons: Sequence[Comparison]) -> TextTable:
 
 
 def methods_table(comparison: Comparison) -> TextTable:
+    """Return every method with its accuracy, bytes and number of questions."""
     rows, marked = [], None
     for number, line in enumerate(comparison.lines):
         if line.name == "pair":
@@ -82,17 +84,27 @@ def methods_table(comparison: Comparison) -> TextTable:
 
 
 def kinds_table(findings: Findings) -> TextTable:
+    """Return the accuracy of a few methods for each kind of question."""
     rows = []
     for part in (*findings.kinds, findings.all):
         lines = {line.name: line for line in part.lines}
         shown = ("global only", "pair", "always", "random_crop", "oracle crop")
-        figures = (f"{100 * lines[n].accuracy.value:.1f}" if n in lines else "-" for n in shown)
+        figures = (_share_of(lines.get(name), part.questions) for name in shown)
         rows.append((part.title, f"{part.questions:,}", *figures, f"{100 * lines['pair'].rate:.0f}"))
     head = ("kind", "n", "global only", "pair", "always", "random crop", "oracle crop", "asked again, %")
     return TextTable("By kind of question: right answers, %", head, tuple(rows))
 
 
+def _share_of(line: MethodLine | None, questions: int) -> str:
+    """Return the accuracy; with the number of questions where it is not the row's."""
+    if line is None:
+        return "-"
+    accuracy = f"{100 * line.accuracy.value:.1f}"
+    return accuracy if line.questions == questions else f"{accuracy} (n = {line.questions:,})"
+
+
 def gates_table(title: str, gates: Sequence[GateFigures], default: str) -> TextTable:
+    """Return every gate's AUROC and area, the default marked."""
     rows = tuple(
         (
             one.gate.name.replace("_", "-") + (" (default)" if one.gate.name == default else ""),
@@ -107,7 +119,7 @@ def gates_table(title: str, gates: Sequence[GateFigures], default: str) -> TextT
 
 
 def gates_sentence(gates: Sequence[GateFigures], default_gate: GateStatistic) -> str:
-    """Which gate is best, and what the default loses against it; `gates` with the largest area first."""
+    """Say which gate is best, and what the default loses against it; `gates` has the largest area first."""
     best = gates[0]
     default = next(one for one in gates if one.gate == default_gate)
     if best.gate == default.gate:
@@ -124,6 +136,7 @@ def gates_sentence(gates: Sequence[GateFigures], default_gate: GateStatistic) ->
 
 
 def encodings_table(findings: Findings) -> TextTable | None:
+    """Return the encodings that were tried at equal bytes; None where none was chosen."""
     if findings.chosen is None:
         return None
     rows = tuple(
@@ -135,6 +148,7 @@ def encodings_table(findings: Findings) -> TextTable | None:
 
 
 def latency_table(findings: Findings) -> TextTable:
+    """Return median and 95th percentile of each stage."""
     rows = tuple(
         (one.what, f"{one.questions:,}", f"{one.median_ms:.0f}", f"{one.p95_ms:.0f}")
         for one in findings.latencies
@@ -144,6 +158,7 @@ def latency_table(findings: Findings) -> TextTable:
 
 
 def check_sentence(findings: Findings) -> str:
+    """Say how far the computed pair and the asked one agree."""
     check = findings.check
     return (
         "The pair is computed from always-retransmit's records. Asked over the wire as it comes,"
@@ -154,13 +169,25 @@ def check_sentence(findings: Findings) -> str:
 
 
 def facts_sentence(findings: Findings) -> str:
+    """Say what was measured, on what, and when."""
     facts = findings.facts
     gate = facts.model.gate
+    measured = findings.all.scenes
+    pictures = f"{measured:,}" if measured == facts.pictures else f"{measured:,} of {facts.pictures:,}"
     weights = f" (weights {facts.weights[:12]})" if facts.weights else ""
     return (
-        f"{facts.dataset}: {findings.all.scenes:,} pictures, {findings.all.questions:,} questions."
+        f"{facts.dataset}: {pictures} pictures, {findings.all.questions:,} questions."
         f" Model {facts.model.name}{weights}, gate {gate.metric} {gate.aggregate} > {gate.threshold:g}."
         f" {facts.date}, commit {facts.commit or 'unknown'}, {facts.machine}, {facts.cores} cores."
+    )
+
+
+def left_out_sentence(findings: Findings) -> str:
+    """Name the pictures that no result is taken from."""
+    names = findings.facts.left_out
+    return (
+        f"Left out of all results: {len(names)} pictures, on which the encodings for one picture at equal"
+        f" bytes were chosen: {', '.join(names)}."
     )
 
 

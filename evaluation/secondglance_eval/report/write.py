@@ -6,7 +6,6 @@ import io
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ class Plot:
 
 
 def write_report(folder: Path, *, markdown: Path | None = None) -> dict[str, Any]:
-    """Into `folder`/report; returns the headline, ready for JSON. Raises RecordsError, FileNotFoundError."""
+    """Write the report into `folder`/report; return the headline for JSON. Raises RecordsError."""
     findings = find(folder)
     target = folder / "report"
     target.mkdir(exist_ok=True)
@@ -47,17 +46,19 @@ def write_report(folder: Path, *, markdown: Path | None = None) -> dict[str, Any
                 one.draw(axes, theme)
                 figure.savefig(_png(target, one.name, theme))
     draw_sheet(findings.cases, findings.case_pictures, target / SHEET_FILE, LIGHT)
-    (target / "report.html").write_text(page.page(TITLE, _parts(findings, drawn, target)))
+    (target / "report.html").write_text(page.page(TITLE, list(_parts(findings, drawn, target))))
     if markdown is not None:
         _write_markdown(findings, markdown, target, {one.name for one in drawn})
     return headline_json(findings)
 
 
 def headline_json(findings: Findings) -> dict[str, Any]:
-    """The figures of all questions, those of reading alone beside them."""
+    """Return the figures of all questions, with those of reading alone beside them."""
     figures: dict[str, Any] = {"scenes": findings.all.scenes, **_rounded(findings.all)}
     if findings.reading is not None:
         figures["reading"] = _rounded(findings.reading)
+    if findings.facts.left_out:
+        figures["left_out"] = list(findings.facts.left_out)
     return figures
 
 
@@ -111,48 +112,50 @@ def _plots(findings: Findings) -> list[Plot]:
     return found
 
 
-def _parts(findings: Findings, drawn: list[Plot], target: Path) -> Iterator[str]:
+def _parts(findings: Findings, drawn: list[Plot], target: Path) -> Iterator[page.Part]:
     gate = findings.all.gate.name
     encodings = tables.encodings_table(findings)
-    yield page.paragraph(tables.facts_sentence(findings), faint=True)
-    yield page.paragraph(tables.HOW_TO_READ)
-    yield page.table(tables.headline_table(tables.headline_sets(findings)))
-    yield page.grid(
-        "plots",
-        (
-            page.plot(_png(target, one.name, LIGHT), _png(target, one.name, DARK), one.description)
-            for one in drawn
-        ),
-    )
-    yield page.heading("Methods")
+    yield page.Paragraph(tables.facts_sentence(findings), is_faint=True)
+    if findings.facts.left_out:
+        yield page.Paragraph(tables.left_out_sentence(findings), is_faint=True)
+    yield page.Paragraph(tables.HOW_TO_READ)
+    yield page.Table(tables.headline_table(tables.headline_sets(findings)))
+    yield page.Plots([_plot_figure(one, target) for one in drawn])
+    yield page.Heading("Methods")
     for comparison in tables.headline_sets(findings):
-        yield page.table(tables.methods_table(comparison))
-    yield page.table(tables.kinds_table(findings))
-    yield page.heading("Gates")
-    yield page.paragraph(tables.gates_sentence(findings.gates, findings.all.gate))
-    yield page.table(tables.gates_table("All questions", findings.gates, gate))
+        yield page.Table(tables.methods_table(comparison))
+    yield page.Table(tables.kinds_table(findings))
+    yield page.Heading("Gates")
+    yield page.Paragraph(tables.gates_sentence(findings.gates, findings.all.gate))
+    yield page.Table(tables.gates_table("All questions", findings.gates, gate))
     if findings.gates_reading:
-        yield page.table(tables.gates_table("Reading alone", findings.gates_reading, gate))
+        yield page.Table(tables.gates_table("Reading alone", findings.gates_reading, gate))
     if encodings:
-        yield page.heading("One picture at equal bytes")
-        yield page.table(encodings)
-    yield page.heading("Latency and check")
-    yield page.table(tables.latency_table(findings))
-    yield page.paragraph(tables.check_sentence(findings))
-    yield page.heading("Cases")
-    yield page.paragraph(
+        yield page.Heading("One picture at equal bytes")
+        yield page.Table(encodings)
+    yield page.Heading("Latency and check")
+    yield page.Table(tables.latency_table(findings))
+    yield page.Paragraph(tables.check_sentence(findings))
+    yield page.Heading("Cases")
+    yield page.Paragraph(
         "Green: where the answer lies. Orange: what the server asked for, at full detail beside the picture.",
-        faint=True,
+        is_faint=True,
     )
-    yield page.grid("cases", map(partial(_case, findings), findings.cases))
+    yield page.Cases([_case_figure(findings, case) for case in findings.cases])
 
 
-def _case(findings: Findings, case: Case) -> str:
+def _plot_figure(plot: Plot, target: Path) -> page.PlotFigure:
+    light, dark = (_png(target, plot.name, theme).read_bytes() for theme in (LIGHT, DARK))
+    return page.PlotFigure(light, dark, plot.description)
+
+
+def _case_figure(findings: Findings, case: Case) -> page.CaseFigure:
     buffer = io.BytesIO()
     picture = case_picture(case, findings.case_pictures)
     picture.thumbnail((720, 720), Image.Resampling.LANCZOS)
     picture.save(buffer, "JPEG", quality=80)
-    return page.case(buffer.getvalue(), caption(case))
+    question, *others = caption(case)
+    return page.CaseFigure(buffer.getvalue(), question, others)
 
 
 def _write_markdown(findings: Findings, path: Path, target: Path, drawn: set[str]) -> None:

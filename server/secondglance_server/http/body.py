@@ -16,31 +16,32 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from secondglance_protocol.errors import ErrorCode
+from secondglance_server.errors import ProblemError, busy
+from secondglance_server.http.door import destination_of
 from secondglance_server.http.observe import facts_of
-from secondglance_server.http.problems import ProblemError, busy
+from secondglance_server.inference.device_queue import Stage
 from secondglance_server.inference.ticket import deadline_exceeded
 from secondglance_server.settings import ServerSettings
 
-LimitOf = Callable[[str, str], int | None]  # (method, path) -> most bytes of body, None where no body is read
-
 
 class BodyMiddleware:
-    """Reads the body of requests that have a limit; others reach the app unread."""
+    """Reads the body of requests that belong to a stage; to others' the app has no access."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, limit_of: LimitOf) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app = app
         self._settings = settings
-        self._limit_of = limit_of
+        self._limits: dict[Stage, int] = {1: settings.max_image_bytes, 2: settings.max_patch_bytes}
         self._memory = _Memory(settings.max_buffered_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._limit_of(scope["method"], scope["path"])
-        if limit is None:
-            await self._app(scope, receive, send)
+        stage = destination_of(scope).stage
+        if stage is None:
+            await self._app(scope, _replay(b""), send)
             return
+        limit = self._limits[stage]
         facts = facts_of(scope)
         declared = _declared_length(Headers(scope=scope), limit)
         with self._memory.share() as hold:

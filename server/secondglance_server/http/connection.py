@@ -3,7 +3,7 @@
 Bounded here: how long a request's head may take, how long a client may refuse to read, how many connections
 there are. What is not HTTP is answered with a problem document, and then what the client still sends is
 thrown away for a moment: closing at once would reset the connection and take the answer with it. Not covered:
-bodies (`middleware.body`), and the TLS handshake, which a reverse proxy does.
+bodies (`http.body`), and the TLS handshake, which a reverse proxy does.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from secondglance_protocol.errors import ErrorCode
-from secondglance_server.http.problems import ProblemError, busy, new_request_id, problem_response
+from secondglance_server.errors import ProblemError, busy
+from secondglance_server.http.linger import LINGER_S
+from secondglance_server.http.problems import problem_response
 from secondglance_server.http.strict_http import StrictConnection
+from secondglance_server.inference.facts import new_request_id
 from secondglance_server.settings import ServerSettings
-
-LINGER_S = 2.0  # how long bytes are thrown away after a refusal
 
 _log = logging.getLogger("secondglance_server.http.connection")
 

@@ -11,8 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from secondglance_protocol.errors import ERRORS, ErrorCode
 from secondglance_protocol.protocol import REQUEST_ID_HEADER
-from secondglance_server.http.problems import ProblemError, new_request_id, problem_response
-from secondglance_server.inference.facts import RequestFacts
+from secondglance_server.errors import ProblemError
+from secondglance_server.http.door import destination_of
+from secondglance_server.http.problems import problem_response
+from secondglance_server.inference.facts import RequestFacts, new_request_id
 from secondglance_server.telemetry.logs import log_failure, log_request
 from secondglance_server.telemetry.metrics import Metrics
 from secondglance_server.telemetry.tracing import TRACERESPONSE_HEADER, Tracer
@@ -53,7 +55,7 @@ class ObserveMiddleware:
                 await _answer(self._app, facts, scope, receive, reply)
         finally:
             status = reply.status or _CLIENT_GONE
-            route, method = _route_template(scope), _method_label(scope)
+            route, method = destination_of(scope).route, _method_label(scope)
             elapsed_s = time.perf_counter() - began
             facts.sent_bytes = reply.sent_bytes
             log_request(facts, route=route, method=method, status=status, elapsed_ms=1000 * elapsed_s)
@@ -109,10 +111,6 @@ def _request_id(headers: Headers) -> str:
     return given if _REQUEST_ID.fullmatch(given) else new_request_id()
 
 
-def _route_template(scope: Scope) -> str:
-    return getattr(scope.get("route"), "path", "unmatched")
-
-
 def _method_label(scope: Scope) -> str:
     method = scope["method"]
-    return method if method in {"GET", "POST", "PUT", "DELETE"} else "other"
+    return method if method in {"GET", "HEAD", "POST", "PUT", "DELETE"} else "other"

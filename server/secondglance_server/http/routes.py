@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -19,6 +18,8 @@ from secondglance_protocol.protocol import (
     REQUEST_PART,
 )
 from secondglance_protocol.wire import InferenceRequest, InferenceResponse, ModelResponse
+from secondglance_server.errors import ProblemError
+from secondglance_server.http.door import INFERENCE, INFERENCES, PATCH
 from secondglance_server.http.multipart import parse_parts
 from secondglance_server.http.observe import facts_of
 from secondglance_server.http.openapi import (
@@ -30,14 +31,14 @@ from secondglance_server.http.openapi import (
     PUT_DOCS,
     READY_DOCS,
 )
-from secondglance_server.http.problems import ProblemError
 from secondglance_server.http.state import ServerParts
 from secondglance_server.http.validation import validation_problem
 from secondglance_server.inference.idempotency import payload_sha256
+from secondglance_server.inference.images import upload_of
 from secondglance_server.inference.replies import model_response
 from secondglance_server.inference.ticket import see_through
 
-router = APIRouter()
+router = APIRouter(generate_unique_id_function=lambda route: route.name)
 
 REPLAYED_HEADER = "Idempotency-Replayed"
 
@@ -74,23 +75,23 @@ async def get_model(parts: Parts) -> ModelResponse:
     return model_response(parts.loaded().info, parts.settings)
 
 
-@router.post(f"{API_PREFIX}/inferences", tags=["inference"], summary="Stage one: ask", **POST_DOCS)
+@router.post(INFERENCES, tags=["inference"], summary="Stage one: ask", **POST_DOCS)
 async def create_inference(request: Request, parts: Parts) -> Response:
     facts = facts_of(request.scope)
     two_stages = parts.loaded()
     given = parse_parts(request.headers.get("content-type", ""), await request.body())
     message, image = _unpack(given)
-    if image is not None:
-        facts.image_sha256 = hashlib.sha256(image).hexdigest()
+    upload = None if image is None else await upload_of(image)
+    facts.image_sha256 = None if upload is None else upload.sha256
     ticket = parts.ticket(facts)
 
     async def work() -> InferenceResponse:
-        return await two_stages.ask(message, image, facts, ticket)
+        return await two_stages.ask(message, upload, facts, ticket)
 
     key = request.headers.get(IDEMPOTENCY_KEY_HEADER)
     if key is None:
         return _json(await see_through(work(), ticket))
-    payload = payload_sha256(given[REQUEST_PART], image or b"")
+    payload = payload_sha256(given[REQUEST_PART], (facts.image_sha256 or "").encode())
     once = parts.replies.once(facts.tenant, key, payload, work)
     reply, is_replay = await see_through(once, ticket)
     if is_replay:
@@ -100,7 +101,7 @@ async def create_inference(request: Request, parts: Parts) -> Response:
 
 
 @router.put(
-    f"{API_PREFIX}/inferences/{{inference_id}}/patch",
+    PATCH,
     tags=["inference"],
     summary="Stage two: send the region asked for",
     **PUT_DOCS,
@@ -111,25 +112,21 @@ async def put_patch(request: Request, inference_id: InferenceId, parts: Parts) -
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in MEDIA_TYPES:
         raise ProblemError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"Content-Type: {' or '.join(MEDIA_TYPES)}")
-    patch = await request.body()
-    facts.image_sha256 = hashlib.sha256(patch).hexdigest()
+    patch = await upload_of(await request.body())
+    facts.image_sha256 = patch.sha256
     ticket = parts.ticket(facts)
     work = two_stages.look_again(inference_id, patch, facts, ticket)
     return _json(await see_through(work, ticket))
 
 
-@router.get(
-    f"{API_PREFIX}/inferences/{{inference_id}}", tags=["inference"], summary="The reply again", **GET_DOCS
-)
+@router.get(INFERENCE, tags=["inference"], summary="The reply again", **GET_DOCS)
 async def get_inference(request: Request, inference_id: InferenceId, parts: Parts) -> Response:
     return _json(parts.sessions.get(facts_of(request.scope).tenant, inference_id).reply)
 
 
-@router.delete(
-    f"{API_PREFIX}/inferences/{{inference_id}}", tags=["inference"], summary="Forget it", **DELETE_DOCS
-)
+@router.delete(INFERENCE, tags=["inference"], summary="Forget it", **DELETE_DOCS)
 async def delete_inference(request: Request, inference_id: InferenceId, parts: Parts) -> Response:
-    parts.sessions.remove(facts_of(request.scope).tenant, inference_id)
+    parts.forget(facts_of(request.scope).tenant, inference_id)
     return Response(status_code=204)
 
 

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 
 from secondglance_protocol.errors import ErrorCode
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
+from secondglance_server.http.problems import HttpProblemError
 
 _MAX_DETAIL_CHARS = 500
 
@@ -40,7 +41,7 @@ def refusal_handler(routes: Sequence[BaseRoute]) -> Callable[[Request, Exception
         assert isinstance(exc, HTTPException)
         if exc.status_code == 405:
             allowed = ", ".join(_allowed_methods(routes, request))
-            raise ProblemError(
+            raise HttpProblemError(
                 ErrorCode.METHOD_NOT_ALLOWED, f"allowed: {allowed}", {"Allow": allowed}
             ) from None
         if exc.status_code == 404:
@@ -56,4 +57,4 @@ def _allowed_methods(routes: Sequence[BaseRoute], request: Request) -> list[str]
     for route in routes:
         if route.matches(request.scope)[0] is not Match.NONE:
             methods |= set(getattr(route, "methods", None) or ())
-    return sorted(methods)
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,11 @@ Tenant = str
 Outcome = Literal["answered", "needs_patch", "replayed", "client_gone"]
 
 NO_TENANT: Tenant = "public"  # of requests on a server without keys
+
+
+def new_request_id() -> str:
+    """Return an id for a request that came without a usable one."""
+    return f"req_{secrets.token_hex(8)}"
 
 
 @dataclass(frozen=True, slots=True)

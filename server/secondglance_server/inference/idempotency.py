@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.protocol import MAX_ID_CHARS
 from secondglance_protocol.wire import InferenceResponse
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 from secondglance_server.inference.expiring import ExpiringStore
 from secondglance_server.settings import ServerSettings
 
@@ -24,6 +24,7 @@ _KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_ID_CHARS}}}")
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
+    owner: tuple[str, str]  # tenant and key
     payload_sha256: str
     reply: InferenceResponse | None  # None while it runs
 
@@ -62,14 +63,22 @@ class IdempotentReplies:
         claim = self._claims.get((tenant, key))
         if claim is not None:
             return _replay(claim, payload), True
-        self._claims.put((tenant, key), _Claim(payload, None))
+        self._claims.put((tenant, key), _Claim((tenant, key), payload, None))
         try:
             reply = await work()
         except BaseException:  # a cancelled request must free its key, too
             self._claims.remove((tenant, key))
             raise
-        self._claims.put((tenant, key), _Claim(payload, reply))
+        self._claims.put((tenant, key), _Claim((tenant, key), payload, reply))
         return reply, False
+
+    def forget(self, tenant: str, inference_id: str) -> InferenceResponse | None:
+        """Forget the reply of this inference, and return it if there was one."""
+        for claim in self._claims.values():
+            if claim.reply and claim.reply.id == inference_id and claim.owner[0] == tenant:
+                self._claims.remove(claim.owner)
+                return claim.reply
+        return None
 
     def __len__(self) -> int:
         return len(self._claims)
@@ -79,7 +88,5 @@ def _replay(claim: _Claim, payload: str) -> InferenceResponse:
     if claim.payload_sha256 != payload:
         raise ProblemError(ErrorCode.IDEMPOTENCY_MISMATCH, "the key belongs to a request of other content")
     if claim.reply is None:
-        raise ProblemError(
-            ErrorCode.IDEMPOTENCY_IN_PROGRESS, "wait for the first request", {"Retry-After": "1"}
-        )
+        raise ProblemError(ErrorCode.IDEMPOTENCY_IN_PROGRESS, "wait for the first request", 1.0)
     return claim.reply

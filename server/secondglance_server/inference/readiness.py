@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from secondglance_server.http.problems import not_ready
+from secondglance_server.errors import not_ready
 
 State = Literal["loading", "ready", "draining", "failed"]
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.wire import Include, InferenceResponse, Roi
 from secondglance_server.engine.protocol import GateDefaults
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 from secondglance_server.inference.expiring import ExpiringStore
 from secondglance_server.inference.images import EncodedImage
 from secondglance_server.settings import ServerSettings
@@ -66,8 +66,8 @@ class SessionStore(Protocol):
         """Raises ProblemError UNKNOWN_INFERENCE or INFERENCE_EXPIRED."""
         ...
 
-    def remove(self, tenant: str, inference_id: str) -> None:
-        """Raises as `get`."""
+    def remove(self, tenant: str, inference_id: str) -> Session:
+        """Forget a session and return it. Raises as `get`."""
         ...
 
 
@@ -100,9 +100,10 @@ class MemorySessionStore:
             raise ProblemError(ErrorCode.INFERENCE_EXPIRED, "ask again from the start")
         raise ProblemError(ErrorCode.UNKNOWN_INFERENCE, "there is no inference of this id")
 
-    def remove(self, tenant: str, inference_id: str) -> None:
-        self.get(tenant, inference_id)
+    def remove(self, tenant: str, inference_id: str) -> Session:
+        session = self.get(tenant, inference_id)
         self._store.remove((tenant, inference_id))
+        return session
 
     def __len__(self) -> int:
         return len(self._store)

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from secondglance_protocol.errors import ErrorCode
-from secondglance_server.http.problems import ProblemError
+from secondglance_server.errors import ProblemError
 
 T = TypeVar("T")
 

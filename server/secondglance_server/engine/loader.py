@@ -6,14 +6,13 @@ stands with its reason in `EngineInfo.notes`.
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 import PIL.Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
-from transformers.utils.hub import cached_file
+from transformers.processing_utils import ProcessorMixin
 from transformers.utils.logging import (
     disable_progress_bar,
     enable_progress_bar,
@@ -28,7 +27,7 @@ from secondglance_server.engine.kv_cache import full_layers
 from secondglance_server.engine.model_defaults import Calibration, read_calibration
 from secondglance_server.engine.placement import Placement, default_cache_bytes, place
 from secondglance_server.engine.prefix import PrefixEngine
-from secondglance_server.engine.prompt import PromptBuilder
+from secondglance_server.engine.prompt import PromptBuilder, first_that_places_pictures
 from secondglance_server.engine.protocol import AnswerRequest, Engine, EngineError, EngineInfo, Picture
 from secondglance_server.engine.steps import STEPS_BEFORE_RECORDING
 
@@ -87,7 +86,7 @@ def load_engine(
             adapter, model, placement=placement, calibration=calibration, cache_bytes=cache_bytes
         )
         _warm_up(engine)
-    except (OSError, ValueError, RuntimeError, EngineError) as exc:
+    except Exception as exc:  # files and templates are somebody else's: any failure means the same
         raise ModelLoadError(f"model {model!r} cannot be loaded: {exc}") from exc
     finally:
         PIL.Image.MAX_IMAGE_PIXELS = max_pixels  # some processors lift Pillow's limit for the whole process
@@ -179,6 +178,8 @@ def _load_adapter(
     text_config = config.get_text_config()
     full_layers(text_config)  # refuses what cannot be served before gigabytes are read
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    templates = _chat_templates(family, source, tokenizer)
+    _, template = first_that_places_pictures(tokenizer, templates, family.placeholder)
     image_processor = family.load_image_processor(source, config)
     model: Any = AutoModelForImageTextToText.from_pretrained(
         source,
@@ -189,19 +190,25 @@ def _load_adapter(
         use_safetensors=True,
     )
     model = model.to(placement.device).eval().requires_grad_(False)
-    template = tokenizer.chat_template or _processor_template(source) or family.default_chat_template
-    if template is None:
-        raise ValueError("the model comes without a chat template")
     return family(model, tokenizer, image_processor, template)
 
 
-def _processor_template(source: str) -> str | None:
-    """Models of older releases keep the chat template in a file that only their processor reads."""
-    path = cached_file(source, "chat_template.json", _raise_exceptions_for_missing_entries=False)
-    if path is None:
-        return None
-    template: str = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["chat_template"]
-    return template
+def _chat_templates(family: type[TransformersAdapter], source: str, tokenizer: Any) -> list[tuple[str, str]]:
+    """Return (name, template): the processor's, the tokenizer's, the family's; the default of each first."""
+    processor, _ = ProcessorMixin.get_processor_dict(source)
+    origins = {
+        "processor": processor.get("chat_template"),
+        "tokenizer": tokenizer.chat_template,
+        "family": family.default_chat_template,
+    }
+    found: list[tuple[str, str]] = []
+    for origin, templates in origins.items():
+        if isinstance(templates, list):  # as older releases saved named ones
+            templates = {one["name"]: one["template"] for one in templates}
+        named = templates if isinstance(templates, dict) else {"default": templates} if templates else {}
+        default_first = sorted(named, key=lambda name: name != "default")
+        found += [(f"the {origin}'s {name} template", named[name]) for name in default_first]
+    return found
 
 
 def _warm_up(engine: PrefixEngine) -> None:

@@ -36,10 +36,9 @@ from secondglance_server.http.validation import on_validation_error, refusal_han
 from secondglance_server.inference.device_queue import DeviceQueue
 from secondglance_server.inference.idempotency import IdempotentReplies
 from secondglance_server.inference.images import ImageStore
-from secondglance_server.inference.readiness import Readiness
+from secondglance_server.inference.readiness import Readiness, watch
 from secondglance_server.inference.sessions import MemorySessionStore
 from secondglance_server.inference.two_stages import TwoStages
-from secondglance_server.inference.watchdog import watch
 from secondglance_server.settings import ENV_PREFIX, ServerSettings
 from secondglance_server.telemetry.gauges import show_model, show_state
 from secondglance_server.telemetry.metrics import Metrics

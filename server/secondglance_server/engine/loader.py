@@ -24,7 +24,7 @@ from secondglance_server.engine.adapters import discover
 from secondglance_server.engine.adapters.base import TransformersAdapter
 from secondglance_server.engine.attention import SOFTCAP, register_capture
 from secondglance_server.engine.kv_cache import full_layers
-from secondglance_server.engine.model_defaults import Calibration, read_calibration
+from secondglance_server.engine.model_defaults import ModelDefaults, read_model_defaults
 from secondglance_server.engine.placement import Placement, default_cache_bytes, place
 from secondglance_server.engine.prefix import PrefixEngine
 from secondglance_server.engine.prompt import PromptBuilder, first_that_places_pictures
@@ -81,10 +81,8 @@ def load_engine(
         placement = place(device, dtype, attn, decode)
         family, config = _family(source)
         adapter = _load_adapter(family, source, config, placement)
-        calibration = read_calibration(pathlib.Path(source))
-        engine = build_engine(
-            adapter, model, placement=placement, calibration=calibration, cache_bytes=cache_bytes
-        )
+        defaults = read_model_defaults(pathlib.Path(source))
+        engine = build_engine(adapter, model, placement=placement, defaults=defaults, cache_bytes=cache_bytes)
         _warm_up(engine)
     except Exception as exc:  # files and templates are somebody else's: any failure means the same
         raise ModelLoadError(f"model {model!r} cannot be loaded: {exc}") from exc
@@ -100,17 +98,17 @@ def build_engine(
     name: str,
     *,
     placement: Placement,
-    calibration: Calibration | None = None,
+    defaults: ModelDefaults | None = None,
     cache_bytes: int | None = None,
 ) -> PrefixEngine:
-    """The engine around a loaded adapter. Raises ValueError for a calibration that does not fit the model."""
-    calibration = calibration or Calibration()
+    """The engine around a loaded adapter. Raises ValueError for defaults that do not fit the model."""
+    defaults = defaults or ModelDefaults()
     reasons = list(placement.reasons)
     if cache_bytes is None:
         cache_bytes, reason = default_cache_bytes(placement.device)
         reasons.append(reason)
-    layers = calibration.layers(adapter.layers, adapter.n_layers)
-    localization = calibration.localization_defaults(adapter.localization)
+    layers = defaults.layers(adapter.layers, adapter.n_layers)
+    localization = defaults.localization_defaults(adapter.localization)
     reasons.append(f"attention of layer(s) {list(layers)} of {adapter.n_layers}: {localization.origin}")
     if not adapter.can_pad:
         reasons.append("only questions of equal length share a batch: layers with a window cannot be padded")
@@ -127,8 +125,8 @@ def build_engine(
         dtype=str(placement.dtype).removeprefix("torch."),
         image=adapter.image,
         patch=adapter.patch,
-        max_new_tokens=calibration.max_new_tokens or _MAX_NEW_TOKENS,
-        gate=calibration.gate_defaults(),
+        max_new_tokens=defaults.max_new_tokens or _MAX_NEW_TOKENS,
+        gate=defaults.gate_defaults(),
         localization=localization,
         notes=tuple(reasons),
     )

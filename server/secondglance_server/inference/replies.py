@@ -32,7 +32,7 @@ from secondglance_protocol.wire import (
     TokenReport,
     Usage,
 )
-from secondglance_server.engine.protocol import AttentionMap, EngineInfo, PixelBudget, TokenStats
+from secondglance_server.engine.protocol import AttentionMap, EncoderBudget, EngineInfo, TokenStats
 from secondglance_server.inference.device_queue import Answered
 from secondglance_server.settings import ServerSettings
 
@@ -137,7 +137,7 @@ def model_response(info: EngineInfo, settings: ServerSettings) -> ModelResponse:
     )
 
 
-def _budget(pixels: PixelBudget, max_bytes: int, max_side: int) -> ImageBudget:
+def _budget(pixels: EncoderBudget, max_bytes: int, max_side: int) -> ImageBudget:
     return ImageBudget(
         max_width=min(pixels.max_width, max_side),
         max_height=min(pixels.max_height, max_side),

@@ -18,7 +18,7 @@ from torch import Tensor
 from secondglance_server.engine.adapters.protocol import Chunk, ImageLayout, Pixels, VisualFeatures
 from secondglance_server.engine.attention import takes_rows
 from secondglance_server.engine.kv_cache import full_layers
-from secondglance_server.engine.protocol import LocalizationDefaults, PixelBudget
+from secondglance_server.engine.protocol import EncoderBudget, LocalizationDefaults
 
 
 class TransformersAdapter:
@@ -32,8 +32,8 @@ class TransformersAdapter:
     read_layer: ClassVar[tuple[int, int]] = (14, 32)
     read_layer_origin: ClassVar[str] = "ViCrop's layer for LLaVA-1.5-7B (14 of 32)"
     localization: LocalizationDefaults
-    image: PixelBudget
-    patch: PixelBudget
+    image: EncoderBudget
+    patch: EncoderBudget
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any, chat_template: str) -> None:
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
@@ -57,9 +57,9 @@ class TransformersAdapter:
         """The family's image processor, in its variant without torchvision."""
         raise NotImplementedError
 
-    def budget(self) -> PixelBudget:
+    def budget(self) -> EncoderBudget:
         """The largest picture that the encoder can use."""
-        return PixelBudget(self.side, self.side)
+        return EncoderBudget(self.side, self.side)
 
     @property
     def side(self) -> int:

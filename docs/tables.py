@@ -1,13 +1,10 @@
 """Writes the tables of docs/operations.md anew: every setting, every metric.   python docs/tables.py
 
-A setting's meaning is the comment behind it in `secondglance_server/settings.py`,
-a metric's its own help text.
+A setting's meaning is the docstring below it in `secondglance_server/settings.py`, a metric's its help text.
 """
 
 from __future__ import annotations
 
-import inspect
-import re
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,31 +15,28 @@ from secondglance_server.app import create_app
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.settings import ENV_PREFIX, ServerSettings
-from secondglance_server.telemetry.gauges import show_model
 
 PAGE = Path(__file__).with_name("operations.md")
-_FIELD = re.compile(r"^    (\w+): [^#\n]*?(?:  # (.*))?$", re.MULTILINE)
 _MIB = 1024 * 1024
 
 
 def settings_table() -> str:
-    meanings = dict(_FIELD.findall(inspect.getsource(ServerSettings)))
     rows = [
         (
             f"`{ENV_PREFIX}{name.upper()}`",
             _shown(field.default),
-            _with_choices(meanings[name], field.annotation),
+            _with_choices(" ".join((field.description or "").split()), field.annotation),
         )
         for name, field in ServerSettings.model_fields.items()
     ]
-    return markdown_table(("variable", "default", "meaning"), rows) + "\n"
+    return markdown_table(("variable", "default", "what it is, and who changes it when"), rows) + "\n"
 
 
 def metrics_table() -> str:
     """Of an app that has seen one request of everything, so that each label shows."""
     engine = FakeEngine()
-    parts = create_app(ServerSettings(), engine).state.parts
-    show_model(parts, engine.info)
+    parts = create_app(ServerSettings(), engine).state.server
+    parts.metrics.show_model(engine.info)
     sure = Confidence(
         metric="margin", aggregate="max", value=0, threshold=0, min_entropy=0, shannon=0, margin=0
     )
@@ -77,7 +71,7 @@ def _shown(default: object) -> str:
 
 def _with_choices(meaning: str, annotation: Any) -> str:
     choices = get_args(annotation) if get_origin(annotation) is Literal else ()
-    return f"{meaning}; one of {', '.join(choices)}" if choices else meaning
+    return f"{meaning} One of {', '.join(choices)}." if choices else meaning
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from secondglance_protocol.defaults import DEFAULT_LIMITS
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.wire import ImageSize
 from secondglance_server.errors import ProblemError
@@ -82,9 +83,9 @@ def image_limits(settings: ServerSettings) -> ImageLimits:
     """Of the global image."""
     return ImageLimits(
         max_pixels=settings.max_image_pixels,
-        min_side=settings.min_side_pixels,
-        max_side=settings.max_side_pixels,
-        max_aspect_ratio=settings.max_aspect_ratio,
+        min_side=DEFAULT_LIMITS.min_side_pixels,
+        max_side=DEFAULT_LIMITS.max_side_pixels,
+        max_aspect_ratio=DEFAULT_LIMITS.max_aspect_ratio,
     )
 
 

@@ -8,6 +8,7 @@ answers `/healthz`; `/readyz` turns when it can answer questions.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -72,7 +73,8 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.server = state
-    app.router.routes.extend(router.routes)  # flat, so that the door sees what the router will match
+    # Flat, so that the door sees what the router will match; copies, so that two apps share no route.
+    app.router.routes.extend(copy.copy(route) for route in router.routes)
     app.add_exception_handler(HTTPException, refusal_handler(app.routes))
     app.add_exception_handler(RequestValidationError, on_validation_error)
     # Starlette puts the last one added outermost.

@@ -83,7 +83,7 @@ class ServerSettings(BaseSettings):
     max_connections: PositiveInt = _SHARED.max_connections
     """Most open connections; above it 503. Raise it with `ulimit -n` for many cameras."""
     body_timeout_s: PositiveFloat = _SHARED.body_timeout_s
-    """Seconds from the last header to the last byte of a body. Raise it for slow uplinks, and the proxy too."""
+    """Seconds from the last header to the end of a body. Raise it and the proxy's for slow uplinks."""
     max_buffered_bytes: PositiveInt = 256 * 1024 * 1024
     """Most bytes of all request bodies in memory; above it 503. Set it by the machine's memory."""
 

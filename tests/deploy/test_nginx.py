@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -17,10 +16,11 @@ import trustme
 from secondglance import AsyncEdgeClient, NotAllowedError
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.testing import free_port
+from tests.needs import needs_program
 from tests.server.exchange import ask, assert_problem, bearer, encode, key_entry, live_server
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx.conf"
-pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+pytestmark = [pytest.mark.live, needs_program("nginx", package="nginx-light")]
 
 
 def adapted(folder: Path, *, port: int, upstream: str, certificate: trustme.LeafCert) -> Path:

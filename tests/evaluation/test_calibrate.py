@@ -27,6 +27,8 @@ from secondglance_eval.judging.gate_choice import TargetKind, halves
 from secondglance_server.calibrated_gate import read_calibrated_gate
 from secondglance_server.testing import serving
 
+pytestmark = pytest.mark.live
+
 SIZE = (1200, 900)
 PICTURES = 20
 QUESTIONS = 4

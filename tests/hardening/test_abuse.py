@@ -7,7 +7,6 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 
 import httpx
@@ -33,12 +32,11 @@ from tests.hardening.wire import (
     slices,
     trickle,
 )
+from tests.needs import needs_linux
 from tests.server.exchange import ask, encode
 from tests.server.fake_server import FakeServer, fake_server
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc"
-)
+pytestmark = [pytest.mark.live, needs_linux]
 
 FORM = "Content-Type: multipart/form-data; boundary=x"
 CHUNKED = "Transfer-Encoding: chunked"

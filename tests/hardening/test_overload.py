@@ -11,11 +11,14 @@ import json
 from time import monotonic
 
 import httpx
+import pytest
 
 from tests.hardening.load import ask_at, ask_raw, peak_per_s, question
 from tests.hardening.wire import percentile
 from tests.server.exchange import ask, patch_for
 from tests.server.fake_server import FakeServer, fake_server
+
+pytestmark = pytest.mark.live
 
 DELAY_S, BATCH = 0.4, 4  # of the engine: 10 answers a second
 CAPACITY_PER_S = BATCH / DELAY_S

@@ -16,6 +16,8 @@ import secondglance_server
 from secondglance_server.keys import hash_key
 from tests.server.fake_server import fake_server
 
+pytestmark = pytest.mark.live
+
 ROOT = Path(__file__).parents[2]
 
 

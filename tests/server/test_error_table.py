@@ -20,6 +20,7 @@ from PIL import Image
 
 from secondglance_protocol.errors import ERRORS, ErrorCode
 from secondglance_server.engine.fake import FakeEngine, FakeScript
+from tests.needs import needs_linux
 from tests.server.exchange import (
     GLOBAL_IMAGE,
     ask,
@@ -395,9 +396,7 @@ async def test_a_server_without_its_model_is_not_ready(client: httpx.AsyncClient
     await assert_still_serves(client)
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc"
-)
+@needs_linux
 async def test_a_bomb_is_refused_in_no_time_and_memory(client: httpx.AsyncClient) -> None:
     """16384 x 16384 pixels would decode to 805 MB."""
     bomb = png_claiming(16384, 16384)

@@ -26,7 +26,7 @@ def test_the_environment_and_then_arguments_decide(monkeypatch: pytest.MonkeyPat
         ("MAX_QUEUE", "0"),
         ("PORT", "70000"),
         ("BODY_TIMEOUT_S", "-1"),
-        ("BODY_TIMEOUT_S", "inf"),
+        ("BODY_TIMEOUT_S", "nan"),
         ("MODEL", ""),
         ("LOG_LEVEL", "loud"),
     ],

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,7 +29,7 @@ from secondglance.commands.options import (
 from secondglance.commands.questions import Questions, QuestionsFile, all_questions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
 
     from secondglance.conversation.requests import Terms
     from secondglance.errors import EdgeError
@@ -78,6 +81,10 @@ def watch(
     spool_age: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="What has waited longer is dropped.")
     ] = 24 * 3600.0,
+    status_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Keep its health there as JSON."),
+    ] = None,
     url: Url = None,
     json_: Json = False,
     mode: ModeName = "auto",
@@ -93,9 +100,16 @@ def watch(
     while nothing watched are asked about at the next start.
 
     Pictures wait on disk until they are answered, in order. While the server is away they pile up there,
-    within --spool-bytes and --spool-age; what exceeds these is dropped, oldest first, and counted. Nothing is
-    asked twice. Answers are handed on at least once: a watch that is killed just then hands the same id on
-    again.
+    within --spool-bytes and --spool-age; what exceeds these is dropped, oldest first, and said. Nothing is
+    asked twice. Ages do not count the time during which the board was off.
+
+    Answers are handed on at least once. They wait on disk until PROGRAM has ended with 0 or the web hook has
+    answered 2xx; then, tried with growing pauses or when Retry-After says, through restarts. What was not
+    taken within --spool-age goes to a file of dead letters, which is named.
+
+    A source that fails is started again with growing pauses; that is said once. Cameras and web hooks are
+    reached through the proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, but for loopback and what NO_PROXY
+    names.
 
     --camera takes an address of http(s)://, a JPEG stream or a still that is fetched again and again. All
     else (rtsp://, /dev/video0, a video file) is given to ffmpeg, from the PATH or from second-glance[camera].
@@ -109,7 +123,8 @@ def watch(
 
     \b
     PROGRAM finds SECONDGLANCE_NAME, SECONDGLANCE_QUESTION and SECONDGLANCE_ANSWER in its environment.
-    JSON holds name, taken_at, question, waiting, dropped, and all that `ask --json` prints.
+    JSON holds name, taken_at, question, waiting, dropped, and all that `ask --json` prints; what goes wrong
+    is an object with event (failed, dropped, source), name and error.
 
     \b
     Environment: SECONDGLANCE_URL, SECONDGLANCE_API_KEY, SECONDGLANCE_EDGE_*
@@ -140,72 +155,111 @@ def watch(
             caps=SpoolCaps(spool_bytes, spool_age),
         )
         settings = load_settings(url=url)
-        deliveries = _deliveries(cmd, webhook, settings)
-        with Watch(plan, state or _state_folder(), settings, warn=complain) as watching, progress() as show:
+        options: dict[str, Any] = {
+            "warn": _warn,
+            "report": _print_json if json_ else lambda event: None,
+            "targets": _targets(cmd, webhook, settings),
+            "status_file": status_file,
+        }
+        with Watch(plan, state or _state_folder(), settings, **options) as watching, progress() as show:
             terms = terms_of(mode, threshold, timeout, max_uplink_bytes, strict)
-            teller = _Teller(watching.spool, deliveries, show, as_json=json_, with_question=len(asked) > 1)
-            _carry_out(watching, terms, teller, settings)
-    if teller.failures:
+            teller = _Teller(watching.spool, show, as_json=json_, with_question=len(asked) > 1)
+            was_stopped = _carry_out(watching, terms, teller, settings)
+            undelivered = _tell_undelivered(watching, was_stopped)
+            failures = teller.failures + watching.failures + undelivered
+    if failures:
         raise typer.Exit(1)
 
 
-def _carry_out(watching: Watch, terms: Terms, teller: _Teller, settings: EdgeSettings) -> None:
+def _carry_out(watching: Watch, terms: Terms, teller: _Teller, settings: EdgeSettings) -> bool:
+    """Run the watch; return whether a signal stopped it."""
     from secondglance.client import EdgeClient
 
     with EdgeClient(settings=settings) as client:
-        _stop_when_told(watching)
+        was_stopped = _stop_when_told(watching)
         watching.run(client.with_options(**terms).ask, teller)
+    return was_stopped.is_set()
 
 
-def _stop_when_told(watching: Watch) -> None:
+def _stop_when_told(watching: Watch) -> threading.Event:
     """SIGTERM settles the current question; a second one ends at once, which loses nothing either."""
+    told = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        return
+        return told
 
     def stop(number: int, frame: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        told.set()
         watching.stop()
 
     signal.signal(signal.SIGTERM, stop)
+    return told
+
+
+def _tell_undelivered(watching: Watch, was_stopped: bool) -> int:
+    """Say how many answers wait to be handed on; return how many of them are a failure."""
+    if not watching.undelivered:
+        return 0
+    complain(f"{watching.undelivered} answers were not taken; those that wait are offered at the next start")
+    return watching.given_up if was_stopped else watching.undelivered
+
+
+def _warn(text: str) -> None:
+    complain(printable(text))
+
+
+def _print_json(record: Mapping[str, Any]) -> None:
+    _print(json.dumps(record))
+
+
+def _print(line: str) -> None:
+    """Write a line to stdout, whatever its encoding. Raises UsageError where it cannot be written."""
+    from secondglance.errors import UsageError
+
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as exc:
+        with suppress(OSError, ValueError):  # or Python would try again when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise UsageError(f"cannot write answers to stdout: {exc.strerror}") from exc
 
 
 class _Teller:
-    """Prints and hands on what happens; the pipeline's listener."""
+    """Prints what happens; the pipeline's listener."""
 
     def __init__(
         self,
         spool: Spool,
-        deliveries: Sequence[Delivery],
         show: Callable[[str], None],
         *,
         as_json: bool,
         with_question: bool,
     ) -> None:
         self._spool = spool
-        self._deliveries = deliveries
         self._show = show
         self._as_json = as_json
         self._with_question = with_question
         self._is_away = False
-        self._told_dropped = 0
         self.failures = 0
 
-    def answered(self, waiting: Waiting, question: str, reply: Reply) -> None:
+    def answered(self, waiting: Waiting, question: str, reply: Reply) -> Mapping[str, Any]:
         record = self._record(waiting, question, reply)
         if self._is_away:
             complain(f"the server is back; {record['waiting']} more wait")
             self._is_away = False
         if self._as_json:
-            print(json.dumps(record), flush=True)
+            _print_json(record)
         else:
-            line = text_line(waiting.name, question, reply.answer, with_question=self._with_question)
-            print(line, flush=True)
-        self._hand_on(record)
+            _print(text_line(waiting.name, question, reply.answer, with_question=self._with_question))
         self._tell_state()
+        return record
 
     def failed(self, waiting: Waiting, error: EdgeError) -> None:
         self.failures += 1
-        complain(printable(f"{waiting.name}: {error}"))
+        _warn(f"{waiting.name}: {error}")
+        if self._as_json:
+            _print_json({"event": "failed", "name": waiting.name, "error": str(error)})
         self._tell_state()
 
     def away(self, error: EdgeError, pause_s: float) -> None:
@@ -224,33 +278,20 @@ class _Teller:
             **reply.to_dict(),
         }
 
-    def _hand_on(self, record: dict[str, Any]) -> None:
-        from secondglance.watching.delivery import DeliveryError
-
-        for delivery in self._deliveries:
-            try:
-                delivery.deliver(record)
-            except DeliveryError as exc:
-                self.failures += 1
-                complain(printable(f"{record['name']}: not handed on: {exc}"))
-
     def _tell_state(self) -> None:
         dropped = self._spool.dropped
-        if dropped >= max(1, 2 * self._told_dropped):  # not a line for each of thousands
-            complain(f"{dropped} pictures were dropped so far: more than the spool may hold, or too old")
-            self._told_dropped = dropped
         self._show(f"{self._spool.count('answered')} answered, {len(self._spool)} waiting, {dropped} dropped")
 
 
-def _deliveries(cmd: str | None, webhook: str | None, settings: EdgeSettings) -> list[Delivery]:
+def _targets(cmd: str | None, webhook: str | None, settings: EdgeSettings) -> dict[str, Delivery]:
     from secondglance.watching.delivery import Command, Webhook
 
-    deliveries: list[Delivery] = []
+    targets: dict[str, Delivery] = {}
     if cmd is not None:
-        deliveries.append(Command(cmd))
+        targets["cmd"] = Command(cmd)
     if webhook is not None:
-        deliveries.append(Webhook(webhook, policy=settings.retry_policy))
-    return deliveries
+        targets["webhook"] = Webhook(webhook, policy=settings.retry_policy)
+    return targets
 
 
 def _state_folder() -> Path:

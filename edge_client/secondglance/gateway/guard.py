@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from secondglance.errors import EdgeError
 from secondglance.gateway.errors import ApiError, as_api_error, bad_request, busy
 from secondglance.gateway.settings import GatewaySettings
+from secondglance.text import printable
 
 _log = logging.getLogger("secondglance.gateway")
 
@@ -54,7 +55,8 @@ class GuardMiddleware:
         finally:
             elapsed_ms = round(1000 * (time.perf_counter() - began), 1)
             facts = {"request_id": reply.request_id, "status": reply.status, "elapsed_ms": elapsed_ms}
-            _log.info("%s %s %s %s ms", scope["method"], scope["path"], reply.status, elapsed_ms, extra=facts)
+            path = printable(scope["path"], max_chars=200)
+            _log.info("%s %s %s %s ms", scope["method"], path, reply.status, elapsed_ms, extra=facts)
 
     async def _serve(self, scope: Scope, receive: Receive, reply: _WatchedSend) -> None:
         headers = Headers(scope=scope)

@@ -1,132 +1,214 @@
 """Frames of a camera, one every so often.
 
 `http(s)://` is asked by ourselves: a stream of JPEGs, or a still that is fetched again for each frame.
-Everything else (RTSP, /dev/video0, a video file) is left to ffmpeg, a program and not a library: it knows
-every camera, and the edge stays light. It comes from the PATH or with the extra `camera`.
+Everything else (RTSP, /dev/video0, a video file) is left to ffmpeg (see `ffmpeg`). The bytes decide what a
+reply is, not its headers. Whoever sends nothing for a while is left, and the caller comes again.
 """
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 
 import httpx
 
-from secondglance.errors import ServerUnavailableError, UsageError
-from secondglance.watching.mjpeg import MAX_FRAME_BYTES, FrameError, MultipartFrames, boundary_of
+from secondglance.errors import ServerUnavailableError
+from secondglance.watching.ffmpeg import FfmpegError, ffmpeg_frames
+from secondglance.watching.mjpeg import MAX_FRAME_BYTES, FrameError, JpegFrames, is_multipart
+from secondglance.watching.names import credentials, shown_address, without_secrets
+from secondglance.watching.proxies import client_for
 
-_CHUNK_BYTES = 65_536
-_FFMPEG_BOUNDARY = "ffmpeg"
-_TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+_SILENCE_S = 9.0
+_ONE_FRAME_S = 60.0  # for a large frame over a slow link
+_TIMEOUT = httpx.Timeout(_SILENCE_S, connect=5.0)
+_REDIRECTS = 5
+_BEGINNINGS = (
+    *(b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*"),
+    *(b"P%d" % number for number in range(1, 7)),
+)
+
+
+class Pace:
+    """Says yes once in `every_s` seconds; the first time at once."""
+
+    def __init__(self, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.every_s = every_s
+        self._clock = clock
+        self._next = clock()
+
+    def __call__(self) -> bool:
+        """Return whether a frame is due, and take it for delivered if so."""
+        now = self._clock()
+        if now < self._next:
+            return False
+        self._next += self.every_s
+        if self._next <= now:  # more than one beat late
+            self._next = now + self.every_s
+        return True
+
+    def mark(self) -> None:
+        """Take a frame for delivered now, due or not."""
+        if not self():
+            self._next = self._clock() + self.every_s
+
+    def due_in_s(self) -> float:
+        """Return the seconds until the next frame is due."""
+        return max(0.0, self._next - self._clock())
+
+
+_Pace = Pace
 
 
 class CameraError(ServerUnavailableError):
     """The camera cannot be reached, or sends no pictures; later it may."""
 
 
-def frames(spec: str, *, every_s: float) -> Iterator[bytes]:
-    """Encoded frames until the camera ends or fails, at most one each `every_s`. Raises EdgeError."""
+def frames(
+    spec: str, *, every_s: float, pace: Pace | None = None, stopping: threading.Event | None = None
+) -> Iterator[bytes]:
+    """Yield encoded frames until the camera ends or fails, at most one each `every_s` seconds.
+
+    `pace` keeps the beat across several calls; `stopping` ends the wait for a frame. Raises EdgeError.
+    """
+    pace, stopping = pace or Pace(every_s), stopping or threading.Event()
     if spec.startswith(("http://", "https://")):
-        return _http_frames(spec, every_s)
-    return _ffmpeg_frames(spec, every_s)
+        return _http_frames(spec, pace, stopping)
+    return _program_frames(spec, pace, stopping)
 
 
 def shown_name(spec: str) -> str:
-    """The camera's address without the password in it."""
-    return re.sub(r"(?<=://)[^/@]*@", "", spec)
+    """Return the camera's address without the secrets in it."""
+    return shown_address(spec)
 
 
-def _http_frames(url: str, every_s: float) -> Iterator[bytes]:
-    is_due = _Pace(every_s)
-    with _camera_errors(url), httpx.Client(timeout=_TIMEOUT, follow_redirects=False) as client:
-        while True:
-            with client.stream("GET", url) as response:
-                response.raise_for_status()
-                boundary = boundary_of(response.headers.get("Content-Type", ""))
-                if boundary is not None:
-                    parser = MultipartFrames(boundary)
-                    for chunk in response.iter_bytes():
-                        yield from (frame for frame in parser.feed(chunk) if is_due())
+def _program_frames(spec: str, pace: Pace, stopping: threading.Event) -> Iterator[bytes]:
+    with _camera_errors(spec):
+        for frame in ffmpeg_frames(spec, every_s=pace.every_s, stopping=stopping):
+            pace.mark()
+            yield frame
+
+
+def _http_frames(spec: str, pace: Pace, stopping: threading.Event) -> Iterator[bytes]:
+    user, password, address = credentials(spec)
+    auth = _Login(user, password) if user or password else None
+    with _camera_errors(spec):
+        url = httpx.URL(address)
+        with client_for(url, _TIMEOUT) as client:
+            while not stopping.is_set():
+                with _following(client, url, auth) as response:
+                    is_stream = yield from _frames_of(response, pace, stopping)
+                if is_stream:
                     return
-                yield _still(response)
-            time.sleep(every_s)
-
-
-def _still(response: httpx.Response) -> bytes:
-    if not response.headers.get("Content-Type", "").startswith("image/"):
-        raise FrameError("the camera sends neither multipart/x-mixed-replace nor image/...")
-    data = bytearray()
-    for chunk in response.iter_bytes():
-        data += chunk
-        if len(data) > MAX_FRAME_BYTES:
-            raise FrameError(f"the picture exceeds {MAX_FRAME_BYTES} bytes")
-    return bytes(data)
-
-
-def _ffmpeg_frames(spec: str, every_s: float) -> Iterator[bytes]:
-    source = ["-f", "v4l2", "-i", spec] if spec.startswith("/dev/") else ["-i", spec]
-    output = ["-vf", f"fps=1/{every_s:g}", "-q:v", "2", "-f", "mpjpeg", "-"]
-    command = [_ffmpeg(), "-nostdin", "-loglevel", "error", *source, "-an", *output]
-    parser = MultipartFrames(_FFMPEG_BOUNDARY)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        complaints: deque[bytes] = deque(maxlen=1)
-        reader = threading.Thread(target=complaints.extend, args=(process.stderr,), daemon=True)
-        reader.start()  # a full pipe would hold ffmpeg up
-        try:
-            while chunk := process.stdout.read1(_CHUNK_BYTES):  # type: ignore[attr-defined]  # buffered pipe
-                yield from parser.feed(chunk)
-            code = process.wait()
-        finally:
-            process.kill()
-            reader.join()
-    if code:
-        reason = b" ".join(complaints).decode(errors="replace").strip() or f"exit code {code}"
-        raise CameraError(f"ffmpeg cannot read {shown_name(spec)}: {shown_name(reason)}")
-
-
-def _ffmpeg() -> str:
-    found = shutil.which("ffmpeg")
-    if found is not None:
-        return found
-    try:
-        from imageio_ffmpeg import get_ffmpeg_exe
-    except ImportError:
-        advice = "install ffmpeg, or pip install 'second-glance[camera]'"
-        raise UsageError(f"this camera needs ffmpeg, which is not on the PATH: {advice}") from None
-    return str(get_ffmpeg_exe())
-
-
-class _Pace:
-    """Says yes once in `every_s`."""
-
-    def __init__(self, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._every_s = every_s
-        self._clock = clock
-        self._next = clock()
-
-    def __call__(self) -> bool:
-        now = self._clock()
-        if now < self._next:
-            return False
-        self._next += self._every_s
-        if self._next <= now:  # more than one beat late
-            self._next = now + self._every_s
-        return True
+                stopping.wait(pace.due_in_s())
 
 
 @contextmanager
-def _camera_errors(url: str) -> Iterator[None]:
+def _following(client: httpx.Client, url: httpx.URL, auth: httpx.Auth | None) -> Iterator[httpx.Response]:
+    """Open a reply behind redirects within the host. Raises httpx's errors, FrameError."""
+    for _ in range(_REDIRECTS):
+        with client.stream("GET", url, auth=auth) as response:
+            following = response.next_request
+            if following is None:
+                response.raise_for_status()
+                yield response
+                return
+        if following.url.host != url.host or following.url.scheme not in (url.scheme, "https"):
+            raise FrameError(f"redirects to another host, {following.url.host}")
+        url = following.url
+    raise FrameError("redirects without end")
+
+
+def _frames_of(
+    response: httpx.Response, pace: Pace, stopping: threading.Event
+) -> Generator[bytes, None, bool]:
+    """Yield what is due of one reply; return whether it was a stream. Raises FrameError.
+
+    A reply without a length that holds a second JPEG is a stream, whatever its type says.
+    """
+    parser, body, patience = JpegFrames(), bytearray(), _Patience()
+    is_stream = is_multipart(response.headers.get("Content-Type", ""))
+    has_length = "Content-Length" in response.headers
+    first: bytes | None = None
+    for chunk in response.iter_bytes():
+        for frame in parser.feed(chunk):
+            patience.begin_anew()
+            if first is not None and not has_length:
+                is_stream = True
+            first = first or frame
+            if is_stream and pace():
+                yield frame
+        if not is_stream:
+            body += chunk
+        if len(body) > MAX_FRAME_BYTES:
+            raise FrameError(f"the picture exceeds {MAX_FRAME_BYTES} bytes")
+        patience.check(is_inside=parser.is_inside or not is_stream)
+        if stopping.is_set():
+            return True
+    if not is_stream:
+        yield _still(bytes(body), pace)
+    return is_stream
+
+
+def _still(body: bytes, pace: Pace) -> bytes:
+    if not (body.startswith(_BEGINNINGS) or body[4:8] == b"ftyp"):
+        raise FrameError("the camera sends neither a stream of JPEGs nor a picture")
+    pace.mark()
+    return body
+
+
+class _Patience:
+    """Ends a reply that goes on without a frame."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = clock()
+
+    def begin_anew(self) -> None:
+        self._since = self._clock()
+
+    def check(self, *, is_inside: bool) -> None:
+        """Raise FrameError if a frame took too long; within a frame the link may be slow."""
+        limit = _ONE_FRAME_S if is_inside else _SILENCE_S
+        if self._clock() - self._since > limit:
+            raise FrameError(f"it sends data, but no whole picture in {limit:.0f} seconds")
+
+
+class _Login(httpx.DigestAuth):
+    """Answers the camera's challenge: by digest where it is offered, else by name and password."""
+
+    def __init__(self, user: str, password: str) -> None:
+        super().__init__(user, password)
+        self._basic = httpx.BasicAuth(user, password)
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        flow = super().auth_flow(request)
+        response = yield next(flow)
+        offered = [offer.lower() for offer in response.headers.get_list("www-authenticate")]
+        if response.status_code == 401 and not any(offer.startswith("digest ") for offer in offered):
+            yield from self._basic.auth_flow(request)
+            return
+        with suppress(StopIteration):
+            while True:
+                response = yield flow.send(response)
+
+
+@contextmanager
+def _camera_errors(spec: str) -> Iterator[None]:
+    """The seam where what a camera does becomes a line without secrets."""
+    name = shown_name(spec)
     try:
         yield
     except httpx.HTTPStatusError as exc:
-        raise CameraError(f"{shown_name(url)} answers {exc.response.status_code}") from exc
-    except (httpx.HTTPError, httpx.InvalidURL, FrameError) as exc:
-        raise CameraError(f"{shown_name(url)}: {exc or type(exc).__name__}") from exc
+        status = exc.response.status_code
+        hint = ": user and password are missing or wrong" if status == 401 else ""
+        raise CameraError(f"{name} answers {status}{hint}") from exc
+    except httpx.ReadTimeout as exc:
+        raise CameraError(f"{name} sends nothing for {_SILENCE_S:.0f} seconds") from exc
+    except (httpx.HTTPError, httpx.InvalidURL, FrameError, FfmpegError) as exc:
+        reason = without_secrets(str(exc) or type(exc).__name__, spec)
+        raise CameraError(f"{name}: {reason}") from exc
+    except (KeyError, ValueError) as exc:  # a challenge that names no known algorithm, say
+        reason = without_secrets(f"{type(exc).__name__}: {exc}", spec)
+        raise CameraError(f"{name} sends what cannot be understood ({reason})") from exc

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from PIL import Image, ImageChops
 
-from secondglance.errors import BadImageError
 from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.original import Original
 
@@ -30,7 +29,7 @@ class ChangeFilter:
             return True
         try:
             seen = self._averages(picture)
-        except BadImageError:
+        except Exception:  # a decoder's trouble with one picture must not end its source
             return True
         if self._last is not None and _largest_percent(self._last, seen) < self._min_percent:
             return False

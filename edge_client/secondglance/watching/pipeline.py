@@ -7,8 +7,8 @@ is away waits, however long (the spool's caps decide); what fails for a reason o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from secondglance.conversation.failures import wait_s, will_pass
 from secondglance.errors import EdgeError, NotAllowedError, TimedOutError
@@ -30,7 +30,8 @@ class Asker(Protocol):
 class Listener(Protocol):
     """Is told what happens."""
 
-    def answered(self, waiting: Waiting, question: str, reply: Reply) -> None: ...
+    def answered(self, waiting: Waiting, question: str, reply: Reply) -> Mapping[str, Any] | None:
+        """Return what is to be handed on."""
 
     def failed(self, waiting: Waiting, error: EdgeError) -> None: ...
 
@@ -39,7 +40,11 @@ class Listener(Protocol):
 
 
 class Pipeline:
-    """Empties a spool for as long as `more_to_come` says so. Wake it with `arrived.set()`."""
+    """Empties a spool for as long as `more_to_come` says so. Wake it with `arrived.set()`.
+
+    `hand_on` takes what a listener returns of an answer; it writes in the transaction that settles the
+    question.
+    """
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class Pipeline:
         policy: RetryPolicy,
         more_to_come: Callable[[], bool],
         waits_for_server: bool = True,
+        hand_on: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.arrived = threading.Event()
         self._stopped = threading.Event()
@@ -59,6 +65,7 @@ class Pipeline:
         self._policy = policy
         self._more_to_come = more_to_come
         self._waits_for_server = waits_for_server
+        self._hand_on = hand_on
         self._failures = 0
 
     def stop(self) -> None:
@@ -87,9 +94,15 @@ class Pipeline:
             except EdgeError as exc:
                 self._not_answered(waiting, exc)
                 return
+            except Exception as exc:  # one picture's trouble is not another's
+                self._not_answered(waiting, EdgeError(f"unexpected {type(exc).__name__}: {exc}"))
+                return
             self._failures = 0
-            self._listener.answered(waiting, question, reply)
-            self._spool.answered(waiting, question)
+            record = self._listener.answered(waiting, question, reply)
+            with self._spool.settling():
+                self._spool.answered(waiting, question)
+                if record is not None and self._hand_on is not None:
+                    self._hand_on(record)
 
     def _not_answered(self, waiting: Waiting, error: EdgeError) -> None:
         is_away = will_pass(error) or isinstance(error, NotAllowedError)

@@ -6,9 +6,9 @@ What exceeds a cap is dropped, oldest first, and counted; the one that is being 
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,14 +36,14 @@ class Waiting:
 
 
 class Spool:
-    """The waiting pictures of one state file; any thread adds, one takes. `now` is in epoch seconds."""
+    """The waiting pictures of one state file; any thread adds, one takes. `now` is the state's age in s."""
 
     def __init__(
-        self, state: WatchState, caps: SpoolCaps | None = None, *, now: Callable[[], float] = time.time
+        self, state: WatchState, caps: SpoolCaps | None = None, *, now: Callable[[], float] | None = None
     ) -> None:
         self._state = state
         self._caps = caps or SpoolCaps()
-        self._now = now
+        self._now = now or state.age
         self._taken = -1
 
     def add(self, name: str, picture: bytes, questions: Iterable[str], *, taken_at: float) -> None:
@@ -55,7 +55,7 @@ class Spool:
         row = (uuid.uuid4().hex, name, taken_at, self._now(), asked, len(picture), picture)
         with self._state.transaction() as sql:
             sql.execute(
-                "INSERT INTO waiting (id, name, taken_at, added_at, questions, bytes, picture)"
+                "INSERT INTO waiting (id, name, taken_at, added_age_s, questions, bytes, picture)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
@@ -85,6 +85,10 @@ class Spool:
             else:
                 sql.execute("UPDATE waiting SET answered = answered + 1 WHERE number = ?", (taken.number,))
 
+    def settling(self) -> AbstractContextManager[object]:
+        """Return a transaction in which a question is settled and its answer put where it waits next."""
+        return self._state.transaction()
+
     def fail(self, taken: Waiting) -> None:
         """The picture leaves without an answer."""
         with self._state.transaction():
@@ -99,6 +103,10 @@ class Spool:
             )
             self._taken = -1
             return int(self._value("SELECT attempts FROM waiting WHERE number = ?", taken.number) or 0)
+
+    def note(self, name: str, by: int = 1) -> None:
+        """Count what happened to pictures elsewhere: those too large to be read, and the drops told."""
+        self._count(name, by)
 
     def __len__(self) -> int:
         with self._state.reading():
@@ -122,7 +130,7 @@ class Spool:
         with self._state.transaction() as sql:
             too_old = self._now() - self._caps.max_age_s
             old = sql.execute(
-                "DELETE FROM waiting WHERE added_at < ? AND number != ?", (too_old, self._taken)
+                "DELETE FROM waiting WHERE added_age_s < ? AND number != ?", (too_old, self._taken)
             ).rowcount
             self._count("dropped_for_age", old)
             excess = self.waiting_bytes - self._caps.max_bytes

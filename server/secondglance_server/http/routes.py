@@ -51,7 +51,8 @@ def state_of(request: Request) -> ServerState:
 
 
 State = Annotated[ServerState, Depends(state_of)]
-InferenceId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS)]
+# The pattern only tells readers of the schema what the door refuses.
+InferenceId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 
 
 @router.get("/healthz", tags=["operation"], summary="Is the process alive?")

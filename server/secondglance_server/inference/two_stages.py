@@ -21,13 +21,18 @@ from secondglance_protocol.geometry import has_shape_of, roi_of
 from secondglance_protocol.wire import ImageSize, InferenceRequest, InferenceResponse, Roi
 from secondglance_server.engine.protocol import AnswerRequest, AttentionMap, EngineError, EngineInfo, Picture
 from secondglance_server.errors import ProblemError, busy, not_ready
-from secondglance_server.inference.decoding_memory import DecodingMemory
 from secondglance_server.inference.device_queue import DeviceQueue, QueueClosed, QueueFull, TooLate
 from secondglance_server.inference.expiring import ExpiringStore
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.inference.gate import is_doubtful, judge, resolve_gate
 from secondglance_server.inference.images import EncodedImage, ImageStore, Upload, image_id
-from secondglance_server.inference.intake import ImageLimits, decode, image_limits, patch_limits
+from secondglance_server.inference.intake import (
+    DecodingMemory,
+    ImageLimits,
+    decode,
+    image_limits,
+    patch_limits,
+)
 from secondglance_server.inference.localization import locate, relative_attention
 from secondglance_server.inference.replies import Findings, build_reply, patch_offer
 from secondglance_server.inference.sessions import PendingPatch, Session, SessionStore, new_inference_id

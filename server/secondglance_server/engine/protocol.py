@@ -142,6 +142,10 @@ class EngineError(Exception):
     """The model failed on this input or this device; the server answers 503 and goes on."""
 
 
+class BrokenDeviceError(Exception):
+    """The device will answer nothing more in this process; the server ends for its supervisor."""
+
+
 class Engine(Protocol):
     """A loaded, warmed-up model.
 

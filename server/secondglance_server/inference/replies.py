@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
+
+import numpy as np
 
 from secondglance_protocol.defaults import DEFAULT_LIMITS
 from secondglance_protocol.protocol import (
@@ -31,6 +34,8 @@ from secondglance_protocol.wire import (
 from secondglance_server.engine.protocol import AttentionMap, EngineInfo, PixelBudget, TokenStats
 from secondglance_server.inference.device_queue import Answered
 from secondglance_server.settings import ServerSettings
+
+_ROUNDING_CELLS = 1e-6  # a border that ends on a cell's edge leaves nothing in the next one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +142,24 @@ def _token_report(token: TokenStats) -> TokenReport:
 
 
 def _relevance_report(attention: AttentionMap) -> RelevanceReport:
+    """Return the map with the whole picture inside its grid.
+
+    Where a model's patches do not cover all of the picture, cells of weight 0 stand for the rest.
+    """
+    rows, cols = attention.weights.shape
     x0, y0, x1, y1 = attention.content
-    rows = attention.weights.astype(float).tolist()
-    return RelevanceReport(weights=tuple(tuple(row) for row in rows), content=Box(x0=x0, y0=y0, x1=x1, y1=y1))
+    left, right, x0, x1 = _widened(x0, x1, cols)
+    top, bottom, y0, y1 = _widened(y0, y1, rows)
+    weights = np.pad(attention.weights.astype(float), ((top, bottom), (left, right)))
+    return RelevanceReport(
+        weights=tuple(map(tuple, weights.tolist())), content=Box(x0=x0, y0=y0, x1=x1, y1=y1)
+    )
+
+
+def _widened(start: float, end: float, n_cells: int) -> tuple[int, int, float, float]:
+    """Return the cells to add before and after, and the span [start, end] in units of the wider grid."""
+    before = math.ceil(max(0.0, -start * n_cells - _ROUNDING_CELLS))
+    after = math.ceil(max(0.0, (end - 1.0) * n_cells - _ROUNDING_CELLS))
+    wider = n_cells + before + after
+    begins, ends = (start * n_cells + before) / wider, (end * n_cells + before) / wider
+    return before, after, max(0.0, begins), min(1.0, ends)

@@ -25,8 +25,8 @@ async def watch(device: DeviceQueue, readiness: Readiness, *, max_call_s: float)
 
 
 def _complaint(device: DeviceQueue, max_call_s: float) -> str | None:
-    if device.has_died:
-        return "the device's thread has ended"
+    if device.death is not None:
+        return device.death
     if device.call_age_s > max_call_s:
         return f"the device has not come back for {max_call_s:g} s"
     return None

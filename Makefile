@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test hardening lint golden edge-endurance soak bench bench-engine bench-ladder bench-throughput eval-model train model-fonts clean fuzz audit images compose-demo compose-lab lab lock
+.PHONY: help demo test hardening lint golden edge-endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train clean fuzz pictures audit images compose-demo compose-lab lab lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -33,14 +33,18 @@ $(VENV)/.dev: $(BIN)/python $(PROJECTS) pyproject.toml $(CONSTRAINTS)
 demo: $(VENV)/.app ## the main job on a 12-megapixel photo: server up, edge asks, receipt, picture
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.dev ## all tests (a few minutes on two cores)
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## all tests (a few minutes on two cores); PYTEST_FLAGS for more
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 hardening: $(VENV)/.dev ## abuse, overload and faults at full length
-	SECONDGLANCE_HARDENING=full $(BIN)/python -m pytest tests/hardening -s --timeout 3600
+	$(BIN)/python -m pytest -m slow tests/hardening -s
 
-fuzz: $(VENV)/.dev ## image intake and request parser, coverage-guided, ten minutes each
-	mkdir -p out/fuzz/image out/fuzz/request
+pictures: $(VENV)/.dev ## 2,000 generated pictures through edge and server: no silent difference
+	$(BIN)/python -m pytest -q -s -m slow tests/edge_client/formats/test_metamorphic.py
+
+fuzz: $(VENV)/.dev ## image intake, request parser and the edge's decoders, coverage-guided, ten minutes each
+	mkdir -p out/fuzz/image out/fuzz/request out/fuzz/original
+	$(BIN)/python -m tests.fuzz original out/fuzz/original tests/fuzz/corpus/original -max_total_time=600 -artifact_prefix=out/fuzz/
 	$(BIN)/python -m tests.fuzz image out/fuzz/image tests/fuzz/corpus/image -max_total_time=600 -artifact_prefix=out/fuzz/
 	$(BIN)/python -m tests.fuzz request out/fuzz/request tests/fuzz/corpus/request -max_total_time=600 -artifact_prefix=out/fuzz/
 
@@ -59,7 +63,7 @@ golden: $(VENV)/.dev ## write the golden files of the command line anew
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/edge_client/test_golden.py
 
 edge-endurance: $(VENV)/.dev ## batch killed 50 times, watch over 500 files, a server away for a minute
-	EDGE_ENDURANCE=1 $(BIN)/python -m pytest -q -s tests/edge_client/test_batch_kills.py \
+	$(BIN)/python -m pytest -m slow -q -s tests/edge_client/test_batch_kills.py \
 		tests/edge_client/watching/test_watch_many.py tests/edge_client/watching/test_outage.py
 
 soak: $(VENV)/.dev ## 10,000 mixed requests; memory and what the server holds must stay flat
@@ -74,6 +78,9 @@ bench-engine: $(VENV)/.dev ## the engine beside stock generate and the published
 bench-ladder: $(VENV)/.dev ## what the edge chooses encodings by, and what that saves at 256 kbit/s; put into the edge and docs/network.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ladder --out edge_client/secondglance/link/measured_encodings.json --docs docs/network.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.slow_link --out benchmarks/results/slow_link_256.json --docs docs/network.md
+
+bench-before-after: $(VENV)/.dev ## this tree beside an older one in BESIDE: what a request and a start of the command line cost
+	$(BIN)/python -m benchmarks.before_after --beside $(BESIDE)
 
 bench-throughput: $(VENV)/.dev ## requests per second with 1, 4 and 16 edges, beside what the hardware allows
 	$(BIN)/python -m benchmarks.throughput

@@ -30,7 +30,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.in_process import answers, corners, edge_budget, pixels, region
+from benchmarks.instruments.in_process import answers, corners, edge_budget, pixels, region
 from scenes.generator import Scene, shown_share
 from scenes.photos import originals
 from secondglance.pictures.original import Original

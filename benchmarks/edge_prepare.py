@@ -2,12 +2,14 @@
 
 Each case runs in a fresh process that does what a conversation does: open, encode the global image, encode
 three patches (two corners and the middle). Peak memory is the process's high-water mark of resident memory
-(`VmHWM`), Python and every import included. Usage: `python -m benchmarks.edge_prepare`; prints a table and,
-as its last line, one JSON document.
+(`VmHWM`), Python and every import included. Prints a table and, as its last line, one JSON document.
+
+    python -m benchmarks.edge_prepare [--cases 6]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -150,8 +152,15 @@ def commit() -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=len(CASES), help="only the first so many")
+    parser.add_argument("--measure", nargs=2, metavar=("JPEG", "SIDE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:  # the fresh process of one case
+        print(json.dumps(measure_here(Path(arguments.measure[0]), int(arguments.measure[1]))))
+        return
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(case, Path(folder)) for case in CASES]
+        rows = [measure(case, Path(folder)) for case in CASES[: arguments.cases]]
     help_ms = measure_help()
     print(f"{'original':<22}{'JPEG':>9}{'imports':>10}{'peak':>10}{'global':>11}{'patch':>11}")
     for row in rows:
@@ -179,7 +188,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        print(json.dumps(measure_here(Path(sys.argv[2]), int(sys.argv[3]))))
-    else:
-        main()
+    main()

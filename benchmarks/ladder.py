@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.codecs import read_rows
-from benchmarks.in_process import answers, corners, edge_budget, pixels, region, written
-from benchmarks.marked import put_between
+from benchmarks.instruments.in_process import answers, corners, edge_budget, pixels, region, written
+from benchmarks.instruments.marked import put_between
 from scenes.generator import Scene
 from scenes.photos import originals
 from secondglance.link.measured_encodings import MEASURED_FILE

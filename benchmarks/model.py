@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.in_process import Edge, answers, corners, region
+from benchmarks.instruments.in_process import Edge, answers, corners, region
 from scenes.generator import Scene, shown_share
 from scenes.photos import originals
 from scenes.signs import Sign
@@ -28,7 +28,7 @@ from secondglance_protocol.wire import PixelBox
 from secondglance_server.engine.loader import load_engine
 from secondglance_server.engine.protocol import AnswerRequest, Engine
 from secondglance_server.inference.gate import judge
-from training.views import product_window
+from training.pictures.views import product_window
 
 BANDS = ((0, 4), (4, 6), (6, 9), (9, math.inf))
 

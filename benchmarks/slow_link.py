@@ -29,8 +29,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.instruments.marked import put_between
 from benchmarks.ladder import IMAGES, PATCHES
-from benchmarks.marked import put_between
 from lab.relay.faults import Delay, RateLimit, Schedule
 from lab.relay.relay import relaying
 from scenes.photos import originals

@@ -26,7 +26,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from benchmarks.edges import crop, jpeg
+from benchmarks.instruments.edges import crop, jpeg
 from benchmarks.throughput import server_metrics
 from secondglance_server.testing import serving
 

@@ -5,9 +5,9 @@ what the hardware would allow.
 
 Each number of edges gets a fresh server and the same conversations. One edge is the unloaded server; answers
 under load are compared with its answers. The ceiling counts the device's arithmetic and memory traffic only
-(`ceiling.py`). The edges run on the same machine: their share of its time is printed, and the server's
-processor time for each request, which a busy machine changes least. Prints a table for each model and, last,
-one line of JSON.
+(`benchmarks.instruments.ceiling`). The edges run on the same machine: their share of its time is printed, and
+the server's processor time for each request, which a busy machine changes least. Prints a table for each
+model and, last, one line of JSON.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ceiling import Cost, Machine, count_costs, measure_machine
-from benchmarks.edges import KINDS, Conversation, Exchange, converse_all, fitted, jpeg
-from benchmarks.models import MODELS, available
+from benchmarks.instruments.ceiling import Cost, Machine, count_costs, measure_machine
+from benchmarks.instruments.edges import KINDS, Conversation, Exchange, converse_all, fitted, jpeg
+from benchmarks.instruments.models import MODELS, available
 from scenes.generator import make_scene, render
 from secondglance_server.engine.loader import EMBEDDED
-from secondglance_server.engine.protocol import EngineInfo, Picture, PixelBudget
+from secondglance_server.engine.protocol import EncoderBudget, EngineInfo, Picture
 from secondglance_server.settings import ServerSettings
 from secondglance_server.testing import serving
 
@@ -101,7 +101,9 @@ def conversations(
 @contextlib.contextmanager
 def server_of(name: str) -> Iterator[str]:
     """The model behind a server of its own."""
-    program = ("secondglance_server.cli", "serve") if name == EMBEDDED else ("benchmarks.serve", name)
+    program = (
+        ("secondglance_server.cli", "serve") if name == EMBEDDED else ("benchmarks.instruments.serve", name)
+    )
     with serving(program=program, ready_timeout_s=600) as url:
         yield url
 
@@ -156,7 +158,7 @@ def count_model(name: str) -> tuple[dict[str, Cost], Machine, EngineInfo]:
     return costs, machine, engine.info
 
 
-def blank(budget: PixelBudget) -> np.ndarray:
+def blank(budget: EncoderBudget) -> np.ndarray:
     """As large as the encoder can use at the originals' shape."""
     sides = {"max_width": budget.max_width, "max_height": budget.max_height, "max_pixels": budget.max_pixels}
     return np.asarray(fitted(Image.new("RGB", ORIGINAL), sides))

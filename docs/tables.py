@@ -1,48 +1,79 @@
-"""Writes the tables of docs/operations.md anew: every setting, every metric.   python docs/tables.py
+"""Write the tables of the documents anew: settings of both sides, metrics, errors.   python docs/tables.py
 
-A setting's meaning is the comment behind it in `secondglance_server/settings.py`,
-a metric's its own help text.
+A setting's meaning is the docstring below it or the comment behind it, a metric's its help text, an error's
+its title in the protocol.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
-import re
+import io
+import textwrap
+import tokenize
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from pydantic_settings import BaseSettings
+
+from secondglance.gateway.settings import GatewaySettings
+from secondglance.settings import EdgeSettings
 from secondglance_eval.markdown import markdown_table
-from secondglance_protocol.errors import ErrorCode
+from secondglance_protocol.errors import ERRORS, ErrorCode
 from secondglance_protocol.wire import Confidence
 from secondglance_server.app import create_app
+from secondglance_server.engine.adapters import discover
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.inference.facts import RequestFacts
-from secondglance_server.settings import ENV_PREFIX, ServerSettings
-from secondglance_server.telemetry.gauges import show_model
+from secondglance_server.settings import ServerSettings
 
-PAGE = Path(__file__).with_name("operations.md")
-_FIELD = re.compile(r"^    (\w+): [^#\n]*?(?:  # (.*))?$", re.MULTILINE)
+FOLDER = Path(__file__).parent
 _MIB = 1024 * 1024
 
 
-def settings_table() -> str:
-    meanings = dict(_FIELD.findall(inspect.getsource(ServerSettings)))
+def settings_table(settings: type[BaseSettings]) -> str:
+    """Return one row for each field: its environment variable, default and meaning."""
+    meanings = _comments(settings)
     rows = [
         (
-            f"`{ENV_PREFIX}{name.upper()}`",
+            f"`{_variable(settings, name)}`",
             _shown(field.default),
-            _with_choices(meanings[name], field.annotation),
+            _with_choices(" ".join((field.description or meanings[name]).split()), field.annotation),
         )
-        for name, field in ServerSettings.model_fields.items()
+        for name, field in settings.model_fields.items()
     ]
     return markdown_table(("variable", "default", "meaning"), rows) + "\n"
 
 
+def families_table() -> str:
+    """Return the supported families, with what each adapter's module says about itself."""
+    rows = []
+    for name, adapter in discover().items():
+        module = inspect.getmodule(adapter)
+        about = (inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
+        layer, depth = adapter.read_layer
+        rows.append((f"`{name}`", about, f"{layer} of {depth}"))
+    return (
+        markdown_table(("`model_type`", "family: how it sees a picture", "attention read at layer"), rows)
+        + "\n"
+    )
+
+
+def errors_table() -> str:
+    """Return the wire's errors with what an app can do about them."""
+    rows = [
+        (f"`{code}`", str(row.status), row.title, "yes" if row.retryable else "no")
+        for code, row in ERRORS.items()
+    ]
+    return markdown_table(("code", "status", "meaning", "may succeed later"), rows) + "\n"
+
+
 def metrics_table() -> str:
-    """Of an app that has seen one request of everything, so that each label shows."""
+    """Return the metrics of an app that has seen one request of everything, so that each label shows."""
     engine = FakeEngine()
-    parts = create_app(ServerSettings(), engine).state.parts
-    show_model(parts, engine.info)
+    parts = create_app(ServerSettings(), engine).state.server
+    parts.metrics.show_model(engine.info)
     sure = Confidence(
         metric="margin", aggregate="max", value=0, threshold=0, min_entropy=0, shannon=0, margin=0
     )
@@ -58,18 +89,53 @@ def metrics_table() -> str:
     return markdown_table(("metric", "type", "labels", "meaning"), rows) + "\n"
 
 
+TABLES: Mapping[str, Callable[[], str]] = {
+    "settings": lambda: settings_table(ServerSettings),
+    "edge settings": lambda: settings_table(EdgeSettings),
+    "gateway settings": lambda: settings_table(GatewaySettings),
+    "metrics": metrics_table,
+    "errors": errors_table,
+    "families": families_table,
+}
+
+
 def page_with_tables(text: str) -> str:
-    """`text` with each table between its marks written anew."""
-    for name, table in {"settings": settings_table(), "metrics": metrics_table()}.items():
+    """Return `text` with each table between its marks written anew."""
+    for name, table in TABLES.items():
         begin, end = f"<!-- {name}: written by docs/tables.py -->\n", f"<!-- end of {name} -->"
-        before, rest = text.split(begin)
-        text = before + begin + "\n" + table + "\n" + end + rest.split(end)[1]
+        if begin in text:
+            before, rest = text.split(begin)
+            text = before + begin + "\n" + table() + "\n" + end + rest.split(end)[1]
     return text
+
+
+def _variable(settings: type[BaseSettings], name: str) -> str:
+    alias = settings.model_fields[name].validation_alias
+    named = [choice for choice in getattr(alias, "choices", ()) if str(choice).isupper()]
+    return str(named[0]) if named else f"{settings.model_config['env_prefix']}{name.upper()}"
+
+
+def _comments(settings: type[BaseSettings]) -> dict[str, str]:
+    """Return the first comment within each field's lines, by the field's name."""
+    source = textwrap.dedent(inspect.getsource(settings))
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = [token for token in tokens if token.type == tokenize.COMMENT]
+    by_line = {token.start[0]: token.string.lstrip("# ") for token in comments}
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            found[node.target.id] = next((by_line[line] for line in lines if line in by_line), "")
+    return found
 
 
 def _shown(default: object) -> str:
     if default is None or default == ():
         return ""
+    if isinstance(default, bool):
+        return str(default).lower()
     if isinstance(default, int) and default >= _MIB and default % _MIB == 0:
         return f"{default} ({default // _MIB} MiB)"
     return f"{default:g}" if isinstance(default, float) else str(default)
@@ -77,8 +143,9 @@ def _shown(default: object) -> str:
 
 def _with_choices(meaning: str, annotation: Any) -> str:
     choices = get_args(annotation) if get_origin(annotation) is Literal else ()
-    return f"{meaning}; one of {', '.join(choices)}" if choices else meaning
+    return f"{meaning} One of {', '.join(choices)}." if choices else meaning
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page_with_tables(PAGE.read_text()))
+    for page in FOLDER.glob("*.md"):
+        page.write_text(page_with_tables(page.read_text()))

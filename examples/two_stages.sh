@@ -3,13 +3,14 @@
 #
 #     examples/two_stages.sh [URL [PHOTO [QUESTION]]]
 #
-# Python serves as a JSON reader and, with Pillow, as the edge's scissors; without PHOTO it draws one. The question is
-# asked with mode "always", so that a second stage follows even a sure answer. Set SECONDGLANCE_API_KEY if needed.
+# Python reads JSON and, with Pillow, resizes and crops, as the edge would. Without PHOTO the script asks about
+# examples/photo.jpg. It asks with mode "always", so that a second stage follows even a sure answer. Set
+# SECONDGLANCE_API_KEY if the server wants a key.
 set -eu
 
 url=${1:-${SECONDGLANCE_URL:-http://127.0.0.1:8000}}
-photo=${2:-}
-question=${3:-What is written on the sign?}
+photo=${2:-$(dirname "$0")/photo.jpg}
+question=${3:-What is written on the red sign?}
 key=${SECONDGLANCE_API_KEY:-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -24,17 +25,6 @@ print(value)' "$@"
 call() {
     curl --silent --show-error --fail-with-body ${key:+--header "Authorization: Bearer $key"} "$@"
 }
-
-if [ -z "$photo" ]; then
-    photo=$work/photo.png
-    python3 -c 'import sys
-from PIL import Image, ImageDraw
-photo = Image.new("RGB", (2400, 1600), "steelblue")
-draw = ImageDraw.Draw(photo)
-draw.rectangle((1700, 1000, 1860, 1080), fill="firebrick")
-draw.text((1780, 1040), "K7Q", fill="white", anchor="mm", font_size=48)
-photo.save(sys.argv[1])' "$photo"
-fi
 
 # What the model can use.
 call "$url/v1/model" > "$work/model.json"

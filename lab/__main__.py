@@ -18,7 +18,13 @@ import typer
 from lab.measuring.measure import Warmth
 from lab.measuring.methods import Method
 
-cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+cli = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 OUT = Path("out/lab")
 Interface = Annotated[str, typer.Argument(metavar="INTERFACE")]
@@ -48,7 +54,7 @@ def namespaces(photos: Photos = 12, cell_s: CellSeconds = 60.0) -> None:
 
 @cli.command()
 def containers(photos: Photos = 12, cell_s: CellSeconds = 60.0) -> None:
-    """The same on containers (an engine, the images, root on its host)."""
+    """Measure the same on containers (an engine, the images, root on its host)."""
     from lab.measuring.campaign import Budget, run
     from lab.measuring.photos import provide
     from lab.measuring.report import publish
@@ -117,7 +123,7 @@ def measure(
 
 @cli.command()
 def idle(interface: Interface, seconds: Annotated[float, typer.Option(min=0.1)] = 5.0) -> None:
-    """What the interface moves while nobody asks, as JSON."""
+    """Print what the interface moves while nobody asks, as JSON."""
     from lab.places.counters import Idle
 
     print(json.dumps(asdict(Idle.measured(interface, seconds))))
@@ -135,7 +141,7 @@ def offload(interface: Interface, only_show: Annotated[bool, typer.Option("--onl
 
 @cli.command()
 def wait() -> None:
-    """Do nothing until SIGTERM: an edge's container that others start commands in."""
+    """Do nothing until SIGTERM: the edge's container, which others start commands in."""
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
 
 
@@ -144,6 +150,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
+    """Run the command line; return 1 where a measurement stopped."""
     from lab.errors import LabError
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is taken down

@@ -25,7 +25,7 @@ _PATIENCE_S = 60.0
 
 
 def run(say: Callable[[str], None]) -> None:
-    """Raises LabError if anything is not as documented."""
+    """Run the demonstration. Raises LabError if anything is not as documented."""
     truth = json.loads(Path("examples/photo.json").read_text())
     with composed() as compose:
         compose("up", "--no-build", "-d", "server")

@@ -13,6 +13,8 @@ from secondglance.pictures.original import Original
 from secondglance.settings import EdgeSettings
 from secondglance_server.testing import serving
 
+pytestmark = pytest.mark.live
+
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 PHOTO = EXAMPLES / "photo.jpg"
 TRUTH = json.loads((EXAMPLES / "photo.json").read_text())

@@ -5,18 +5,30 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import yaml
+from pydantic_settings import BaseSettings
 
-from docs.tables import page_with_tables, settings_table
+from docs.tables import TABLES, page_with_tables, settings_table
+from secondglance.gateway.settings import GatewaySettings
+from secondglance.settings import EdgeSettings
 from secondglance_server.settings import ENV_PREFIX, ServerSettings
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 
 
-def test_the_tables_are_those_of_the_code() -> None:
+@pytest.mark.parametrize("name", ["operations.md", "quickstart.md", "models.md"])
+def test_the_tables_are_those_of_the_code(name: str) -> None:
     """If this fails: python docs/tables.py"""
-    assert page_with_tables(PAGE) == PAGE
+    page = (ROOT / "docs" / name).read_text()
+    assert page_with_tables(page) == page
+
+
+def test_every_table_is_in_a_page() -> None:
+    marks = (re.findall(r"<!-- (.*): written by docs/tables.py", page.read_text()) for page in PAGES)
+    assert sorted(mark for found in marks for mark in found) == sorted(TABLES)
 
 
 def test_a_stale_table_is_found() -> None:
@@ -26,10 +38,11 @@ def test_a_stale_table_is_found() -> None:
     assert page_with_tables(stale) != stale
 
 
-def test_every_setting_has_a_meaning() -> None:
+@pytest.mark.parametrize("settings", [ServerSettings, EdgeSettings, GatewaySettings])
+def test_every_setting_has_a_meaning(settings: type[BaseSettings]) -> None:
     """The comment behind it in the settings class."""
-    rows = [row.strip("| ").split(" | ") for row in settings_table().splitlines()[2:]]
-    assert len(rows) == len(ServerSettings.model_fields)
+    rows = [row.strip("| ").split(" | ") for row in settings_table(settings).splitlines()[2:]]
+    assert len(rows) == len(settings.model_fields)
     assert [cells[0] for cells in rows if len(cells[-1]) < 5 or cells[-1] == cells[1]] == []
 
 

@@ -22,6 +22,8 @@ import pytest
 
 from secondglance_server.testing import free_port, serving
 
+pytestmark = pytest.mark.live
+
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "examples" / "photo.jpg"
 TRUTH = json.loads((ROOT / "examples" / "photo.json").read_text())

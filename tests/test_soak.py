@@ -9,6 +9,8 @@ import pytest
 from benchmarks.soak import Run, Sample, environment, growth, left_over, soak
 from secondglance_server.testing import serving
 
+pytestmark = pytest.mark.live
+
 TTL_S = 2.0
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.ceiling import Cost, Machine
-from benchmarks.edges import Exchange
+from benchmarks.instruments.ceiling import Cost, Machine
+from benchmarks.instruments.edges import Exchange
 from benchmarks.throughput import Level, ceiling, conversations, differing, run_level
 from secondglance_server.testing import serving
+
+pytestmark = pytest.mark.live
 
 BUDGET = {"max_width": 224, "max_height": 224, "max_pixels": None}
 

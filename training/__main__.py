@@ -19,7 +19,7 @@ import transformers
 
 from training import decoder_stage, joint_stage, tower_stage
 from training.export import export
-from training.render import render_all
+from training.pictures.render import render_all
 
 STAGES = ("render", "tower", "decoder", "joint", "export")
 # with --start: what has been trained before needs fewer and smaller steps

@@ -17,8 +17,8 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from scenes.signs import CHARACTERS, COLORS
+from training.pictures.views import SLOTS
 from training.tower_stage import CODES, Heads
-from training.views import SLOTS
 
 BELIEFS_SHARE = 0.8
 END = 0  # the code of an empty slot

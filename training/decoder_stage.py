@@ -25,8 +25,8 @@ from scenes.signs import CHARACTERS, COLORS
 from training.journal import Journal, cosine, load_checkpoint, pick_device, save_checkpoint
 from training.muon import Optimizers
 from training.packing import Packed, Packer, attention_mask, position_ids, prompt_after_images
+from training.pictures.views import SLOTS
 from training.tokenizer import build_tokenizer
-from training.views import SLOTS
 
 CODES = len(CHARACTERS) + 1
 WIDTH = 192

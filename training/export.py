@@ -12,8 +12,8 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from secondglance_server.engine.embedded.tower import TowerConfig
 from training.decoder_stage import decoder_config
+from training.pictures.views import SIDE
 from training.tokenizer import CHAT_TEMPLATE, build_tokenizer
-from training.views import SIDE
 
 MOST_BYTES = 16_000_000
 

@@ -13,8 +13,8 @@ from secondglance_server.engine.embedded.tower import Tower, TowerConfig
 from training.decoder_stage import WIDTH, Symbols
 from training.exported import exported_parts, load_tower
 from training.journal import cosine
+from training.pictures.views import SLOTS
 from training.tower_stage import CODES, Heads, to_pixels
-from training.views import SLOTS
 
 
 class Projector(nn.Module):

@@ -20,7 +20,7 @@ from secondglance_server.engine.embedded.tower import Tower, TowerConfig
 from training.exported import exported_parts, load_tower
 from training.journal import Journal, cosine, load_checkpoint, pick_device, save_checkpoint
 from training.muon import Optimizers
-from training.views import IGNORE, SLOTS
+from training.pictures.views import IGNORE, SLOTS
 
 CODES = len(CHARACTERS) + 1
 # in the loss, by number of characters: a long text is one label, but four things to get right

@@ -6,7 +6,6 @@ Names are loaded on first use, so that `secondglance --help` does not wait for a
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
         BusyError,
         EdgeError,
         ExpiredError,
+        MissingExtraError,
         NotAllowedError,
         ProtocolError,
         RefusedError,
@@ -38,6 +38,7 @@ __all__ = [
     "EdgeSettings",
     "ExpiredError",
     "Hooks",
+    "MissingExtraError",
     "NotAllowedError",
     "ProtocolError",
     "Receipt",
@@ -63,8 +64,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":  # reading it takes a file, so not before somebody asks
-        return importlib.metadata.version("second-glance")
+    if name == "__version__":
+        from importlib.metadata import version  # 20 ms of processor time, which `--help` does not need
+
+        return version("second-glance")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
@@ -38,13 +39,12 @@ from secondglance.pictures.original import ImageSource
 from secondglance.reply import Reply
 from secondglance.settings import EdgeSettings, load_settings
 from secondglance.wire.counting import AsyncCountingTransport, CountingTransport, Exchange, measuring
+from secondglance.wire.reading import NO_COMPRESSION, read_reply, read_reply_async
 from secondglance_protocol.protocol import API_KEY_HEADER, DEADLINE_HEADER, MAX_DEADLINE_MS
 from secondglance_protocol.wire import ModelResponse
 
 T = TypeVar("T")
 Observer: TypeAlias = Callable[[Step], None]
-
-MAX_REPLY_BYTES = 8 * 1024 * 1024  # a relevance map of 512 x 512 cells fits
 
 
 class _Options:
@@ -81,6 +81,11 @@ class _Options:
     def _conversation(self, source: ImageSource, question: str, terms: QuestionTerms) -> Conversation:
         ask = _ask(question, {**self._terms, **terms})
         return Conversation(source, ask, known=self._known, settings=self._settings)
+
+    def _deadline_of(self, send: Send) -> float:
+        """Return when one exchange ends at the latest: no server may hold a question for ever."""
+        limit = time.monotonic() + self._settings.total_timeout_s
+        return limit if send.deadline is None else min(limit, send.deadline)
 
     def _tell(self, step: Step) -> None:
         if self._observe is not None:
@@ -170,12 +175,10 @@ class EdgeClient(_Options):
         return step.work() if isinstance(step, Compute) else None
 
     def _exchange(self, send: Send) -> ExchangeResult:
-        with measuring(send.deadline) as exchange:
+        with measuring(self._deadline_of(send)) as exchange:
             try:
                 with self._http.stream(**_arguments(send)) as response:
-                    body = bytearray()
-                    for part in response.iter_bytes():
-                        _append(body, part)
+                    body = read_reply(response)
             except httpx.HTTPError as exc:
                 return _lost(exc, exchange)
             return _arrived(response, body, exchange)
@@ -247,12 +250,10 @@ class AsyncEdgeClient(_Options):
         return await anyio.to_thread.run_sync(step.work) if isinstance(step, Compute) else None
 
     async def _exchange(self, send: Send) -> ExchangeResult:
-        with measuring(send.deadline) as exchange:
+        with measuring(self._deadline_of(send)) as exchange:
             try:
                 async with self._http.stream(**_arguments(send)) as response:
-                    body = bytearray()
-                    async for part in response.aiter_bytes():
-                        _append(body, part)
+                    body = await read_reply_async(response)
             except httpx.HTTPError as exc:
                 return _lost(exc, exchange)
             return _arrived(response, body, exchange)
@@ -265,11 +266,21 @@ def _ask(question: str, terms: QuestionTerms) -> Ask:
 
 def _http_options(settings: EdgeSettings, url: str | None, api_key: str | None) -> dict[str, Any]:
     key = api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
-    headers = {"User-Agent": "second-glance-edge"}
+    headers = {"User-Agent": "second-glance-edge", **NO_COMPRESSION}
     if key:
         headers[API_KEY_HEADER] = f"Bearer {key}"
     timeout = httpx.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s)
-    return {"base_url": _checked(url or settings.url), "headers": headers, "timeout": timeout}
+    return {
+        "base_url": _checked(url or settings.url),
+        "headers": headers,
+        "timeout": timeout,
+        "cookies": _no_cookies(),
+    }
+
+
+def _no_cookies() -> CookieJar:
+    """Return a jar that keeps nothing: a cookie would be uplink that a server decides on."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
 def _checked(url: str) -> httpx.URL:
@@ -300,16 +311,10 @@ def _arguments(send: Send) -> dict[str, Any]:
     }
 
 
-def _append(body: bytearray, part: bytes) -> None:
-    if len(body) + len(part) > MAX_REPLY_BYTES:
-        raise httpx.DecodingError(f"the reply exceeds {MAX_REPLY_BYTES} bytes")
-    body += part
-
-
-def _arrived(response: httpx.Response, body: bytearray, exchange: Exchange) -> Arrived:
+def _arrived(response: httpx.Response, body: bytes, exchange: Exchange) -> Arrived:
     headers = {name.lower(): value for name, value in response.headers.items()}
     counts = (exchange.uplink_bytes, exchange.downlink_bytes)
-    return Arrived(response.status_code, headers, bytes(body), *counts, exchange.waited_s)
+    return Arrived(response.status_code, headers, body, *counts, exchange.waited_s)
 
 
 def _lost(exc: httpx.HTTPError, exchange: Exchange) -> Lost:

@@ -101,6 +101,11 @@ class Reply:
         return self.final.answer
 
     @property
+    def is_answered(self) -> bool:
+        """Whether the answer holds any text; where it holds none, `confidence` says nothing."""
+        return bool(self.answer.strip())
+
+    @property
     def stage(self) -> Literal[1, 2]:
         return self.final.stage
 

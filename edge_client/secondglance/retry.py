@@ -6,10 +6,15 @@ and the conversation that decides about it does no I/O, so nothing here may slee
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+
+_YEAR_S = 365 * 24 * 3600.0
+_MAX_DATE_CHARS = 64  # an HTTP date has 29
+_MAX_DIGITS = 300  # as a float can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +41,19 @@ class RetryPolicy:
 
 
 def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Seconds from a `Retry-After` header (a number or an HTTP date); None if absent or unreadable."""
-    if value is None:
-        return None
+    """Return the seconds of a `Retry-After` header (a number or an HTTP date), at most a year's.
+
+    None if there is no header or it cannot be read.
+    """
+    text = (value or "").strip()
+    if re.fullmatch(r"[0-9]+", text):
+        return min(float(text[:_MAX_DIGITS]), _YEAR_S)  # cut to where it is more than a year anyway
+    if text.startswith("-") or len(text) > _MAX_DATE_CHARS:
+        return 0.0 if re.fullmatch(r"-[0-9]+", text) else None
     try:
-        return max(0.0, float(int(value)))
-    except ValueError:
-        pass
-    try:
-        at = parsedate_to_datetime(value)
-    except ValueError:
+        at = parsedate_to_datetime(text)
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)  # "-0000" parses as a naive time in UTC
+        wait_s = (at - (now or datetime.now(UTC))).total_seconds()
+    except (ValueError, TypeError, IndexError, OverflowError):  # whatever the parser meets
         return None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)  # "-0000" parses as a naive time in UTC
-    return max(0.0, (at - (now or datetime.now(UTC))).total_seconds())
+    return min(max(0.0, wait_s), _YEAR_S)

@@ -34,33 +34,34 @@ class EdgeSettings(BaseSettings):
         env_prefix=ENV_PREFIX, frozen=True, extra="forbid", populate_by_name=True
     )
 
-    url: str = Field(
+    url: str = Field(  # the server's base URL
         default="http://127.0.0.1:8000", validation_alias=AliasChoices("url", "SECONDGLANCE_URL")
     )
-    api_key: SecretStr | None = Field(
+    api_key: SecretStr | None = Field(  # this edge's key for the server
         default=None, validation_alias=AliasChoices("api_key", "SECONDGLANCE_API_KEY")
     )
 
     link_aware: bool = True  # encode as the measured link deserves, unless one of the next six is set
     point_worth_s: float = Field(default=0.1, ge=0, allow_inf_nan=False)  # a point of accuracy, in seconds
     # benchmarks/codecs.py and ladder.py: what costs the pair, not stage one alone, no accuracy (docs/log.md).
-    format: Format = "webp"
-    image_quality: Quality = 40
+    format: Format = "webp"  # of what is uploaded
+    image_quality: Quality = 40  # of the small copy
     image_scale: float = Field(default=1.0, ge=0.1, le=1)  # of the side that the server takes
     image_subsampling: Subsampling = "4:2:0"  # of JPEG, where that is asked for
-    patch_quality: Quality = 85
+    patch_quality: Quality = 85  # of the region
     patch_subsampling: Subsampling = "4:4:4"  # small coloured details are what a patch is for
-    min_quality: Quality = 30
-    max_original_pixels: int = Field(default=MAX_ORIGINAL_PIXELS, ge=1)
+    min_quality: Quality = 30  # the least that an uplink budget may lead to
+    max_original_pixels: int = Field(default=MAX_ORIGINAL_PIXELS, ge=1)  # larger pictures are refused
 
-    connect_timeout_s: Seconds = 5.0
+    connect_timeout_s: Seconds = 5.0  # to connect
     read_timeout_s: Seconds = 60.0  # for each read, and for each 16 KiB of a write
-    retries: int = Field(default=2, ge=0)
-    retry_wait_s: Seconds = 0.5
-    max_retry_wait_s: Seconds = 8.0
-    max_retry_after_s: Seconds = 120.0
+    total_timeout_s: Seconds = 300.0  # for one request, from connecting to the reply's last byte
+    retries: int = Field(default=2, ge=0)  # of one request, after the first try
+    retry_wait_s: Seconds = 0.5  # before the first retry; doubles with each
+    max_retry_wait_s: Seconds = 8.0  # between two tries, unless the server says
+    max_retry_after_s: Seconds = 120.0  # the longest wait taken from a server
 
-    remembered_images: int = Field(default=256, ge=0)
+    remembered_images: int = Field(default=256, ge=0)  # pictures that need no second upload
     assumed_side: int = Field(default=448, ge=2)  # --dry-run asks no server what it takes
 
     @property

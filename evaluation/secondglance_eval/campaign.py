@@ -62,7 +62,7 @@ class Every:
 
 
 def measure(dataset: Dataset, choice_set: Dataset, asker: Asker, out: Path, *, pace: Pace) -> None:
-    """Runs all parts that are not done, into the folder `out`. Raises EdgeError, RecordsError."""
+    """Run all parts that are not done, into the folder `out`. Raises EdgeError, RecordsError."""
     chosen = _chosen(choice_set, asker, out, pace)
     with RecordWriter(out / RECORDS_FILE) as writer:
         run(dataset, [*standard_methods(), *chosen.methods()], asker, writer, pace=pace)
@@ -84,7 +84,7 @@ def left_out(choice_set: Dataset) -> list[str]:
 
 
 def cases_of(study: Study, model: ModelResponse) -> list[Case]:
-    """The cases that the report shows, under the model's own gate."""
+    """Return the cases that the report shows, under the model's own gate."""
     gate = GateStatistic(model.gate.metric, model.gate.aggregate)
     doubts = study.doubts(gate)
     doubtful = {

@@ -90,8 +90,8 @@ def run(
         from secondglance_eval.asking.asker import Asker
         from secondglance_eval.asking.run import Pace
         from secondglance_eval.campaign import left_out, measure
-        from secondglance_eval.datasets.checkout import TEST_SEED
         from secondglance_eval.datasets.named import open_with_choice
+        from secondglance_eval.datasets.seeds import TEST_SEED
         from secondglance_eval.facts import Facts, files_of_model
 
         data, choice_set = open_with_choice(
@@ -154,8 +154,8 @@ def calibrate(
     with _failures():
         from secondglance_eval.asking.asker import Asker
         from secondglance_eval.asking.run import Pace
-        from secondglance_eval.datasets.checkout import CALIBRATION_SEED
         from secondglance_eval.datasets.named import open_dataset
+        from secondglance_eval.datasets.seeds import CALIBRATION_SEED
         from secondglance_eval.facts import Facts, files_of_model
         from secondglance_eval.judging.calibration import (
             always_ask,
@@ -180,12 +180,8 @@ def calibrate(
 
 
 def main() -> None:
-    """Run `secondglance-eval`; a missing requirement is one line and exit code 2."""
-    try:
-        app(prog_name="secondglance-eval")
-    except ModuleNotFoundError as exc:
-        print(f"secondglance-eval: {exc}: pip install second-glance-eval", file=sys.stderr)
-        sys.exit(2)
+    """Run the command line."""
+    app(prog_name="secondglance-eval")
 
 
 @contextlib.contextmanager

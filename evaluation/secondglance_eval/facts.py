@@ -58,7 +58,7 @@ class Facts(BaseModel):
         )
 
     def keep_in(self, folder: Path) -> None:
-        """Raises OtherRunError if the folder's records cannot be gone on with."""
+        """Write the facts. Raises OtherRunError if the folder's records cannot be gone on with."""
         path = folder / FACTS_FILE
         if path.exists():
             there = type(self).read(folder)
@@ -83,14 +83,14 @@ class Facts(BaseModel):
 
 
 def files_of_model(name: str) -> Path | None:
-    """Where a model that a child server loads has its files; None for a hub's."""
+    """Return where a model that a child server loads has its files; None for a hub's."""
     if name == "embedded":
         return Path(str(importlib.resources.files("secondglance_server.engine.embedded"))) / "weights"
     return Path(name) if Path(name).is_dir() else None
 
 
 def digest_of(folder: Path) -> str:
-    """SHA-256 over a model's weights, configuration and gate."""
+    """Return the SHA-256 over a model's weights, configuration and gate."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".json", ".jinja"):

@@ -30,6 +30,7 @@ class Budget:
     cell_s: float = 60.0
 
     def answers(self, link: Link, expected_bytes: float) -> int:
+        """Return how many answers a cell of that link gets."""
         needs_s = link.predicted_s(
             wire_up=expected_bytes, wire_down=3_000, handshakes=1, requests=3, compute_s=0.3
         )

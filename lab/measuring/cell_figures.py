@@ -39,7 +39,7 @@ class CellFigures:
 
     @property
     def overhead(self) -> float:
-        """What frames add to the client's count."""
+        """Return what frames add to the client's count, as a share."""
         return self.wire / self.http - 1
 
 

@@ -31,7 +31,7 @@ class Photo:
 
     @classmethod
     def in_folder(cls, folder: Path) -> list[Photo]:
-        """The JPEGs that `questions.json` (file name -> question) names."""
+        """Return the JPEGs that `questions.json` (file name -> question) names."""
         questions: dict[str, str] = json.loads((folder / "questions.json").read_text())
         return [cls(name, (folder / name).read_bytes(), question) for name, question in questions.items()]
 
@@ -68,7 +68,7 @@ class Sample:
 
 
 def run(plan: Plan, photos: list[Photo]) -> Iterator[Sample]:
-    """Each photo once. The window of a cold sample includes the connection's end."""
+    """Ask about each photo once. The window of a cold sample includes the connection's end."""
     make = asker(plan.method)
     if plan.warmth == "cold":
         for photo in photos:

@@ -121,7 +121,7 @@ class _Original:
 
 
 def asker(method: Method) -> Callable[[str], Asker]:
-    """Makes the asker of `method` for a server's URL."""
+    """Return what makes the asker of `method` for a server's URL."""
     if method == "original":
         return _Original
     return lambda url: _Pair(url, _MODES[method])

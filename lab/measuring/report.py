@@ -12,7 +12,7 @@ from secondglance_eval.markdown import markdown_table
 
 
 def publish(record: CampaignRecord, folder: Path, name: str) -> int:
-    """Write record, tables and plot, print the tables; 1 if the promise is broken, else 0."""
+    """Write record, tables and plot, print the tables; return 1 if the promise is broken, else 0."""
     from lab.measuring.plot import draw  # matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)

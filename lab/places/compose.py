@@ -30,6 +30,7 @@ class Finished:
     stderr: str
 
     def checked(self) -> str:
+        """Return stdout. Raises LabError with stderr if the command failed."""
         if self.exit_code:
             raise LabError(f"exit code {self.exit_code}: {self.stderr.strip()}")
         return self.stdout
@@ -47,24 +48,25 @@ class Container:
         return Finished(code, (stdout or b"").decode(), (stderr or b"").decode())
 
     def engine_counters(self) -> Counters:
-        """What the engine's API says has crossed the container's networks."""
+        """Return what the engine's API says has crossed the container's networks."""
         networks = self.raw.client.api.stats(self.raw.id, stream=False, one_shot=True)["networks"].values()
         fields = ("tx_bytes", "tx_packets", "rx_bytes", "rx_packets")
         return Counters(*(sum(network[field] for network in networks) for field in fields))
 
     def processor_s(self) -> float:
-        """What it has computed so far, health checks included."""
+        """Return the processor time so far in seconds, health checks included."""
         usage = self.raw.client.api.stats(self.raw.id, stream=False, one_shot=True)["cpu_stats"]["cpu_usage"]
         return float(usage["total_usage"]) / 1e9
 
     def seconds_to_healthy(self) -> float:
-        """From its start to the end of the first check that passed."""
+        """Return the seconds from its start to the end of the first check that passed."""
         self.raw.reload()
         state = self.raw.attrs["State"]
         passed = next(check for check in state["Health"]["Log"] if check["ExitCode"] == 0)
         return (_moment(passed["End"]) - _moment(state["StartedAt"])).total_seconds()
 
     def wait_until_healthy(self) -> None:
+        """Wait until the health check passes. Raises LabError if it does not."""
         deadline = time.monotonic() + _HEALTHY_TIMEOUT_S
         while time.monotonic() < deadline:
             self.raw.reload()
@@ -93,6 +95,7 @@ class Compose:
         return done.stdout
 
     def container(self, service: str) -> Container:
+        """Return the running container of a service."""
         return Container(self.client.containers.get(self("ps", "-q", service).strip()))
 
     def run(self, service: str, *command: str, entrypoint: str, name: str) -> Container:
@@ -104,7 +107,7 @@ class Compose:
 
 @contextlib.contextmanager
 def composed() -> Iterator[Compose]:
-    """What was started is taken down at the end, networks too. Raises LabError without an engine."""
+    """Yield the project; take down what was started, networks too. Raises LabError without an engine."""
     import docker
 
     plugin = (

@@ -53,7 +53,7 @@ class ContainerPlace:
 
 @contextlib.contextmanager
 def container_place(photos: Path) -> Iterator[ContainerPlace]:
-    """Server, link and edge up, offload off on both sides of the link. Raises LabError."""
+    """Yield server, link and edge, with offload off on both sides of the link. Raises LabError."""
     if sys.platform != "linux" or os.geteuid() != 0:
         raise LabError("shaping the containers' interfaces needs Linux and root")
     for path in (photos, *photos.iterdir()):

@@ -30,20 +30,22 @@ def _files(interface: str, sysfs: Path) -> list[Path]:
 
 
 def read(interface: str, sysfs: Path = SYSFS) -> Counters:
+    """Return the counters as they are."""
     return Counters(*(int(file.read_text()) for file in _files(interface, sysfs)))
 
 
 def reading(interface: str) -> tuple[str, ...]:
-    """The command whose output `parsed` understands, for where this package is not or takes long to start."""
+    """Return the command whose output `parsed` understands, for places where this package is not."""
     return ("cat", *(str(file) for file in _files(interface, SYSFS)))
 
 
 def parsed(output: str) -> Counters:
+    """Return the counters from the output of `reading`."""
     return Counters(*(int(line) for line in output.split()))
 
 
 def read_at_rest(interface: str, quiet_s: float, *, limit_s: float = 10.0, sysfs: Path = SYSFS) -> Counters:
-    """The counters once nothing has moved for `quiet_s`; after `limit_s` as they are."""
+    """Return the counters once nothing has moved for `quiet_s`; after `limit_s` as they are."""
     started = changed_at = time.monotonic()
     last = read(interface, sysfs)
     while (now := time.monotonic()) - changed_at < quiet_s and now - started < limit_s:
@@ -63,6 +65,7 @@ class Idle:
 
     @classmethod
     def measured(cls, interface: str, seconds: float, *, sysfs: Path = SYSFS) -> Idle:
+        """Measure for that many seconds."""
         before, started = read(interface, sysfs), time.monotonic()
         time.sleep(seconds)
         moved, passed_s = read(interface, sysfs) - before, time.monotonic() - started

@@ -48,14 +48,14 @@ class NamespacePlace:
         return parsed(self.namespaces.run("edge", *_READING))
 
     def outside(self) -> Counters:
-        """What the server's end received is what the edge sent."""
+        """Return the server's end of the cable: what it received is what the edge sent."""
         server = parsed(self.namespaces.run("server", *_READING))
         return Counters(server.rx_bytes, server.rx_packets, server.tx_bytes, server.tx_packets)
 
 
 @contextlib.contextmanager
 def namespace_place(photos: Path, log: Path) -> Iterator[NamespacePlace]:
-    """Namespaces with a ready server and the relay. Raises LabError."""
+    """Yield namespaces with a ready server and the relay. Raises LabError."""
     environment = [f"{name}={value}" for name, value in _ENVIRONMENT.items()]
     with contextlib.ExitStack() as running:
         pair = running.enter_context(joined())

@@ -33,7 +33,7 @@ class Namespaces:
     names: dict[Side, str]
 
     def run(self, side: Side, *command: str, timeout_s: float | None = None) -> str:
-        """The command's stdout. Raises LabError with its stderr."""
+        """Return the command's stdout. Raises LabError with its stderr."""
         return _output(*self._inside(side), *command, timeout_s=timeout_s)
 
     @contextlib.contextmanager
@@ -51,7 +51,7 @@ class Namespaces:
                 child.wait()
 
     def shape(self, link: Link) -> None:
-        """The link's rate on both sides, or none."""
+        """Set the link's rate on both sides, or none."""
         for side in SIDES:
             for arguments in shaping(INTERFACE, link):
                 self.run(side, *arguments)
@@ -61,7 +61,7 @@ class Namespaces:
 
 
 def shaping(interface: str, link: Link) -> list[tuple[str, ...]]:
-    """The commands that leave `interface` sending at the link's rate."""
+    """Return the commands that leave `interface` sending at the link's rate."""
     root = ("dev", interface, "root")
     commands: list[tuple[str, ...]] = [("tc", "qdisc", "replace", *root, "pfifo_fast")]
     if link.bits_per_s is not None:
@@ -71,7 +71,7 @@ def shaping(interface: str, link: Link) -> list[tuple[str, ...]]:
 
 
 def why_impossible() -> str | None:
-    """What this machine lacks for namespaces; None if nothing."""
+    """Return what this machine lacks for namespaces; None if nothing."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "network namespaces need Linux and root"
     if not all(shutil.which(program) for program in ("ip", "tc")):
@@ -81,7 +81,7 @@ def why_impossible() -> str | None:
 
 @contextlib.contextmanager
 def joined() -> Iterator[Namespaces]:
-    """Raises LabError where they cannot be made."""
+    """Yield two joined namespaces. Raises LabError where they cannot be made."""
     lacking = why_impossible()
     if lacking:
         raise LabError(lacking)

@@ -17,13 +17,13 @@ _GETTERS = {"tso": 0x1E, "gso": 0x23, "gro": 0x2B}
 
 
 def turn_off(interface: str) -> None:
-    """Raises OSError where the interface or the permission is missing."""
+    """Turn offload off. Raises OSError where the interface or the permission is missing."""
     for command in _SETTERS.values():
         _ethtool(interface, command, 0)
 
 
 def states(interface: str) -> dict[str, bool]:
-    """Whether each of tso, gso and gro is on."""
+    """Return whether each of tso, gso and gro is on."""
     return {name: bool(_ethtool(interface, command, 0)) for name, command in _GETTERS.items()}
 
 

@@ -104,6 +104,7 @@ class Schedule:
     by_connection: Mapping[int, tuple[Fault, ...]] = field(default_factory=dict)
 
     def faults_of(self, connection: int) -> tuple[Fault, ...]:
+        """Return the faults of the connection of that number, from 0."""
         return self.by_connection.get(connection, self.each)
 
 

@@ -29,21 +29,23 @@ class Link:
 
     @property
     def mean_rtt_s(self) -> float:
+        """Return the mean round trip in seconds, jitter included."""
         return self.rtt_s + self.jitter_s  # two ways, half the jitter each on average
 
     @property
     def faults(self) -> tuple[Fault, ...]:
+        """Return the delay that the relay adds."""
         return (Delay(self.rtt_s / 2, self.jitter_s),) if self.rtt_s else ()
 
     @property
     def burst_bytes(self) -> int:
-        """Two segments, or what the rate carries in two milliseconds: less would not reach the rate."""
+        """Return two segments, or two milliseconds at the rate: less would not reach the rate."""
         return max(3_200, int((self.bits_per_s or 0) / 8 * 0.002))
 
     def predicted_s(
         self, *, wire_up: float, wire_down: float, handshakes: float, requests: float, compute_s: float
     ) -> float:
-        """Bytes at the link's rate, a round trip for each handshake and each request, and the computing."""
+        """Return seconds: bytes at the rate, a round trip for each handshake and request, and computing."""
         transfer_s = 8 * (wire_up + wire_down) / self.bits_per_s if self.bits_per_s else 0.0
         return compute_s + transfer_s + (handshakes + requests) * self.mean_rtt_s
 

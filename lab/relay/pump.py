@@ -69,7 +69,7 @@ class Pump:
 
     @property
     def delay_s(self) -> float:
-        """Without jitter."""
+        """Return the delay in seconds, without jitter."""
         return sum(fault.seconds for fault in self._delays)
 
     async def take(self, draw: random.Random) -> None:

@@ -96,12 +96,12 @@ class Relay:
 
     @property
     def passed(self) -> Bytes:
-        """Bytes handed on so far, over all connections."""
+        """Return the bytes handed on so far, over all connections."""
         return Bytes(self._in_all("up"), self._in_all("down"))
 
     @property
     def received(self) -> Bytes:
-        """Bytes taken so far; more than `passed` where a fault holds some or threw them away."""
+        """Return the bytes taken so far; more than `passed` where a fault holds or drops some."""
         connections = list(self.connections)
         return Bytes(sum(c.up.received for c in connections), sum(c.down.received for c in connections))
 
@@ -209,7 +209,7 @@ async def _close(writer: asyncio.StreamWriter, outcome: HowItEnded) -> None:
 
 @contextlib.contextmanager
 def relaying(host: str, port: int, *, schedule: Schedule = CLEAN, seed: int = 0) -> Iterator[Relay]:
-    """A relay in a thread of its own. Its counts may be read at any time."""
+    """Yield a relay that runs in a thread of its own; its counts may be read at any time."""
     started: Future[tuple[Relay, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def run() -> None:

@@ -18,10 +18,11 @@ class Replay:
         self._pieces: asyncio.Queue[bytes] = asyncio.Queue()
 
     def add(self, piece: bytes) -> None:
+        """Queue bytes to be sent again."""
         self._pieces.put_nowait(piece)
 
     def finish(self) -> None:
-        """No more bytes will come."""
+        """Say that no more bytes will come."""
         self._pieces.put_nowait(b"")
 
     async def run(self, host: str, port: int) -> None:

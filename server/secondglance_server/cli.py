@@ -1,7 +1,7 @@
 """`secondglance-server`: serve until told to stop, or ask a running server how it is.
 
 Exit codes of `serve`: 0 after SIGTERM or SIGINT, 1 if the model cannot be loaded or the device was given up,
-2 for a wrong setting.
+2 for a wrong setting or a missing extra, 3 if the address cannot be listened on.
 """
 
 from __future__ import annotations
@@ -15,47 +15,97 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from secondglance_server.errors import SettingsError
+from secondglance_server.errors import ListenError, SettingsError
 from secondglance_server.keys import ApiKey, hash_key, new_key
 from secondglance_server.settings import ServerSettings, load_settings
 
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+# Plain help, no panels, as that of `secondglance`.
 cli = typer.Typer(
-    help="The server half of Second Glance.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings=_HELP,
 )
-key_cli = typer.Typer(help="API keys.", no_args_is_help=True)
+key_cli = typer.Typer(
+    help="Make API keys.", no_args_is_help=True, rich_markup_mode=None, context_settings=_HELP
+)
 cli.add_typer(key_cli, name="key")
 
 
-@cli.command()
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        print(f"secondglance-server {version('second-glance-server')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _secondglance_server(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which this is.")
+    ] = False,
+) -> None:
+    """Answer questions about pictures, and ask the edge for a region where the model is unsure.
+
+    Logs go to stderr, one JSON object a line.
+
+    \b
+    Environment:
+      SECONDGLANCE_SERVER_*  every setting; options win (docs/operations.md)
+
+    \b
+    Exit codes:
+      0 ok   1 no model or no working device; not ready   2 usage   3 address cannot be listened on
+    """
+
+
+@cli.command(context_settings=_HELP)
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if unset.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port, 8000 if unset; 0 picks a free one.")] = None,
     model: Annotated[str | None, typer.Option(help="embedded, a directory, or a hub id.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
     attn: Annotated[str | None, typer.Option(help="Attention implementation, or auto.")] = None,
+    decode: Annotated[str | None, typer.Option(help="auto, eager or recorded steps.")] = None,
     calibration: Annotated[
         str | None, typer.Option(help="Gate measured by `secondglance-eval calibrate`: its file.")
     ] = None,
+    max_queue: Annotated[int | None, typer.Option(help="Answers of each stage that may wait.")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Answers that run together on the device.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
+    tracing: Annotated[str | None, typer.Option(help="none, or otel: spans by OTLP.")] = None,
 ) -> None:
-    """Serve until SIGTERM; every other setting comes from SECONDGLANCE_SERVER_* variables."""
+    """Serve until SIGTERM or SIGINT; what no option says comes from SECONDGLANCE_SERVER_* variables."""
     settings = _settings(
-        host=host, port=port, model=model, device=device, dtype=dtype, attn=attn, calibration=calibration
+        host=host,
+        port=port,
+        model=model,
+        device=device,
+        dtype=dtype,
+        attn=attn,
+        decode=decode,
+        calibration=calibration,
+        max_queue=max_queue,
+        max_batch=max_batch,
+        log_level=log_level,
+        tracing=tracing,
     )
     # Imported here: a health check runs every few seconds and needs no web framework.
     from secondglance_server.serving import leave, run_until_stopped
     from secondglance_server.telemetry.logs import configure_logging
 
     configure_logging(settings.log_level)
-    with _explained_settings():
+    with _explained_failures():
         is_well = run_until_stopped(settings)
     leave(is_well=is_well)
 
 
-@cli.command()
+@cli.command(context_settings=_HELP)
 def health(
     url: Annotated[
         str | None, typer.Option(help="Base URL; the settings' host and port if left out.")
@@ -75,15 +125,15 @@ def health(
         raise typer.Exit(1) from exc
 
 
-@key_cli.command("new")
+@key_cli.command("new", context_settings=_HELP)
 def new(
-    tenant: Annotated[str, typer.Argument(help="Whose key it is: 1 to 64 of A-Z a-z 0-9 . _ -")],
+    tenant: Annotated[str, typer.Argument(help="Whose key it is: 1 to 64 of A-Z a-z 0-9 . _ -.")],
     scope: Annotated[str, typer.Option(help="ask: the API; metrics: /metrics only.")] = "ask",
     requests_per_min: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
     bytes_per_min: Annotated[int | None, typer.Option(help="Bytes of request bodies a minute.")] = None,
     max_concurrent: Annotated[int | None, typer.Option(help="Requests at a time.")] = None,
 ) -> None:
-    """Print a new key and what belongs into SECONDGLANCE_SERVER_KEYS, a JSON list of such entries.
+    """Print a new key and its entry for SECONDGLANCE_SERVER_KEYS, which is a JSON list of such entries.
 
     The key is shown once and stored nowhere: give it to the client. The server keeps only its hash.
     """
@@ -106,21 +156,23 @@ def new(
 
 
 def _settings(**overrides: str | int | None) -> ServerSettings:
-    with _explained_settings():
+    with _explained_failures():
         return load_settings(**overrides)
 
 
 @contextmanager
-def _explained_settings() -> Iterator[None]:
+def _explained_failures() -> Iterator[None]:
+    """Turn what keeps the server from starting into one line and an exit code."""
     try:
         yield
-    except SettingsError as exc:
+    except (SettingsError, ListenError) as exc:
         typer.echo(str(exc), err=True)
-        raise typer.Exit(2) from exc
+        raise typer.Exit(2 if isinstance(exc, SettingsError) else 3) from exc
 
 
 def main() -> None:
-    cli()
+    """Entry point of `secondglance-server`."""
+    cli(prog_name="secondglance-server")
 
 
 if __name__ == "__main__":

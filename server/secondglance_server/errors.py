@@ -4,6 +4,7 @@
     +-- ProblemError        a request failed: code, detail, when to try again
     |   +-- HttpProblemError    (`http.problems`) one that needs further response headers
     +-- SettingsError       the server cannot start: a setting is wrong
+    +-- ListenError         the server cannot start: its address cannot be had
 
 Statuses and titles are in the protocol's table, and `http.problems` writes the document. Nothing here knows
 of HTTP.
@@ -34,6 +35,10 @@ class ProblemError(Exception):
 
 class SettingsError(Exception):
     """A setting that is wrong; the message names key and value."""
+
+
+class ListenError(Exception):
+    """An address that cannot be listened on; the message names host, port and why."""
 
 
 def busy(detail: str, *, retry_after_s: float = 1.0) -> ProblemError:

@@ -154,7 +154,7 @@ class PatchOffer(_Wire):
     max_height: int = Field(ge=1)
     max_pixels: int | None = Field(default=None, ge=1)
     max_bytes: int = Field(ge=1)
-    formats: tuple[MediaType, ...]
+    formats: Annotated[tuple[MediaType, ...], FailFast()]
     expires_at: AwareDatetime
 
 
@@ -189,7 +189,8 @@ class TokenReport(_Wire):
 class RelevanceReport(_Wire):
     """The map behind the RoI: `weights` is [rows][cols], `content` the picture's place in the grid."""
 
-    weights: tuple[tuple[Uncertainty, ...], ...]
+    # One wrong item is enough to refuse it: a list of millions would take minutes.
+    weights: Annotated[tuple[Annotated[tuple[Uncertainty, ...], FailFast()], ...], FailFast()]
     content: Box
 
 
@@ -207,7 +208,9 @@ class InferenceResponse(_Wire):
     usage: Usage
     timing_ms: TimingMs
     model: str
-    tokens: tuple[TokenReport, ...] | None = Field(default=None, description="If `include` has `tokens`.")
+    tokens: tuple[TokenReport, ...] | None = Field(
+        default=None, fail_fast=True, description="If `include` has `tokens`."
+    )
     relevance: RelevanceReport | None = Field(
         default=None, description="If `include` has `relevance` and a region was looked for."
     )
@@ -220,7 +223,7 @@ class ImageBudget(_Wire):
     max_height: int = Field(ge=1)
     max_pixels: int | None = Field(default=None, ge=1)
     max_bytes: int = Field(ge=1)
-    formats: tuple[MediaType, ...]
+    formats: Annotated[tuple[MediaType, ...], FailFast()]
 
 
 class DefaultGate(_Wire):

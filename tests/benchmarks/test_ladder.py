@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.instruments.marked import put_between
 from benchmarks.ladder import FIXED_IMAGE, FIXED_PATCH, IMAGES, PATCHES, ask_scene, figures, lost, outcomes
-from benchmarks.marked import put_between
 from scenes.photos import original_of
 from secondglance import EdgeClient, EdgeSettings, Hooks
 from secondglance.conversation.steps import Send

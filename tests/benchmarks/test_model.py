@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.in_process import Edge
+from benchmarks.instruments.in_process import Edge
 from benchmarks.model import Row, ask_scene, auroc, print_tables, summarize
 from scenes.generator import encode_jpeg, make_scene, render, shown_share
 from scenes.photos import originals

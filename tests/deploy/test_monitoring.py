@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +18,7 @@ from secondglance_protocol.wire import Metric, TimingMs
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.inference.facts import Outcome
 from secondglance_server.inference.skip import SkipReason
+from tests.needs import needs_program
 from tests.server.exchange import ask, patch_for, put_patch, running_client
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -140,7 +140,7 @@ def test_an_alert_says_how_bad_it_is_and_what_is_wrong(rule: dict[str, Any]) -> 
     assert rule["for"]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="Prometheus is not installed")
+@needs_program("promtool", package="prometheus")
 @pytest.mark.parametrize("command", [("check", RULES), ("test", RULES_TEST)], ids=["check", "test"])
 def test_prometheus_takes_the_rules_and_they_fire(command: tuple[str, Path]) -> None:
     verb, path = command

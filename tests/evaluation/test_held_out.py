@@ -7,8 +7,8 @@ import pickle
 
 from PIL import Image
 
-from secondglance_eval.datasets.checkout import CALIBRATION_SEED, TEST_SEED
 from secondglance_eval.datasets.held_out import PIXELS, HeldOutScenes, size_of
+from secondglance_eval.datasets.seeds import CALIBRATION_SEED, TEST_SEED
 
 
 def test_sizes_are_4_to_12_megapixels_of_varied_shape() -> None:

@@ -28,7 +28,7 @@ KEYS = (
     "pair_vs_oracle_points",
     "bytes_vs_original",
 )
-pytestmark = pytest.mark.timeout(900)  # half a minute on two idle cores
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]  # half a minute on two idle cores
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,18 @@ def test_a_broken_line_in_the_middle_is_an_error_that_names_it(
     path.write_bytes(b"{}\n" + path.read_bytes())
     with pytest.raises(RecordsError, match=r"records.jsonl, line 1"):
         list(read_records(path))
+    with pytest.raises(RecordsError, match=r"records.jsonl, line 1"):
+        RecordWriter(path)
+
+
+def test_two_runs_never_write_to_one_file(make_record: MakeRecord, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    with RecordWriter(path) as writer:
+        with pytest.raises(RecordsError, match="another process writes to"):
+            RecordWriter(path)
+        writer.add(make_record("1/0"))
+    with RecordWriter(path) as writer:
+        assert writer.done == {("1/0", "always")}
 
 
 def test_keys_tell_methods_apart(make_record: MakeRecord, tmp_path: Path) -> None:

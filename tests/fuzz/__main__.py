@@ -13,7 +13,7 @@ import atheris
 OPTIONS = ("-timeout=10", "-rss_limit_mb=2048", "-max_len=16384")  # seconds for one input; MB; bytes of one
 
 with atheris.instrument_imports(
-    include=["secondglance_server", "secondglance_protocol", "PIL", "python_multipart"]
+    include=["secondglance", "secondglance_server", "secondglance_protocol", "PIL", "python_multipart"]
 ):
     from tests.fuzz.targets import TARGETS
 

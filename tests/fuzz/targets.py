@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from secondglance import BadImageError
+from secondglance.pictures.budget import PixelBudget
+from secondglance.pictures.original import Original
 from secondglance_protocol.errors import ERRORS
 from secondglance_server.errors import ProblemError
 from secondglance_server.http.multipart import parse_parts
@@ -15,6 +18,7 @@ from secondglance_server.http.routes import _unpack
 from secondglance_server.inference.intake import decode, image_limits
 from secondglance_server.settings import ServerSettings
 
+MAX_FUZZED_PIXELS = 4_000_000
 LIMITS = image_limits(ServerSettings())
 BOUNDARY_TYPE = "multipart/form-data; boundary=cut"
 _TYPE_MARK = b"\0"  # what comes before it is the Content-Type; without it the type is right
@@ -30,6 +34,18 @@ def image(data: bytes) -> None:
     height, width, channels = rgb.shape
     assert (channels, str(rgb.dtype)) == (3, "uint8")
     assert LIMITS.complaint(width, height) is None
+
+
+def original(data: bytes) -> None:
+    """The edge's decoders, all formats: a picture within the limits, or a BadImageError."""
+    try:
+        with Original(data, max_pixels=MAX_FUZZED_PIXELS) as opened:
+            width, height = opened.size
+            opened.global_image(PixelBudget(64, 64))
+            shown = opened.crop((0, 0, width, height))
+    except BadImageError:
+        return
+    assert (shown.mode, shown.size) == ("RGB", (width, height))
 
 
 def request(data: bytes) -> None:
@@ -49,4 +65,8 @@ def _check_blames_the_client(problem: ProblemError) -> None:
     assert 400 <= ERRORS[problem.code].status < 500, problem
 
 
-TARGETS: Mapping[str, Callable[[bytes], None]] = {"image": image, "request": request}
+TARGETS: Mapping[str, Callable[[bytes], None]] = {
+    "image": image,
+    "original": original,
+    "request": request,
+}

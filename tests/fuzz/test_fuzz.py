@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -11,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz import targets
+from tests.needs import needs_module
 
 ROOT = Path(__file__).parents[2]
 CORPUS = Path(__file__).parent / "corpus"
 SECONDS = 10
 
-needs_atheris = pytest.mark.skipif(
-    importlib.util.find_spec("atheris") is None, reason="atheris has no build for this system"
-)
+needs_atheris = needs_module("atheris", package="atheris")
 
 
 def seeds(name: str) -> list[Path]:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.hardening.chaos import converse
 
+pytestmark = pytest.mark.live
+
 
 @pytest.mark.timeout(1200)
 async def test_a_conversation_over_a_broken_link_ends_well_and_is_inferred_once(is_full: bool) -> None:

@@ -14,6 +14,8 @@ from lab.places.counters import Counters, parsed, reading
 from lab.places.namespaces import INTERFACE, SERVER_ADDRESS, Namespaces, joined
 from lab.relay.links import LINKS, Link
 
+pytestmark = pytest.mark.live
+
 SINK = """
 import socket
 listener = socket.create_server(("0.0.0.0", 7000))
@@ -38,7 +40,7 @@ def pair() -> Iterator[Namespaces]:
         making = joined()
         namespaces = making.__enter__()
     except LabError as exc:
-        pytest.skip(f"no namespaces here: {exc}")
+        pytest.skip(f"no namespaces here: {exc} (root on Linux, apt-get install iproute2)")
     try:
         with namespaces.start("server", sys.executable, "-c", SINK):
             deadline = time.monotonic() + 60

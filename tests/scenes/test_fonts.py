@@ -19,9 +19,7 @@ def missing_training_fonts() -> str:
     return ""
 
 
-needs_training_fonts = pytest.mark.skipif(
-    bool(missing_training_fonts()), reason="training fonts are Debian packages, not installed here"
-)
+needs_training_fonts = pytest.mark.skipif(bool(missing_training_fonts()), reason=missing_training_fonts())
 
 
 def family(path: pathlib.Path) -> str:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import secondglance_server
 from secondglance_server.keys import hash_key
 from tests.server.fake_server import fake_server
+
+pytestmark = pytest.mark.live
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,6 +70,34 @@ def test_a_model_that_is_not_there_stops_the_server_with_one(tmp_path: Path) -> 
     assert "model not loaded" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("serve", "--help")])
-def test_help_is_there(arguments: tuple[str, ...]) -> None:
-    assert cli(*arguments).returncode == 0
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("command", ["", "serve", "health", "key", "key new"])
+def test_help_is_there_in_one_style(command: str, flag: str) -> None:
+    """U13: no `-h`, and panels where the edge's commands print plain lines."""
+    shown = cli(*command.split(), flag)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("Usage: secondglance-server")
+    assert shown.stdout.isascii()
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert cli("--version").stdout == f"secondglance-server {secondglance_server.__version__}\n"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
+def test_a_port_that_is_taken_is_said_at_once(host: str) -> None:
+    """S10: the server ended after five seconds, with an undocumented code, and named no port."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        result = cli("serve", "--host", host, "--port", str(port))
+    assert result.returncode == 3
+    (line,) = result.stderr.splitlines()  # so the model, which logs a line of its own, was not waited for
+    assert line == f"cannot listen on {host} port {port}: Address already in use"
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "host.invalid", "256.1.1.1"])
+def test_an_address_that_is_not_here_is_said_too(host: str) -> None:
+    """S10, its kind: whatever keeps the server from listening is one line with host and port."""
+    result = cli("serve", "--host", host, "--port", "8000")
+    assert (result.returncode, result.stderr.count("\n")) == (3, 1)
+    assert result.stderr.startswith(f"cannot listen on {host} port 8000: ")

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from secondglance_protocol.wire import ImageSize
-from secondglance_server.inference.decoding_memory import BYTES_PER_PIXEL, DecodingMemory
-from secondglance_server.inference.intake import decode, patch_limits
+from secondglance_server.inference.intake import BYTES_PER_PIXEL, DecodingMemory, decode, patch_limits
 from secondglance_server.settings import ServerSettings
+from tests.needs import needs_linux
 
 ROOT = Path(__file__).parents[2]
 SIDE = 1600
@@ -85,7 +85,7 @@ print(json.dumps(grown))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
+@needs_linux
 def test_a_pixel_costs_no_more_than_is_reckoned(tmp_path: Path) -> None:
     """Peaks of a process that decodes 2.56 megapixels. A WebP with alpha took 30 bytes for each pixel."""
     paths = []

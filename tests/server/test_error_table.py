@@ -20,6 +20,7 @@ from PIL import Image
 
 from secondglance_protocol.errors import ERRORS, ErrorCode
 from secondglance_server.engine.fake import FakeEngine, FakeScript
+from tests.needs import needs_linux
 from tests.server.exchange import (
     GLOBAL_IMAGE,
     ask,
@@ -105,10 +106,18 @@ upload_case(ErrorCode.IMAGE_SHAPE_REFUSED, "one_pixel", lambda: encode(1, 1))
 upload_case(ErrorCode.IMAGE_SHAPE_REFUSED, "side_too_short", lambda: encode(100, 1))
 upload_case(ErrorCode.IMAGE_SHAPE_REFUSED, "too_narrow", lambda: encode(403, 2))
 upload_case(ErrorCode.UNREADABLE_IMAGE, "truncated_png", lambda: encode(64, 48)[:-30])
+
+
+def with_one_bit_turned(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
 upload_case(ErrorCode.UNREADABLE_IMAGE, "truncated_jpeg", lambda: encode(640, 480, "JPEG")[:-200])
 upload_case(ErrorCode.UNREADABLE_IMAGE, "truncated_webp", lambda: encode(64, 48, "WEBP")[:-20])
 upload_case(ErrorCode.UNREADABLE_IMAGE, "signature_only", lambda: b"\x89PNG\r\n\x1a\n")
-upload_case(ErrorCode.UNREADABLE_IMAGE, "sixteen_bits", lambda: encode(8, 8, mode="I;16", color=0))
+upload_case(
+    ErrorCode.UNREADABLE_IMAGE, "damaged_pixels", lambda: with_one_bit_turned(encode(64, 48, "PNG"), 60)
+)
 upload_case(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "gif", lambda: encode(64, 48, "GIF"))
 upload_case(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "bmp_labelled_png", lambda: encode(64, 48, "BMP"))
 upload_case(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "text", lambda: b"not an image")
@@ -235,7 +244,7 @@ async def no_such_route(client: httpx.AsyncClient, _: FakeEngine) -> httpx.Respo
 @case(ErrorCode.METHOD_NOT_ALLOWED)
 async def wrong_method(client: httpx.AsyncClient, _: FakeEngine) -> httpx.Response:
     response = await client.post("/v1/inferences/inf_1")
-    assert response.headers["allow"] == "DELETE, GET"
+    assert response.headers["allow"] == "DELETE, GET, HEAD"
     return response
 
 
@@ -321,7 +330,7 @@ async def failing_engine(client: httpx.AsyncClient, engine: FakeEngine) -> httpx
 
 @case(ErrorCode.INTERNAL_ERROR)
 async def bug_in_the_server(client: httpx.AsyncClient, _: FakeEngine) -> httpx.Response:
-    parts = client.app.state.parts  # type: ignore[attr-defined]
+    parts = client.app.state.server  # type: ignore[attr-defined]
     working, parts.two_stages = parts.two_stages, object()
     response = await ask(client)
     parts.two_stages = working
@@ -344,7 +353,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
     engine = FakeEngine()
     async with running_client(engine, max_queue=1) as client, held(client, engine):
         waiting = asyncio.create_task(ask(client))
-        await until(lambda: client.app.state.parts.device.depth == 1)  # type: ignore[attr-defined]
+        await until(lambda: client.app.state.server.device.depth == 1)  # type: ignore[attr-defined]
         elapsed_s = []
         for _ in range(5):
             began = perf_counter()
@@ -384,7 +393,7 @@ async def test_without_a_key_nothing_is_told() -> None:
 
 
 async def test_a_server_without_its_model_is_not_ready(client: httpx.AsyncClient) -> None:
-    parts = client.app.state.parts  # type: ignore[attr-defined]
+    parts = client.app.state.server  # type: ignore[attr-defined]
     working, parts.two_stages, parts.readiness.state = parts.two_stages, None, "loading"
     assert_problem(await client.get("/readyz"), 503, "not_ready")
     response = await ask(client)
@@ -395,9 +404,7 @@ async def test_a_server_without_its_model_is_not_ready(client: httpx.AsyncClient
     await assert_still_serves(client)
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc"
-)
+@needs_linux
 async def test_a_bomb_is_refused_in_no_time_and_memory(client: httpx.AsyncClient) -> None:
     """16384 x 16384 pixels would decode to 805 MB."""
     bomb = png_claiming(16384, 16384)

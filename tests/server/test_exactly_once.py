@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -11,15 +12,21 @@ import httpx
 import pytest
 
 from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.inference.sessions import Session
 from tests.server.exchange import (
     GLOBAL_IMAGE,
+    REPLY,
     ask,
     assert_problem,
+    bearer,
+    encode,
+    key_entry,
     live_server,
     message,
     parts_of,
     patch_for,
     put_patch,
+    running_client,
     until,
 )
 
@@ -187,3 +194,82 @@ async def test_a_failure_while_nobody_waits_frees_the_key() -> None:
 def test_the_picture_is_small_enough_for_these_tests() -> None:
     """Half a body is cut above; it must be more than a head."""
     assert 100 < len(GLOBAL_IMAGE) < 60_000
+
+
+async def test_what_is_deleted_is_forgotten() -> None:
+    """S3: the reply came back under its idempotency key, and the image could still be asked about."""
+    engine = Held()
+    engine.release.set()
+    async with running_client(engine) as client:
+        draft = (await post(client)).json()
+        if_kept = parts_of(message(image_id=draft["image_id"]), None)
+        assert (await client.post("/v1/inferences", files=if_kept)).status_code == 200
+        assert (await client.delete(f"/v1/inferences/{draft['id']}")).status_code == 204
+        server = client.app.state.server  # type: ignore[attr-defined]
+        assert (len(server.images), len(server.replies), len(server.two_stages._pixels)) == (0, 0, 0)
+        assert_problem(await client.post("/v1/inferences", files=if_kept), 410, "image_expired")
+        assert_problem(await client.get(f"/v1/inferences/{draft['id']}"), 404, "unknown_inference")
+        put = put_patch(client, draft["patch"]["url"], patch_for(draft))
+        assert_problem(await put, 404, "unknown_inference")
+        again = await post(client)
+        assert "idempotency-replayed" not in again.headers
+        assert again.json()["id"] != draft["id"]
+        other = {"files": parts_of(message(question="Another?")), "headers": {"Idempotency-Key": "key-2"}}
+        first = (await client.post("/v1/inferences", **other)).json()  # type: ignore[arg-type]
+        assert (await client.delete(f"/v1/inferences/{first['id']}")).status_code == 204
+        assert (await post(client)).headers["idempotency-replayed"] == "true"  # of another inference: stays
+
+
+async def test_what_has_expired_is_forgotten_when_it_is_deleted() -> None:
+    """S3: an inference that went for room leaves its reply and image behind; deleting it takes them along."""
+    async with running_client(FakeEngine(), max_sessions=2) as client:
+        draft = (await post(client)).json()
+        server = client.app.state.server  # type: ignore[attr-defined]
+        for n in range(2):
+            server.sessions.put(Session(f"inf_{n}", "public", REPLY))
+        assert_problem(await client.delete(f"/v1/inferences/{draft['id']}"), 410, "inference_expired")
+        assert (len(server.images), len(server.replies)) == (0, 0)
+        assert "idempotency-replayed" not in (await post(client)).headers
+
+
+async def test_a_tenant_deletes_nothing_of_another() -> None:
+    """S3: also where both use the same idempotency key for the same request."""
+    keys = [key_entry("key-a", "a"), key_entry("key-b", "b")]
+    async with running_client(FakeEngine(), keys=keys) as client:
+        mine = (await post(client, **bearer("key-a"))).json()
+        theirs = (await post(client, **bearer("key-b"))).json()
+        for owner in ("key-a", "key-b"):
+            foreign = theirs if owner == "key-a" else mine
+            deleted = await client.delete(f"/v1/inferences/{foreign['id']}", headers=bearer(owner))
+            assert_problem(deleted, 404, "unknown_inference")
+        for owner in ("key-a", "key-b"):
+            assert (await post(client, **bearer(owner))).headers["idempotency-replayed"] == "true"
+
+
+async def test_each_body_is_hashed_once_and_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S8: log line, image id, session and idempotency each hashed all of it again, on the event loop."""
+    hashed: list[tuple[int, bool]] = []
+    real = hashlib.sha256
+
+    class Watched:
+        def __init__(self, data: bytes = b"", **_: object) -> None:
+            self._real = real()
+            self.update(data)
+
+        def update(self, data: bytes) -> None:
+            hashed.append((len(data), threading.current_thread() is threading.main_thread()))
+            self._real.update(data)
+
+        def hexdigest(self) -> str:
+            return self._real.hexdigest()
+
+    image = encode(336, 252, "PNG") + bytes(2_000_000)  # what follows the picture is ignored
+    async with running_client(FakeEngine()) as client:
+        monkeypatch.setattr(hashlib, "sha256", Watched)
+        parts = parts_of(message(), image)
+        draft = (await client.post("/v1/inferences", files=parts, headers=KEY)).json()
+        assert [entry for entry in hashed if entry[0] > 10_000] == [(len(image), False)]
+        hashed.clear()
+        patch = patch_for(draft) + bytes(3_000_000)
+        assert (await put_patch(client, draft["patch"]["url"], patch)).status_code == 200
+        assert [entry for entry in hashed if entry[0] > 10_000] == [(len(patch), False)]

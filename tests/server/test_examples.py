@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.testing import serving
+from tests.needs import needs_program
 from tests.server.exchange import encode, key_entry, live_server
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "two_stages.sh"
 
-needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+needs_curl = needs_program("curl", package="curl")
 
 
 async def run(*arguments: str, **environment: str) -> tuple[int, str]:
@@ -44,7 +46,19 @@ async def test_the_script_gets_a_draft_and_an_answer(tmp_path: Path) -> None:
 
 
 @needs_curl
-async def test_the_script_draws_its_own_photo_and_fails_with_the_server() -> None:
+@pytest.mark.live
+async def test_the_script_ends_with_what_is_on_the_sign() -> None:
+    """U7: it drew a photo of its own, in a font that the model cannot read, and ended with a wrong answer."""
+    truth = json.loads(SCRIPT.with_name("photo.json").read_text())
+    with serving() as url:
+        code, output = await run(url)
+    assert code == 0, output
+    assert f"stage 2: answered, answer: {truth['answer']}\n" in output
+    assert truth["question"] in SCRIPT.read_text()
+
+
+@needs_curl
+async def test_the_script_fails_with_the_server() -> None:
     async with live_server(FakeEngine(), keys=[key_entry("secret")]) as url:
         code, output = await run(url, SECONDGLANCE_API_KEY="secret")
         assert (code, "stage 2" in output) == (0, True), output

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import threading
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -13,7 +15,7 @@ from starlette.routing import Route
 
 from secondglance_server.app import create_app
 from secondglance_server.engine.fake import FakeEngine
-from secondglance_server.http.auth import PROBES
+from secondglance_server.http.door import PROBES
 from secondglance_server.http.quotas import Quota, TokenBucket
 from secondglance_server.http.routes import router
 from secondglance_server.keys import ApiKey, find_key, hash_key, new_key
@@ -65,6 +67,7 @@ def routes_of(app: FastAPI) -> set[tuple[str, str]]:
 
 ROUTES = sorted(routes_of(create_app(ServerSettings())))
 NOWHERE = [("GET", "/"), ("GET", "/nowhere"), ("POST", "/healthz/")]
+PAGES = {"/docs", "/redoc", "/openapi.json"}
 GUARDED = [*(route for route in ROUTES if route[1] not in PROBES), *NOWHERE]
 
 
@@ -79,12 +82,81 @@ async def test_every_route_but_the_probes_wants_a_key() -> None:
         for (method, path), headers in itertools.product(GUARDED, BAD):
             response = await client.request(method, path, headers=headers)
             assert response.status_code == 401, (method, path, headers)
-            assert response.headers["www-authenticate"] == "Bearer"
+            assert response.headers["www-authenticate"].partition(" ")[0] == (
+                "Basic" if path in PAGES else "Bearer"
+            )
         for method, path in ROUTES:
             response = await client.request(method, path, headers=bearer("key-a"))
             assert response.status_code != 401, (method, path)
         for path in PROBES:
             assert (await client.get(path)).status_code == 200
+
+
+def basic(name: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
+
+
+async def test_a_browser_opens_the_pages_with_the_key_as_password() -> None:
+    """S11: a browser cannot send a bearer key, and got 401 for /docs without a way to sign in."""
+    async with running_client(FakeEngine(), keys=KEYS) as client:
+        for path in sorted(PAGES):
+            for name in ("", "anybody", "key-b"):
+                assert (await client.get(path, headers=basic(name, "key-a"))).status_code == 200
+            assert_problem(await client.get(path, headers=basic("", "scrape")), 403, "forbidden")
+            for password in ("", "wrong", "key-a ", " key-a", "key-a:", hash_key("key-a")):
+                refused = await client.get(path, headers=basic("key-a", password))
+                assert_problem(refused, 401, "unauthenticated")
+                assert refused.headers["www-authenticate"].startswith('Basic realm="')
+            for broken in (
+                "Basic",
+                "Basic ",
+                "Basic key-a",
+                "Basic a2V5LWE=",
+                "Basic /////w==",
+            ):
+                refused = await client.get(path, headers={"Authorization": broken})
+                assert_problem(refused, 401, "unauthenticated")
+
+
+async def test_the_api_does_not_take_what_a_browser_sends_by_itself() -> None:
+    """S11: else a page of another site could ask with the key that the browser remembers."""
+    async with running_client(FakeEngine(), keys=KEYS) as client:
+        for method, path in GUARDED:
+            if path not in PAGES:
+                response = await client.request(method, path, headers=basic("key-a", "key-a"))
+                assert response.status_code == 401, (method, path)
+                assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_two_keys_in_one_request_are_none() -> None:
+    async with running_client(FakeEngine(), keys=KEYS) as client:
+        both = [("Authorization", "Bearer key-a"), ("Authorization", "Bearer key-b")]
+        assert_problem(await client.get("/v1/model", headers=both), 401, "unauthenticated")
+
+
+async def test_every_byte_that_is_read_is_charged() -> None:
+    """S4: bodies of requests that no route reads were thrown away, and cost their key nothing."""
+    paths = ["/nowhere", "/v1/inferences", "/v1/inferences/", "/v1/model", "/metrics", "/docs"]
+    paths += ["/v1/inferences/inf_1", "/v1/inferences/inf_1/patch"]
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+    for n, (method, path) in enumerate(itertools.product(methods, paths)):
+        limited = key_entry("key", bytes_per_min=1000)
+        async with running_client(FakeEngine(), keys=[limited]) as client:
+            client.headers.update(bearer("key"))
+
+            async def stream() -> AsyncIterator[bytes]:
+                for _ in range(64):
+                    yield bytes(1000)
+
+            given = bytes(64_000) if n % 2 else stream()
+            first = await client.request(method, path, content=given)
+            assert first.status_code != 429, (method, path)
+            second = await client.get("/v1/model")
+            assert_problem(second, 429, "rate_limited")
+            assert int(second.headers["retry-after"]) > 60 * 60, (
+                method,
+                path,
+            )  # all of it, not its first bytes
 
 
 async def test_scopes_do_not_overlap() -> None:

@@ -24,6 +24,8 @@ from tests.server.exchange import (
 )
 from tests.server.fake_server import FakeServer, fake_server
 
+pytestmark = pytest.mark.live
+
 LONG_S = 30  # a bound for a busy machine, never a duration that is waited for
 
 

@@ -77,3 +77,46 @@ def test_any_bytes_are_parts_or_a_problem(junk: bytes) -> None:
         assert len(parse_parts(TYPE, b"--cut\r\n" + junk)) <= 2
     except ProblemError as problem:
         assert problem.code == ErrorCode.MALFORMED_REQUEST  # noqa: PT017  # either outcome is right
+
+
+PREAMBLES = [
+    b"",
+    b"\r\n",
+    b"This is a message in MIME format.\r\n",
+    b"-\r\n--\r\n--cu\r\n",
+    b"--cutter\r\n",
+    b"a --cut\r\n",
+]
+EPILOGUES = [b"", b"\r\n", b"  \r\n", b"\r\nepilogue", b"\r\n--cut\r\n"]
+
+
+@pytest.mark.parametrize("preamble", PREAMBLES)
+@pytest.mark.parametrize("blanks", [b"", b" ", b"\t", b" \t  "])
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_what_rfc_2046_allows_around_the_parts_is_taken(
+    preamble: bytes, blanks: bytes, epilogue: bytes
+) -> None:
+    """S7: a preamble, or blanks behind the first boundary, made a good request malformed."""
+    parts = body_of(("a", b"one"), ("b", b"\r\n-- two"), end=b"--cut--").replace(
+        b"--cut\r", b"--cut" + blanks + b"\r"
+    )
+    assert parse_parts(TYPE, preamble + parts + epilogue) == {"a": b"one", "b": b"\r\n-- two"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"preamble",
+        b"preamble\r\n--cut",
+        b"preamble\r\n--cut \r\n",
+        b"preamble--cut\r\n" + body_of(("a", b"1"))[7:],
+        b"preamble\n--cut\r\n" + body_of(("a", b"1"))[7:],
+        b"preamble\r\n--cut--\r\n" + body_of(("a", b"1")),
+        b"preamble\r\n" + body_of(("a", b"1"), end=b""),
+    ],
+    ids=range(7),
+)
+def test_a_preamble_makes_no_broken_body_whole(body: bytes) -> None:
+    with pytest.raises(ProblemError) as caught:
+        parse_parts(TYPE, body)
+    assert caught.value.code == ErrorCode.MALFORMED_REQUEST

@@ -105,7 +105,8 @@ async def test_what_the_caller_does_not_sample_is_not_exported_but_traced(
 def test_the_setting_without_the_packages_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "secondglance_server.telemetry.otel")
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    with pytest.raises(SettingsError, match=r"SECONDGLANCE_SERVER_TRACING=otel: .*second-glance\[otel\]"):
+    match = r"SECONDGLANCE_SERVER_TRACING=otel: .*second-glance-server\[otel\]"
+    with pytest.raises(SettingsError, match=match):
         create_app(ServerSettings(tracing="otel"), FakeEngine())
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from scenes import generator
 from scenes.fonts import Split, font_files
-from training import views
+from training.pictures import views
 from training.tokenizer import build_tokenizer
 
 torch.set_num_threads(1)

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from scenes.signs import CHARACTERS, COLORS
 from training.beliefs import Beliefs, answer_codes, answer_loss, beliefs_of
+from training.pictures.views import SLOTS
 from training.tower_stage import CODES, Heads
-from training.views import SLOTS
 
 WIDTH, CELLS = 8, 6
 

@@ -24,7 +24,7 @@ from training.decoder_stage import (
     evidence,
     phase_at,
 )
-from training.views import SLOTS
+from training.pictures.views import SLOTS
 
 
 def test_a_posterior_is_a_distribution() -> None:

@@ -14,13 +14,14 @@ from transformers import LlamaForCausalLM
 
 from scenes.generator import make_scene, shown_share
 from secondglance_server.engine.embedded.tower import Tower, TowerConfig
-from training import joint_batches, joint_stage, pairs
+from training import joint_batches, joint_stage
 from training.decoder_stage import WIDTH, Symbols, decoder_config
 from training.export import export
 from training.joint_batches import Pairs, color_asked, draw_pictures, draw_questions
 from training.joint_stage import Scores
 from training.journal import save_checkpoint
 from training.muon import Optimizers
+from training.pictures import pairs
 from training.projector import Projector, fit_projector
 from training.tokenizer import build_tokenizer
 from training.tower_stage import Heads

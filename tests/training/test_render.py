@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from training import pairs, render, views
+from training.pictures import pairs, render, views
 
 
 def test_a_kind_names_the_function_that_renders_it(tmp_path: pathlib.Path, held_out_fonts: None) -> None:

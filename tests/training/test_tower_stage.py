@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from training import pairs, tower_stage, views
+from training import tower_stage
+from training.pictures import pairs, views
 from training.tower_stage import FIELDS, augment, dense_loss, draw_views, load_shards, to_pixels
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from scenes.generator import Scene, make_scene
 from scenes.signs import CHARACTERS, COLORS, Sign, character_centers
-from training.views import (
+from training.pictures.views import (
     CELLS,
     IGNORE,
     PADDING_GREY,

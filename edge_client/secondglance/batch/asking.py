@@ -38,7 +38,10 @@ class BatchStoppedError(Exception):
 
 
 class BatchAsker:
-    """Runs tasks. `answered` and `failed` are told each outcome; `answered` is waited for."""
+    """Runs tasks. `answered` and `failed` are told what came of each question; `answered` is waited for.
+
+    No failure of one picture ends the run, an unexpected one neither.
+    """
 
     def __init__(
         self,
@@ -48,7 +51,7 @@ class BatchAsker:
         policy: RetryPolicy,
         patience_s: float,
         answered: Callable[[Task, str, Reply], Awaitable[None]],
-        failed: Callable[[Task, str, EdgeError], None],
+        failed: Callable[[Task, str, Exception], None],
     ) -> None:
         self._client = client
         self._idempotency_key = idempotency_key
@@ -77,6 +80,10 @@ class BatchAsker:
                 except EdgeError as exc:
                     if _concerns_all(exc):
                         raise BatchStoppedError(exc) from exc
+                    self._failed(task, question, exc)
+                except BatchStoppedError:
+                    raise
+                except Exception as exc:  # whatever one picture does to a decoder, the others are asked about
                     self._failed(task, question, exc)
                 else:
                     await self._answered(task, question, reply)

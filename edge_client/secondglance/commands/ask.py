@@ -113,7 +113,12 @@ def _converse(
 
 
 def _show(reply: Reply, *, as_json: bool) -> None:
-    print(json.dumps(reply.to_dict()) if as_json else reply.answer)
+    from secondglance.text import printable
+
+    if as_json:
+        print(json.dumps(reply.to_dict()))
+    elif reply.is_answered:
+        print(printable(reply.answer, keep_lines=True))
     if reply.degraded and not as_json:
         complain(f"this is the draft answer, stage two failed: {reply.degraded}")
     for note in () if as_json else reply.notes:
@@ -130,7 +135,9 @@ def _tell_cost(reply: Reply) -> None:
     receipt, confidence = reply.receipt, reply.confidence
     facts = [
         f"stage {reply.stage}",
-        f"{confidence.metric} {confidence.value:.3f} (threshold {confidence.threshold:.3f})",
+        f"{confidence.metric} {confidence.value:.3f} (threshold {confidence.threshold:.3f})"
+        if reply.is_answered
+        else "no answer",
         f"{readable_bytes(receipt.uplink_bytes)} up, {readable_bytes(receipt.downlink_bytes)} down",
         f"{receipt.elapsed_ms:,.0f} ms",
     ]

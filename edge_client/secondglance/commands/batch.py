@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secondglance.commands.console import complain, exit_code_of_errors
-from secondglance.commands.lines import printable, text_line
+from secondglance.commands.lines import text_line
 from secondglance.commands.options import (
     Json,
     MaxUplinkBytes,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from secondglance.batch.results_file import ResultsFile, Version
     from secondglance.commands.tally import Tally
     from secondglance.conversation.requests import Terms
-    from secondglance.errors import EdgeError
     from secondglance.reply import Reply
     from secondglance.settings import EdgeSettings
 
@@ -133,7 +132,7 @@ class _Run:
                 version = Version.of(path)
             except OSError as exc:
                 self.tally.failed += len(questions)
-                complain(printable(f"{path}: {exc.strerror}"))
+                complain(f"{path}: {exc.strerror}")
                 continue
             missing = tuple(text for text in questions if not self._holds(version, text))
             self.tally.skipped += len(questions) - len(missing)
@@ -159,12 +158,14 @@ class _Run:
 
             async def answered(task: Task, question: str, reply: Reply) -> None:
                 await asyncio.to_thread(self._keep, task, question, reply)
+                if not reply.is_answered:
+                    complain(f"{task.path}: {reply.notes[-1]}")
                 self.tally.add(reply, is_first=question == task.questions[0])
                 show()
 
-            def failed(task: Task, question: str, error: EdgeError) -> None:
+            def failed(task: Task, question: str, error: Exception) -> None:
                 self.tally.failed += 1
-                complain(printable(f"{task.path}: {error}"))
+                complain(f"{task.path}: {_told(error)}")
                 show()
 
             async def ask_all() -> None:
@@ -205,6 +206,13 @@ class _Run:
         else:
             line = text_line(str(task.path), question, reply.answer, with_question=self.with_question)
             print(line, flush=True)
+
+
+def _told(error: Exception) -> str:
+    """Return what to say of a failure; one that nobody foresaw is named with its type."""
+    from secondglance.errors import EdgeError
+
+    return str(error) if isinstance(error, EdgeError) else f"unexpected {type(error).__name__}: {error}"
 
 
 def _find(names: list[str]) -> list[Path]:

@@ -79,7 +79,9 @@ def _print(findings: list[Finding]) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from secondglance.text import printable
+
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     for finding in findings:
         line = Text(f"{finding.status:8}", style=_MARKS[finding.status])
-        console.print(line.append(f" {finding.name:11}{finding.detail}", style="default"))
+        console.print(line.append(f" {finding.name:11}{printable(finding.detail)}", style="default"))

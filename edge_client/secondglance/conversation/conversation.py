@@ -16,11 +16,11 @@ from collections.abc import Callable, Collection, Generator
 from typing import Any, TypeAlias, TypeVar
 
 from PIL import Image
-from pydantic import BaseModel, ValidationError
 
 from secondglance.conversation.failures import Failure, failure_of
 from secondglance.conversation.known_server import KnownServer
 from secondglance.conversation.ledger import Ledger
+from secondglance.conversation.replies import image_budget, parse_inference, parse_model, patch_budget
 from secondglance.conversation.requests import Ask, first_request, model_request, patch_request, traced
 from secondglance.conversation.steps import Answered, Arrived, Compute, ExchangeResult, Pause, Send, Step
 from secondglance.errors import (
@@ -32,18 +32,17 @@ from secondglance.errors import (
     UplinkBudgetError,
 )
 from secondglance.link.encoding_choice import EncodingChoice
-from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.encoding import Encoded, Recipe, encode
 from secondglance.pictures.original import ImageSource, Original
 from secondglance.reply import Reply
 from secondglance.settings import EdgeSettings
-from secondglance_protocol.protocol import PROTOCOL_VERSION, MediaType
+from secondglance_protocol.protocol import MediaType
 from secondglance_protocol.wire import InferenceResponse, ModelResponse, PatchOffer, Roi, TimingMs
 
 T = TypeVar("T")
-M = TypeVar("M", bound=BaseModel)
 Steps: TypeAlias = Generator[Step, Any, T]
 
+_NO_ANSWER = "the model gave no answer: it ended without a word, and its uncertainty says nothing"
 _HEAD_BYTES = 400  # of a request around its body, with a key
 
 
@@ -80,7 +79,8 @@ class Conversation:
             first = yield from self._first_stage(original, model)
             second, degraded = yield from self._second_opinion(original, first)
             receipt = self._ledger.receipt(original.encoded_bytes)
-            return Reply(first, second, receipt, degraded, original.notes, self._trace_id)
+            notes = original.notes if (second or first).answer.strip() else (*original.notes, _NO_ANSWER)
+            return Reply(first, second, receipt, degraded, notes, self._trace_id)
         finally:
             original.close()
 
@@ -89,10 +89,7 @@ class Conversation:
         if self._known.model is None:
             with self._ledger.stage("setup"):
                 arrived = yield from self._call(model_request(self._deadline))
-            model = _parse(ModelResponse, arrived)
-            if model.protocol_version != PROTOCOL_VERSION:
-                spoken = f"the server speaks protocol {model.protocol_version}, this edge {PROTOCOL_VERSION}"
-                raise ProtocolError(f"{spoken}; update the older one")
+            model = parse_model(arrived)
             self._learn(arrived)
             self._known.model = model
         return self._known.model
@@ -109,7 +106,7 @@ class Conversation:
             arrived = yield from self._ask_about_held_image(original, key)
             if arrived is None:
                 arrived = yield from self._ask_with_image(original, model)
-            first = _parse(InferenceResponse, arrived)
+            first = parse_inference(arrived, stage=1, size=original.size)
             self._learn(arrived, first.timing_ms)
             self._known.remember_image(key, first.image_id)
             yield Answered(first)
@@ -131,9 +128,7 @@ class Conversation:
         try:
             return (yield from self._call(self._first_request(original, picture)))
         except BadImageError:
-            self._known.model = (
-                None  # its budget was obeyed and refused: the server may have another model now
-            )
+            self._known.model = None  # its budget was obeyed and refused: it may have another model now
             raise
 
     def _second_opinion(
@@ -152,12 +147,12 @@ class Conversation:
 
     def _second_stage(self, original: Original, first: InferenceResponse) -> Steps[InferenceResponse]:
         if first.roi is None or first.patch is None:
-            raise ProtocolError("the server wants a patch but does not say of what, or where to")
+            raise ProtocolError("the server wants a patch but names no box in the picture, or no address")
         request = yield from self._patch_in_time(original, first, first.roi, first.patch)
         arrived = yield from self._call(request)
-        second = _parse(InferenceResponse, arrived)
+        second = parse_inference(arrived, stage=2, size=original.size)
         self._learn(arrived, second.timing_ms)
-        if second.stage != 2 or second.status != "answered":
+        if second.status != "answered":
             raise ProtocolError("the server took the patch but did not answer")
         yield Answered(second)
         return second
@@ -199,13 +194,7 @@ class Conversation:
         return first_request(self._ask, original.size, picture, deadline=self._deadline)
 
     def _global_image(self, original: Original, model: ModelResponse) -> Steps[Encoded]:
-        budget = PixelBudget(
-            model.image.max_width,
-            model.image.max_height,
-            model.image.max_pixels,
-            min_side=model.limits.min_side_pixels,
-            max_aspect=model.limits.max_aspect_ratio,
-        )
+        budget = image_budget(model)
         recipe, scale = self._encodings.for_image()
         bare = self._first_request(original, Encoded(b"", "image/jpeg", original.size, None))
         return (
@@ -221,7 +210,7 @@ class Conversation:
 
     def _patch(self, original: Original, roi: Roi, offer: PatchOffer, recipe: Recipe) -> Steps[Encoded]:
         pixels = (roi.pixels.left, roi.pixels.top, roi.pixels.right, roi.pixels.bottom)
-        budget = PixelBudget(offer.max_width, offer.max_height, offer.max_pixels)
+        budget = patch_budget(offer)
         return (
             yield from self._encode(
                 lambda: original.patch(pixels, budget),
@@ -289,11 +278,3 @@ class Conversation:
             return None
         wait_s = self._settings.retry_policy.wait_s(retried, failure.retry_after_s, self._draw)
         return None if wait_s is None or self._is_late(by_s=wait_s) else wait_s
-
-
-def _parse(model: type[M], arrived: Arrived) -> M:
-    """A reply's document; fields that a newer server adds are ignored. Raises ProtocolError."""
-    try:
-        return model.model_validate_json(arrived.body, extra="ignore")
-    except ValidationError as exc:
-        raise ProtocolError(f"the reply is no {model.__name__}; is this a Second Glance server?") from exc

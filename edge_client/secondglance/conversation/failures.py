@@ -26,6 +26,7 @@ from secondglance.errors import (
     UsageError,
 )
 from secondglance.retry import RetryPolicy, parse_retry_after
+from secondglance.text import printable
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.wire import Problem
 
@@ -64,6 +65,7 @@ _BY_STATUS: dict[int, type[EdgeError]] = {
 }
 
 _LATER = {ErrorCode.BUSY, ErrorCode.NOT_READY, ErrorCode.RATE_LIMITED, ErrorCode.IDEMPOTENCY_IN_PROGRESS}
+_MAX_SHOWN_CHARS = 1000
 _DOUBLINGS = 16  # by then every wait is the longest
 
 
@@ -89,22 +91,28 @@ def failure_of(outcome: ExchangeResult) -> Failure | None:
         return Failure(error, _is_retryable(outcome.status), retry_after_s)
     kind = _BY_CODE.get(problem.code, RefusedError)
     error = kind(
-        f"{problem.title}: {problem.detail}",
-        code=problem.code,
-        request_id=problem.request_id,
+        f"{_shown(problem.title)}: {_shown(problem.detail)}",
+        code=_shown(problem.code),
+        request_id=_shown(problem.request_id),
         retry_after_s=retry_after_s,
     )
     return Failure(error, problem.retryable, retry_after_s)
 
 
 def _of_lost(lost: Lost) -> Failure:
+    detail = _shown(lost.detail)
     if lost.kind == "connect":
-        return Failure(ServerUnavailableError(f"cannot connect: {lost.detail}"), retryable=True)
+        return Failure(ServerUnavailableError(f"cannot connect: {detail}"), retryable=True)
     if lost.kind == "timeout":
-        return Failure(TimedOutError(f"no answer in time: {lost.detail}"), retryable=False)
+        return Failure(TimedOutError(f"no answer in time: {detail}"), retryable=False)
     if lost.kind == "network":
-        return Failure(ServerUnavailableError(f"the connection broke: {lost.detail}"), retryable=True)
-    return Failure(ProtocolError(lost.detail), retryable=False)
+        return Failure(ServerUnavailableError(f"the connection broke: {detail}"), retryable=True)
+    return Failure(ProtocolError(detail), retryable=False)
+
+
+def _shown(text: str) -> str:
+    """Return a server's words as an error may say them: on one line, printable, of bounded length."""
+    return printable(text, max_chars=_MAX_SHOWN_CHARS)
 
 
 def _problem(arrived: Arrived) -> Problem | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import uuid
 from collections.abc import Iterable, Mapping
@@ -13,17 +14,22 @@ import httpx
 from pydantic import ValidationError
 
 from secondglance.conversation.steps import BodyPart, Send
-from secondglance.errors import ProtocolError, UsageError
+from secondglance.errors import BadImageError, ProtocolError, UsageError
 from secondglance.pictures.encoding import Encoded
 from secondglance.pictures.orientation import Size
 from secondglance_protocol.protocol import (
     API_PREFIX,
     IDEMPOTENCY_KEY_HEADER,
     IMAGE_PART,
+    MAX_ORIGINAL_SIDE,
     REQUEST_PART,
     TRACEPARENT_HEADER,
 )
 from secondglance_protocol.wire import GateSettings, ImageSize, Include, InferenceRequest, Mode
+
+# A path below the API, of plain segments: no other origin, no query, no `..` however it is written.
+_PATCH_URL = re.compile(rf"{API_PREFIX}(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
+_MAX_PATCH_URL_CHARS = 512
 
 
 class Terms(TypedDict, total=False):
@@ -69,7 +75,10 @@ def model_request(deadline: float | None) -> Send:
 
 
 def first_request(ask: Ask, size: Size, picture: Encoded | str, *, deadline: float | None) -> Send:
-    """Stage one. `picture` is the encoded global image, or the server's id for it. Raises UsageError."""
+    """Return stage one's request; `picture` is the encoded global image, or the server's id for it.
+
+    Raises UsageError, or BadImageError for an original of `size` that the protocol cannot name.
+    """
     document = _document(ask, size, image_id=picture if isinstance(picture, str) else None)
     files: dict[str, Any] = {REQUEST_PART: (None, document, "application/json")}
     parts = [BodyPart("request.json", document)]
@@ -88,9 +97,9 @@ def first_request(ask: Ask, size: Size, picture: Encoded | str, *, deadline: flo
 
 
 def patch_request(url: str, patch: Encoded, *, deadline: float | None) -> Send:
-    """Stage two. Raises ProtocolError for an address that is not on the same server."""
-    if not url.startswith(f"{API_PREFIX}/"):
-        raise ProtocolError(f"the server offers a patch address outside its own API: {url!r}")
+    """Return stage two's request. Raises ProtocolError for an address outside the server's own API."""
+    if len(url) > _MAX_PATCH_URL_CHARS or _PATCH_URL.fullmatch(url) is None:
+        raise ProtocolError(f"the server offers a patch address outside its own API: {url[:80]!r}")
     headers: Mapping[str, str] = {"Content-Type": patch.media_type}
     part = BodyPart(f"patch.{patch.file_suffix}", patch.data)
     return Send("stage2", "PUT", url, headers, patch.data, (part,), deadline)
@@ -113,6 +122,10 @@ def _idempotency_key(ask: Ask, parts: Iterable[BodyPart]) -> str:
 
 
 def _document(ask: Ask, size: Size, *, image_id: str | None) -> bytes:
+    if max(size) > MAX_ORIGINAL_SIDE:
+        raise BadImageError(
+            f"the picture has {size[0]}x{size[1]} pixels; a side has at most {MAX_ORIGINAL_SIDE:,}"
+        )
     try:
         request = InferenceRequest(
             question=ask.question,

@@ -30,6 +30,7 @@ from secondglance.errors import EdgeError
 from secondglance.pictures.original import ImageSource
 from secondglance.settings import EdgeSettings
 from secondglance.wire.counting import CountingTransport, measuring
+from secondglance.wire.reading import NO_COMPRESSION, read_reply
 from secondglance_protocol.protocol import API_KEY_HEADER, API_PREFIX, PROTOCOL_VERSION, MediaType
 from secondglance_protocol.wire import ModelResponse
 
@@ -92,13 +93,20 @@ class Examination:
         yield _guarded("sample", self._what_would_be_sent, None)
 
     def _open_http(self) -> httpx.Client:
-        headers = {"User-Agent": "second-glance-doctor"}
+        headers = {"User-Agent": "second-glance-doctor", **NO_COMPRESSION}
         if self._settings.api_key is not None:
             headers[API_KEY_HEADER] = f"Bearer {self._settings.api_key.get_secret_value()}"
         context = httpx.create_ssl_context() if self._url.scheme == "https" else None
         timeout = httpx.Timeout(self._settings.read_timeout_s, connect=self._settings.connect_timeout_s)
         transport = CountingTransport(ssl_context=context)
         return httpx.Client(transport=transport, base_url=self._url, headers=headers, timeout=timeout)
+
+    def _get(self, http: httpx.Client, path: str) -> Arrived:
+        with measuring(self._deadline()):
+            return _exchanged(http, "GET", path)
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._settings.total_timeout_s
 
     def _edge(self) -> Finding:
         libraries = {name: found for name in _LIBRARIES if (found := _version_of(name))}
@@ -138,7 +146,7 @@ class Examination:
         trips = []
         for _ in range(_ROUND_TRIPS):
             began = time.perf_counter()
-            http.get("/healthz")
+            self._get(http, "/healthz")
             trips.append(time.perf_counter() - began)
         self._round_trip_s = min(trips)
         data = {
@@ -151,19 +159,19 @@ class Examination:
         return Finding("connection", "ok", f"{address} port {port} in {connect_ms:.1f} ms, {trip}", data)
 
     def _readiness(self, http: httpx.Client) -> Finding:
-        response = http.get("/readyz")
-        if response.is_success:
+        response = self._get(http, "/readyz")
+        if 200 <= response.status < 300:
             return Finding("readiness", "ok", "the server is ready")
         return Finding("readiness", "failed", f"not ready: {_reason(response)}", exit_code=75)
 
     def _clock(self, http: httpx.Client) -> Finding:
         before = time.time()
-        response = http.get("/healthz")
+        response = self._get(http, "/healthz")
         middle = (before + time.time()) / 2
-        if "date" not in response.headers:
+        theirs = _timestamp(response.headers.get("date", ""))
+        if theirs is None:
             return Finding("clock", "warning", "the server does not say what time it has")
-        theirs = parsedate_to_datetime(response.headers["date"]).timestamp() + 0.5  # whole seconds, cut off
-        skew_s = round(theirs - middle, 1)
+        skew_s = round(theirs + 0.5 - middle, 1)  # a date has whole seconds, cut off
         here = datetime.fromtimestamp(middle, UTC).isoformat(timespec="seconds")
         data = {"server_ahead_s": skew_s, "accuracy_s": 0.5, "here": here}
         status: Status = "ok" if abs(skew_s) <= _MAX_SKEW_S else "warning"
@@ -200,15 +208,17 @@ class Examination:
         size = min(self._probe_bytes, self._model.limits.max_patch_bytes)
         if size == 0:
             return Finding("uplink", "skipped", "not asked for")
-        with measuring() as exchange:
+        with measuring(self._deadline()) as exchange:
             began = time.perf_counter()
-            response = http.put(
+            response = _exchanged(
+                http,
+                "PUT",
                 f"{API_PREFIX}/inferences/doctor/patch",
                 content=os.urandom(size),
                 headers={"Content-Type": "image/jpeg"},
             )
             elapsed_s = time.perf_counter() - began
-        if exchange.uplink_bytes < size or response.status_code not in (404, 410):
+        if exchange.uplink_bytes < size or response.status not in (404, 410):
             return Finding("uplink", "warning", f"the probe was answered early: {_reason(response)}")
         transfer_s = max(elapsed_s - self._round_trip_s, 1e-6)
         data = {
@@ -250,10 +260,24 @@ def _guarded(name: str, step: Callable[[Any], Finding], http: httpx.Client | Non
         return Finding(name, "failed", f"cannot connect: {exc}", exit_code=69)
 
 
-def _reason(response: httpx.Response) -> str:
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    failure = failure_of(Arrived(response.status_code, headers, response.content))
-    return str(failure.error) if failure is not None else f"HTTP {response.status_code}"
+def _exchanged(http: httpx.Client, method: str, path: str, **content: Any) -> Arrived:
+    """Make one request and read its reply whole, within the bounds that hold for every reply."""
+    with http.stream(method, path, **content) as response:
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Arrived(response.status_code, headers, read_reply(response))
+
+
+def _reason(arrived: Arrived) -> str:
+    failure = failure_of(arrived)
+    return str(failure.error) if failure is not None else f"HTTP {arrived.status}"
+
+
+def _timestamp(date: str) -> float | None:
+    """Return the seconds since 1970 of an HTTP date; None for what is none."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):  # whatever the parser meets
+        return None
 
 
 def _writable() -> tuple[MediaType, ...]:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from secondglance.client import AsyncEdgeClient
 from secondglance.gateway.completions import create_completion, on_client_gone
-from secondglance.gateway.errors import ApiError, bad_request
+from secondglance.gateway.errors import ApiError, bad_request, gateway_failed
 from secondglance.gateway.files import FileStore
 from secondglance.gateway.guard import GuardMiddleware
 from secondglance.gateway.remote import RemotePictures
@@ -121,5 +121,5 @@ def _on_http_error(request: Request, exc: Exception) -> Response:
 
 
 def _on_failure(request: Request, exc: Exception) -> Response:
-    """A bug of ours; the traceback goes to the log, not to the app."""
-    return ApiError(500, "the gateway failed; its log says why", "internal_error").response()
+    """Answer a request that met a bug of ours; the server logs the traceback."""
+    return gateway_failed().response()

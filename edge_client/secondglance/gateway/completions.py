@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -21,7 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from secondglance.conversation.hooks import Hooks
 from secondglance.conversation.requests import Terms
 from secondglance.errors import EdgeError
-from secondglance.gateway.errors import ApiError, as_api_error, bad_request
+from secondglance.gateway.errors import ApiError, as_api_error, bad_request, gateway_failed
 from secondglance.gateway.messages import ChatRequest, compose, parse_chat
 from secondglance.gateway.pictures import load_picture
 from secondglance.gateway.replies import Form, closing_chunks, completion, error_event, opening_chunk
@@ -30,6 +31,8 @@ from secondglance.reply import Reply
 from secondglance_protocol.wire import InferenceResponse
 
 T = TypeVar("T")
+
+_log = logging.getLogger("secondglance.gateway")
 
 
 async def create_completion(request: Request) -> Response:
@@ -109,6 +112,10 @@ async def _events(
             reply = await asking
         except EdgeError as exc:
             yield error_event(as_api_error(exc))
+            return
+        except Exception:  # the status has been sent: say it in the stream, and serve the next request
+            _log.exception("a streamed completion failed")
+            yield error_event(gateway_failed())
             return
         for chunk in closing_chunks(reply, form):
             yield chunk

@@ -62,6 +62,11 @@ def busy(message: str, retry_after_s: float | None = None) -> ApiError:
     return ApiError(429, message, "rate_limit_exceeded", headers={"Retry-After": str(seconds)})
 
 
+def gateway_failed() -> ApiError:
+    """Return what an app is told of a fault that nobody foresaw; the traceback goes to the log."""
+    return ApiError(500, "the gateway failed; its log says why", "internal_error")
+
+
 def as_api_error(error: EdgeError) -> ApiError:
     """What an app is told about a failed conversation."""
     message = f"{error} (request {error.request_id})" if error.request_id else str(error)

@@ -1,8 +1,9 @@
 """The outermost layer: who may ask, how much at once, how large; failures in OpenAI's shape.
 
 Without a key every app of this machine may ask; then only requests that name this machine as their host are
-let in, so that a web page cannot reach the gateway through a name of its own (DNS rebinding). The body is
-read whole here, within its limits, and the app gets it in one message.
+let in, so that a web page cannot reach the gateway through a name of its own (DNS rebinding), and none that a
+page of another origin makes. The body is read whole here, within its limits, and the app gets it in one
+message.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import re
 import secrets
 import time
 
@@ -19,10 +21,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from secondglance.errors import EdgeError
 from secondglance.gateway.errors import ApiError, as_api_error, bad_request, busy
 from secondglance.gateway.settings import GatewaySettings
+from secondglance.text import printable
 
 _log = logging.getLogger("secondglance.gateway")
 
-_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+_LOCAL_ORIGIN = re.compile(rf"https?://{_LOCAL_HOST.pattern}", re.IGNORECASE)
 _OPEN_PATHS = frozenset({"/healthz"})
 
 
@@ -51,7 +55,8 @@ class GuardMiddleware:
         finally:
             elapsed_ms = round(1000 * (time.perf_counter() - began), 1)
             facts = {"request_id": reply.request_id, "status": reply.status, "elapsed_ms": elapsed_ms}
-            _log.info("%s %s %s %s ms", scope["method"], scope["path"], reply.status, elapsed_ms, extra=facts)
+            path = printable(scope["path"], max_chars=200)
+            _log.info("%s %s %s %s ms", scope["method"], path, reply.status, elapsed_ms, extra=facts)
 
     async def _serve(self, scope: Scope, receive: Receive, reply: _WatchedSend) -> None:
         headers = Headers(scope=scope)
@@ -72,9 +77,12 @@ class GuardMiddleware:
 
     def _admit(self, headers: Headers) -> None:
         if self._key is None:
-            host = headers.get("host", "")
-            if host.rpartition(":")[0] not in _LOCAL_NAMES and host not in _LOCAL_NAMES:
+            if not _LOCAL_HOST.fullmatch(headers.get("host", "")):
                 raise ApiError(403, "a gateway without a key answers to local names only", "forbidden_host")
+            if not all(map(_LOCAL_ORIGIN.fullmatch, headers.getlist("origin"))):
+                raise ApiError(
+                    403, "a gateway without a key takes nothing from other sites", "forbidden_origin"
+                )
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(self._key, given.strip().encode()):

@@ -21,19 +21,19 @@ class GatewaySettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8001, ge=0, le=65535)
+    host: str = "127.0.0.1"  # the address to listen on; others than loopback need a key
+    port: int = Field(default=8001, ge=0, le=65535)  # 0 picks a free one
     api_key: SecretStr | None = Field(default=None, min_length=1)  # None: any key will do, on loopback
     model_names: tuple[str, ...] = ()  # what apps may call the server's model besides its own name
-    system: Literal["ignore", "prepend"] = "ignore"
+    system: Literal["ignore", "prepend"] = "ignore"  # what becomes of system messages
 
     allowed_hosts: tuple[str, ...] = ()  # pictures are fetched from these: HOST or HOST:PORT
     allow_private: bool = False  # a name in `allowed_hosts` may lead to a private address
-    max_fetch_bytes: PositiveInt = 32 * 1024 * 1024
-    fetch_timeout_s: PositiveFloat = 30.0
+    max_fetch_bytes: PositiveInt = 32 * 1024 * 1024  # of a fetched picture
+    fetch_timeout_s: PositiveFloat = 30.0  # for a fetched picture, redirects included
 
     max_body_bytes: PositiveInt = 48 * 1024 * 1024  # base64 makes a third more of a picture
-    body_timeout_s: PositiveFloat = 60.0
+    body_timeout_s: PositiveFloat = 60.0  # for the body of a request
     max_requests: PositiveInt = 8  # in work at once; each may hold a body
     max_files_bytes: PositiveInt = 256 * 1024 * 1024  # uploads kept in memory; the oldest go first
 

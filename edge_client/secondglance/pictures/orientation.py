@@ -9,6 +9,8 @@ from typing import TypeAlias
 
 from PIL import Image
 
+from secondglance_protocol.exif import exif_orientation
+
 Box: TypeAlias = tuple[int, int, int, int]
 Size: TypeAlias = tuple[int, int]
 
@@ -21,6 +23,23 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+_TAG = 0x0112
+_XMP = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return what the EXIF of a Pillow image says: that of its file, or what a caller has set; never XMP."""
+    if exif := image.info.get("exif"):
+        return exif_orientation(exif)
+    if any(name in image.info for name in _XMP):
+        return 1
+    try:
+        value = image.getexif().get(_TAG, 1)
+    except Exception:  # side data that cannot be read are ignored, whatever Pillow finds wrong with them
+        return 1
+    return value if value in range(1, 9) else 1
 
 
 def swaps_sides(orientation: int) -> bool:

@@ -13,8 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -27,33 +25,18 @@ from PIL import Image
 from secondglance.errors import BadImageError
 from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.color import RESAMPLABLE, to_srgb
-from secondglance.pictures.heic import is_heic, open_heic
 from secondglance.pictures.jpeg_band import BandJpeg, open_jpeg
+from secondglance.pictures.opening import open_decoded, open_file
 from secondglance.pictures.orientation import Box, Size, stored_box, swaps_sides, turn_upright, upright_size
+from secondglance_protocol.jpeg import completed
+from secondglance_protocol.protocol import MAX_ORIGINAL_SIDE
 
 ImageSource: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image
-
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF")
-"""Formats tried, by content. Deliberately no format whose decoder starts another program."""
 
 MAX_ORIGINAL_PIXELS = 250_000_000
 
 FloatBox: TypeAlias = tuple[float, float, float, float]
 
-_DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-_ORIENTATION_TAG = 0x0112
-_PREFIX_BYTES = 64
 _OVERSAMPLING = 1.5  # decoded pixels per pixel of the target, at least; LANCZOS does the rest
 
 
@@ -76,27 +59,23 @@ class Original:
             raise
 
     def _read_header(self, source: ImageSource, max_pixels: int) -> None:
+        def check_size(size: Size) -> None:
+            _check_size(size, max_pixels)
+
         if isinstance(source, Image.Image):
-            opened = source
+            opened = open_decoded(source, check_size)
         else:
             self._file = _open_file(source)
             self.encoded_bytes = self._file.seek(0, io.SEEK_END)
-            opened = _open_picture(self._file)
-        if opened.width * opened.height > max_pixels:
-            size = f"{opened.width}x{opened.height}"
-            raise BadImageError(f"the picture has {size} pixels, more than the limit of {max_pixels}")
+            opened = open_file(self._file, check_size)
         self.format = opened.format
-        # The further pictures of an MPO are previews and depth maps of the first.
-        if self._file is not None and opened.format != "MPO" and getattr(opened, "is_animated", False):
-            self.notes = (f"the {opened.format} file holds several pictures; the first one is asked about",)
-        self._is_jpeg = self._file is not None and opened.format in ("JPEG", "MPO")
-        if not self._is_jpeg:
-            opened.load()  # first, because TIFF and PNG know their orientation only then
-            self._decoded = opened
-        self._icc_profile: bytes | None = opened.info.get("icc_profile")
-        self._orientation: int = opened.getexif().get(_ORIENTATION_TAG, 1)
-        self._stored_size: Size = opened.size
-        self.size: Size = upright_size(opened.size, self._orientation)
+        self.notes = () if opened.note is None else (opened.note,)
+        self._jpeg = opened.jpeg
+        self._decoded = None if opened.jpeg else opened.image
+        self._icc_profile = opened.icc_profile
+        self._orientation = opened.orientation
+        self._stored_size: Size = opened.image.size
+        self.size: Size = upright_size(opened.image.size, opened.orientation)
 
     def __enter__(self) -> Self:
         return self
@@ -116,8 +95,9 @@ class Original:
         """SHA-256 of the encoded file; None for a picture that came decoded."""
         if self._file is None:
             return None
-        self._file.seek(0)
-        return hashlib.file_digest(self._file, "sha256").hexdigest()  # type: ignore[arg-type]  # IO[bytes] reads
+        with _as_bad_image():
+            self._file.seek(0)
+            return hashlib.file_digest(self._file, "sha256").hexdigest()  # type: ignore[arg-type]  # it reads
 
     def global_image(self, budget: PixelBudget) -> Image.Image:
         """The whole picture, upright RGB in sRGB, no larger than `budget`."""
@@ -142,7 +122,7 @@ class Original:
         if swaps_sides(self._orientation):
             target = (target[1], target[0])
         with _as_bad_image():
-            if self._is_jpeg:
+            if self._jpeg is not None:
                 raster, inner = self._decode_jpeg_region(box, target)
             else:
                 raster, inner = self._cut_decoded(box)
@@ -155,20 +135,46 @@ class Original:
             return turn_upright(raster, self._orientation)
 
     def _decode_jpeg_region(self, box: Box, target: Size) -> tuple[Image.Image, FloatBox]:
-        """The box at the smallest scale that oversamples `target`, and where the box lies in those pixels."""
-        assert self._file is not None, "a JPEG always comes from a file"
-        jpeg = open_jpeg(self._file)
-        scale = _draft_scale(jpeg, box, target)
-        left, top, right, bottom = (side / scale for side in box)
-        outer = (math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
-        raster = _cut(jpeg.load_band(outer[1], outer[3]), outer)
-        return raster, (left - outer[0], top - outer[1], right - outer[0], bottom - outer[1])
+        """Decode the region; a JPEG that lacks only its end marker is given one."""
+        assert self._jpeg is not None, "asked for of JPEGs only"
+        try:
+            return _decode_region(self._jpeg, box, target)
+        except OSError:
+            self._jpeg.seek(0)
+            whole = completed(self._jpeg.read(), _pixel_digest)
+            if whole is None:
+                raise
+            self._jpeg = io.BytesIO(whole)
+            return _decode_region(self._jpeg, box, target)
 
     def _cut_decoded(self, box: Box) -> tuple[Image.Image, FloatBox]:
         assert self._decoded is not None, "a picture that is no JPEG is decoded when it is opened"
         size = (box[2] - box[0], box[3] - box[1])
         whole = size == self._decoded.size
         return (self._decoded if whole else _cut(self._decoded, box)), (0, 0, *size)
+
+
+def _check_size(size: Size, max_pixels: int) -> None:
+    width, height = size
+    if max(size) > MAX_ORIGINAL_SIDE:
+        raise BadImageError(f"the picture is {width}x{height}: a side may have {MAX_ORIGINAL_SIDE} pixels")
+    if width * height > max_pixels:
+        raise BadImageError(f"the picture has {width}x{height} pixels, more than the limit of {max_pixels}")
+
+
+def _decode_region(file: IO[bytes], box: Box, target: Size) -> tuple[Image.Image, FloatBox]:
+    """The box at the smallest scale that oversamples `target`, and where the box lies in those pixels."""
+    jpeg = open_jpeg(file)
+    scale = _draft_scale(jpeg, box, target)
+    left, top, right, bottom = (side / scale for side in box)
+    outer = (math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
+    raster = _cut(jpeg.load_band(outer[1], outer[3]), outer)
+    return raster, (left - outer[0], top - outer[1], right - outer[0], bottom - outer[1])
+
+
+def _pixel_digest(jpeg: bytes) -> bytes:
+    image = open_jpeg(io.BytesIO(jpeg))
+    return hashlib.sha256(image.load_band(0, image.height).tobytes()).digest()
 
 
 def _draft_scale(jpeg: BandJpeg, box: Box, target: Size) -> int:
@@ -206,30 +212,15 @@ def _open_file(source: str | PathLike[str] | bytes | bytearray | memoryview | IO
     return io.BytesIO(source)
 
 
-def _open_picture(file: IO[bytes]) -> Image.Image:
-    """Read the header by content. `Image.open` would judge the size by Pillow's process-wide limit."""
-    file.seek(0)
-    prefix = file.read(_PREFIX_BYTES)
-    if is_heic(prefix):
-        file.seek(0)
-        return open_heic(file)
-    Image.preinit()
-    for name in FORMATS:
-        if name not in Image.OPEN:
-            Image.init()
-        if name not in Image.OPEN:
-            continue  # this build of Pillow has no decoder for it
-        factory, accepts = Image.OPEN[name]
-        if accepts is not None and accepts(prefix[:16]) is True:
-            file.seek(0)
-            return factory(file, "")
-    raise BadImageError(f"not a picture in a known format ({', '.join((*FORMATS, 'HEIC'))})")
-
-
 @contextmanager
 def _as_bad_image() -> Iterator[None]:
-    """The seam where Pillow's many exceptions become ours."""
+    """Turn whatever a decoder raises into BadImageError.
+
+    Broad, as what they raise is documented nowhere: no exception that one picture causes may end a run.
+    """
     try:
         yield
-    except _DECODER_ERRORS as exc:
-        raise BadImageError(f"cannot read the picture: {exc}") from exc
+    except BadImageError:
+        raise
+    except Exception as exc:
+        raise BadImageError(f"cannot read the picture: {exc or type(exc).__name__}") from exc

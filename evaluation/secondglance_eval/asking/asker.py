@@ -54,15 +54,16 @@ class Asker:
 
     @property
     def image_recipe(self) -> Recipe:
+        """Return how the edge encodes the whole picture."""
         return self._settings.image_recipe
 
     @property
     def image_view(self) -> View:
-        """The whole picture as the edge sends it."""
+        """Return the whole picture as the edge sends it."""
         return View(self.image_recipe)
 
     def through_the_edge(self, method: str, photo: Photo, example: Example, mode: Mode) -> Record:
-        """The product as it is; `always` looks again whatever the gate says."""
+        """Ask the product as it is; with `always` it looks again whatever the gate says."""
         reply = self._edge.ask(photo.data, example.question, mode=mode, include=("tokens",))
         return self._record(
             method,
@@ -77,7 +78,7 @@ class Asker:
     def with_another_crop(
         self, method: str, photo: Photo, example: Example, mode: Mode, place: CropRule
     ) -> Record:
-        """The pair, but the edge cuts elsewhere than the server looked."""
+        """Ask the pair, but cut elsewhere than the server looked."""
         ask = Ask(example.question, mode=mode, include=("tokens",))
         first, cost = self._wire.ask(ask, photo.size, photo.view(self.image_view))
         second = None
@@ -87,7 +88,7 @@ class Asker:
         return self._record(method, photo, example, mode, (first, cost), second)
 
     def with_one_picture(self, method: str, photo: Photo, example: Example, picture: Encoded) -> Record:
-        """A single picture and no second stage."""
+        """Ask with a single picture and no second stage."""
         ask = Ask(example.question, mode="answer_only", include=("tokens",))
         answered = self._wire.ask(ask, photo.size, picture)
         return self._record(method, photo, example, "answer_only", answered, None)

@@ -16,7 +16,7 @@ _AROUND_OBJECT = 1.25  # times the object's longer side: its borders are in the 
 
 
 def random_crop(roi: PixelBox, example: Example) -> PixelBox:
-    """As large as the region, anywhere in the picture; the same place every time for the same example."""
+    """Return a box as large as the region, anywhere; for the same example the same place every time."""
     rng = np.random.default_rng(zlib.crc32(example.id.encode()))
     left = int(rng.integers(example.width - roi.width + 1))
     top = int(rng.integers(example.height - roi.height + 1))
@@ -24,13 +24,13 @@ def random_crop(roi: PixelBox, example: Example) -> PixelBox:
 
 
 def centre_crop(roi: PixelBox, example: Example) -> PixelBox:
-    """As large as the region, in the middle of the picture."""
+    """Return a box as large as the region, in the middle of the picture."""
     left, top = (example.width - roi.width) // 2, (example.height - roi.height) // 2
     return _box(left, top, roi.width, roi.height)
 
 
 def oracle_crop(roi: PixelBox, example: Example) -> PixelBox:
-    """Around where the answer lies; as large as the region, larger only where that would cut the object."""
+    """Return a box around the answer, as large as the region or as the whole object needs."""
     assert example.box is not None, "only for examples that say where the answer lies"
     needed = max(example.box.width / roi.width, example.box.height / roi.height) * _AROUND_OBJECT
     most = min(example.width / roi.width, example.height / roi.height)

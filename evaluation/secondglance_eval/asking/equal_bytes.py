@@ -56,17 +56,18 @@ class Chosen:
     frugal: View
 
     def methods(self) -> tuple[Method, ...]:
-        """What goes into the run."""
+        """Return the methods that go into the run."""
         views = dict.fromkeys([*(one.view for one in self.tried[:KEPT]), self.ample])
         frugal = () if self.frugal in views else (global_method(self.frugal, every=FRUGAL_EVERY),)
         return (*map(global_method, views), *frugal)
 
     def save(self, path: Path) -> None:
+        """Write the choice as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
 def load_choice(path: Path) -> Chosen:
-    """What `Chosen.save` wrote."""
+    """Return what `Chosen.save` wrote."""
     stored = json.loads(path.read_text())
     return Chosen(
         stored["pair_bytes"],
@@ -77,7 +78,7 @@ def load_choice(path: Path) -> Chosen:
 
 
 def choose(dataset: Dataset, asker: Asker, records: Path, *, pace: Pace) -> Chosen:
-    """Measure on `dataset`, which should not be the one that results are taken from."""
+    """Choose encodings on `dataset`, which should not be the one that results are taken from."""
     with RecordWriter(records) as writer:
         run(dataset, standard_methods()[:1], asker, writer, pace=pace, what="the pair's bytes")
         study = Study(read_records(records))
@@ -129,7 +130,7 @@ def _bytes_around(study: Study, photos: Sequence[Photo], asker: Asker) -> float:
 
 
 def at_bytes(view: View, photos: Sequence[Photo], wanted: float) -> View:
-    """The least quality whose mean bytes reach `wanted`; the best there is if none does."""
+    """Return the view at the least quality whose mean bytes reach `wanted`, else at the best quality."""
     low, high = 1, 100
     while low < high:
         middle = (low + high) // 2

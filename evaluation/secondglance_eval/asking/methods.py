@@ -45,7 +45,7 @@ class Method:
 
 
 def standard_methods() -> tuple[Method, ...]:
-    """All but the single pictures in other encodings, which depend on how many bytes the pair takes."""
+    """Return all methods but single pictures in other encodings, which depend on the pair's bytes."""
     return (
         Method(ALWAYS, partial(_through_the_edge, method=ALWAYS, mode="always")),
         Method(RANDOM_CROP, partial(_other_crop, method=RANDOM_CROP, mode="always", place=random_crop)),
@@ -60,12 +60,12 @@ def standard_methods() -> tuple[Method, ...]:
 
 
 def pair_method() -> Method:
-    """The product as it comes, to see that what is computed from `always` is what it answers."""
+    """Return the product as it comes, which must answer what is computed from `always`."""
     return Method(PAIR, partial(_through_the_edge, method=PAIR, mode="auto"))
 
 
 def global_method(view: View, *, every: int = 1) -> Method:
-    """A single picture, larger, finer or in another format than the edge's."""
+    """Return a method that sends one picture, larger, finer or in another format than the edge's."""
     name = f"{GLOBAL_PREFIX}{view.name}"
 
     def ask(asker: Asker, photo: Photo, example: Example) -> Record:

@@ -33,6 +33,7 @@ class View:
         return f"{self.recipe.format}{chroma} q{self.recipe.quality} {self.scale:g}x"
 
     def at_quality(self, quality: int) -> View:
+        """Return the same view at another quality."""
         return replace(self, recipe=replace(self.recipe, quality=quality, min_quality=quality))
 
 
@@ -47,13 +48,13 @@ class Photo:
     _images: dict[float, Image.Image] = field(default_factory=dict, repr=False)
 
     def view(self, view: View) -> Encoded:
-        """The whole picture as the edge sends it, or larger or finer."""
+        """Return the whole picture as the edge sends it, or larger or finer."""
         if view not in self._views:
             self._views[view] = _encoded(self._scaled(view.scale), view.recipe, self.model.image.formats)
         return self._views[view]
 
     def patch(self, pixels: PixelBox, offer: PatchOffer, recipe: Recipe) -> Encoded:
-        """A crop of the original as the edge sends it."""
+        """Return a crop of the original as the edge sends it."""
         with Original(self.data) as original:
             image = original.patch(
                 (pixels.left, pixels.top, pixels.right, pixels.bottom),
@@ -62,7 +63,7 @@ class Photo:
         return _encoded(image, recipe, offer.formats)
 
     def whole(self) -> Encoded:
-        """The file itself."""
+        """Return the file itself."""
         with Original(self.data) as original:
             media_type = _MEDIA_TYPES.get(original.format or "", "image/jpeg")
         return Encoded(self.data, media_type, self.size, None)

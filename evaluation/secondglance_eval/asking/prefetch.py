@@ -15,7 +15,7 @@ Group = tuple[Example, ...]
 
 @contextmanager
 def pictures_ahead(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that call `Example.image`."""
+    """Yield processes that call `Example.image`."""
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             yield pool
@@ -27,7 +27,7 @@ def pictures_ahead(workers: int) -> Iterator[ProcessPoolExecutor]:
 def with_pictures(
     groups: Iterable[Group], pool: ProcessPoolExecutor, *, ahead: int
 ) -> Iterator[tuple[Group, bytes]]:
-    """Each group with its picture's bytes, in order; at most `ahead` pictures wait."""
+    """Yield each group with its picture's bytes, in order; at most `ahead` pictures wait."""
     waiting: deque[tuple[Group, Future[bytes]]] = deque()
     for group in groups:
         waiting.append((group, pool.submit(group[0].image)))

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from secondglance.batch.results_file import JsonLinesFile
+from secondglance.errors import UsageError
 from secondglance_eval.errors import RecordsError
 from secondglance_protocol.wire import PixelBox
 
@@ -74,20 +76,22 @@ class Record(_Frozen):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What a run that goes on skips."""
+        """Return what a run that goes on skips by."""
         return self.example_id, self.method
 
     @property
     def uplink_bytes(self) -> int:
+        """Return the bytes that both stages sent."""
         return self.first.uplink_bytes + (self.second.uplink_bytes if self.second else 0)
 
     @property
     def downlink_bytes(self) -> int:
+        """Return the bytes that both stages received."""
         return self.first.downlink_bytes + (self.second.downlink_bytes if self.second else 0)
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The file's records in order; a torn last line is left out. Raises RecordsError for any other damage."""
+    """Yield the file's records in order, without a torn last line. Raises RecordsError for other damage."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
@@ -99,13 +103,19 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 class RecordWriter:
-    """Appends records to a file, one line at a time; `done` holds the keys of those that were there."""
+    """A file that records are appended to; `done` holds the keys of those that it holds.
+
+    Opening it cuts off a torn last line. Raises RecordsError for any other damage, and where another process
+    writes to the file.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[bytes] = path.open("a+b")
-        self._cut_torn_line()
-        self.done: set[tuple[str, str]] = {record.key for record in read_records(path)}
+        self.done: set[tuple[str, str]] = set()
+        try:
+            self._file = JsonLinesFile(path, learn=self._learn)
+        except UsageError as exc:
+            raise RecordsError(str(exc)) from exc
 
     def __enter__(self) -> Self:
         return self
@@ -116,19 +126,13 @@ class RecordWriter:
         self.close()
 
     def close(self) -> None:
+        """Close the file and let others write to it."""
         self._file.close()
 
     def add(self, *records: Record) -> None:
-        """Append and hand to the operating system; several records come whole or, if cut off, as a prefix."""
-        lines = (record.model_dump_json(exclude_defaults=True) + "\n" for record in records)
-        self._file.write("".join(lines).encode())
-        self._file.flush()
+        """Append the records: all are on disk when this returns, or none is kept. Raises UsageError."""
+        self._file.append(*(record.model_dump(mode="json", exclude_defaults=True) for record in records))
         self.done.update(record.key for record in records)
 
-    def _cut_torn_line(self) -> None:
-        self._file.seek(0)
-        whole = 0
-        for line in self._file:
-            if line.endswith(b"\n"):
-                whole += len(line)
-        self._file.truncate(whole)
+    def _learn(self, stored: object) -> None:
+        self.done.add(Record.model_validate(stored).key)

@@ -10,13 +10,15 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+from secondglance.batch.progress import progress_bar
 from secondglance_eval.asking.asker import Asker
 from secondglance_eval.asking.methods import Method
 from secondglance_eval.asking.photo import Photo
 from secondglance_eval.asking.prefetch import Group, pictures_ahead, with_pictures
 from secondglance_eval.asking.records import Record, RecordWriter
 from secondglance_eval.datasets.example import Dataset, Example
-from secondglance_eval.progress import progress
+
+_SECONDS_BETWEEN_LINES = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def run(
     pace: Pace | None = None,
     what: str = "pictures",
 ) -> None:
-    """Appends the records that are missing. Raises EdgeError where a question fails: run again to go on."""
+    """Append the records that are missing. Raises EdgeError where a question fails: run again to go on."""
     pace = pace or Pace()
     missing = [
         (group, tasks)
@@ -53,15 +55,19 @@ def run(
     if not missing:
         return
     tasks_by_group = {group[0].image_id: tasks for group, tasks in missing}
-    with progress(what, len(missing)) as step, pictures_ahead(pace.workers) as pool:
+    with (
+        progress_bar(len(missing), name=what, line_every_s=_SECONDS_BETWEEN_LINES) as tell,
+        pictures_ahead(pace.workers) as pool,
+    ):
         pictures: Iterable[tuple[Group, bytes]] = with_pictures(
             (group for group, _ in missing), pool, ahead=pace.workers + pace.parallel
         )
         if pace.renders_first:
             pictures = list(pictures)
-        for records in _ask_in_parallel(pictures, tasks_by_group, asker, pace.parallel):
+        answered = _ask_in_parallel(pictures, tasks_by_group, asker, pace.parallel)
+        for done, records in enumerate(answered, start=1):
             writer.add(*records)
-            step()
+            tell(done, what)
 
 
 def tasks_of(

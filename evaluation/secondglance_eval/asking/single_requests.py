@@ -49,11 +49,11 @@ class SingleRequests:
         self._http.close()
 
     def ask(self, ask: Ask, size: Size, picture: Encoded) -> tuple[InferenceResponse, StageCost]:
-        """Stage one, of an original of `size`. Raises EdgeError."""
+        """Send stage one, for an original of `size`. Raises EdgeError."""
         return self._exchange(first_request(ask, size, picture, deadline=None))
 
     def show(self, offer: PatchOffer, patch: Encoded) -> tuple[InferenceResponse, StageCost]:
-        """Stage two. Raises EdgeError."""
+        """Send stage two. Raises EdgeError."""
         return self._exchange(patch_request(offer.url, patch, deadline=None))
 
     def _exchange(self, send: Send) -> tuple[InferenceResponse, StageCost]:

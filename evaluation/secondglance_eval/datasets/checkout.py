@@ -11,9 +11,6 @@ from secondglance_eval.errors import MissingPieceError
 if TYPE_CHECKING:
     from secondglance_eval.datasets.held_out import HeldOutScenes
 
-TEST_SEED = 200_000
-CALIBRATION_SEED = 300_000
-
 _ELSEWHERE = (
     "change to a checkout of Second Glance and run this there, or ask about your own pictures with"
     " --dataset jsonl:FILE"

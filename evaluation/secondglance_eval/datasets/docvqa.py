@@ -39,7 +39,7 @@ class _Row(BaseModel):
 
 
 def read_docvqa(directory: Path) -> FileDataset:
-    """Raises DatasetError."""
+    """Read the validation split. Raises DatasetError."""
     questions = first_existing(directory / QUESTIONS, directory / "spdocvqa_qas" / QUESTIONS)
     images = first_existing(directory / "documents", directory / "spdocvqa_images")
     return grouped(

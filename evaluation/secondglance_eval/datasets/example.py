@@ -70,11 +70,11 @@ class Dataset(Protocol):
         ...
 
     def score(self, prediction: str, example: Example) -> float:
-        """How right a prediction is, in [0, 1]."""
+        """Return how right a prediction is, in [0, 1]."""
         ...
 
 
 def exact_match(prediction: str, example: Example) -> float:
-    """1 if the prediction is one of the answers, letter case and outer white space aside."""
+    """Return 1 if the prediction is one of the answers, letter case and outer white space aside."""
     said = prediction.strip().casefold()
     return float(any(said == answer.strip().casefold() for answer in example.answers))

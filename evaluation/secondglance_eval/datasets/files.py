@@ -37,7 +37,7 @@ class FileDataset:
 
 
 def grouped(name: str, examples: Iterable[Example], rule: ScoreRule) -> FileDataset:
-    """Raises DatasetError if two examples have one id."""
+    """Return the examples grouped by picture. Raises DatasetError if two examples have one id."""
     groups: dict[str, list[Example]] = {}
     ids: set[str] = set()
     for example in examples:
@@ -54,7 +54,7 @@ RowT = TypeVar("RowT", bound=BaseModel)
 
 
 def first_existing(*paths: Path) -> Path:
-    """The first path that exists. Raises DatasetError naming all."""
+    """Return the first path that exists. Raises DatasetError naming all."""
     for path in paths:
         if path.exists():
             return path
@@ -62,7 +62,7 @@ def first_existing(*paths: Path) -> Path:
 
 
 def json_rows(path: Path, key: str, row_type: type[RowT]) -> Iterator[tuple[str, RowT]]:
-    """The rows in the list under `key` of a JSON document, each with a name for complaints."""
+    """Yield the rows in the list under `key` of a JSON document, each with a name for complaints."""
     document = _json(path.read_bytes(), str(path))
     rows = document.get(key) if isinstance(document, dict) else None
     if not isinstance(rows, list):
@@ -73,11 +73,12 @@ def json_rows(path: Path, key: str, row_type: type[RowT]) -> Iterator[tuple[str,
 
 
 def json_document(path: Path, row_type: type[RowT]) -> RowT:
+    """Return the whole of a JSON document, checked. Raises DatasetError."""
     return _checked(_json(path.read_bytes(), str(path)), row_type, str(path))
 
 
 def json_lines(path: Path, row_type: type[RowT]) -> Iterator[tuple[str, RowT]]:
-    """The rows of a file with a JSON object a line, empty lines left out, each with a name for complaints."""
+    """Yield the rows of a file with a JSON object a line, each with a name for complaints."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{path}, line {number}"
@@ -105,7 +106,7 @@ def _complaint(error: Any) -> str:
 
 
 def picture_size(path: Path, where: str) -> tuple[int, int]:
-    """Width and height as a viewer shows the picture, from its header. Raises DatasetError naming `where`."""
+    """Return width and height as a viewer shows them, from the header. Raises DatasetError."""
     try:
         with Image.open(path) as image:
             return upright_size(image.size, image.getexif().get(_ORIENTATION_TAG, 1))

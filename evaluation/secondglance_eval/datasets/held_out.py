@@ -14,8 +14,8 @@ import numpy as np
 
 from scenes.generator import Scene, encode_jpeg, make_scene, render
 from scenes.questions import Question
-from secondglance_eval.datasets.checkout import TEST_SEED
 from secondglance_eval.datasets.example import Example, exact_match
+from secondglance_eval.datasets.seeds import TEST_SEED
 from secondglance_protocol.geometry import cover_pixels
 from secondglance_protocol.wire import ImageSize, PixelBox
 
@@ -59,12 +59,12 @@ class HeldOutScenes:
 
 
 def scene_of(seed: int) -> Scene:
-    """The held-out scene of that seed, at its size of 4-12 megapixels."""
+    """Return the held-out scene of that seed, at its size of 4-12 megapixels."""
     return make_scene(seed, split="test", size=size_of(seed))
 
 
 def size_of(seed: int) -> tuple[int, int]:
-    """Width and height: pixels uniform in `PIXELS`, shapes from 1:2 to 2:1."""
+    """Return width and height: pixels uniform in `PIXELS`, shapes from 1:2 to 2:1."""
     rng = np.random.default_rng([seed, _SIDE_SALT])
     pixels = rng.uniform(*PIXELS)
     aspect = math.exp(rng.uniform(math.log(_ASPECTS[0]), math.log(_ASPECTS[1])))

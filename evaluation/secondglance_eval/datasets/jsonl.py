@@ -34,7 +34,7 @@ class _Row(BaseModel):
 
 
 def read_jsonl(path: Path, *, metric: str = "exact") -> FileDataset:
-    """`metric` is a key of `secondglance_eval.judging.scoring.SCORE_RULES`. Raises DatasetError."""
+    """Read the file; `metric` is a key of `judging.scoring.SCORE_RULES`. Raises DatasetError."""
     if not path.is_file():
         raise DatasetError(f"missing: {path}")
     if metric not in SCORE_RULES:

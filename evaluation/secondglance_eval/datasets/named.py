@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from secondglance_eval.datasets.checkout import CALIBRATION_SEED, held_out_scenes
+from secondglance_eval.datasets.checkout import held_out_scenes
 from secondglance_eval.datasets.docvqa import read_docvqa
 from secondglance_eval.datasets.example import Dataset
 from secondglance_eval.datasets.files import FileDataset
 from secondglance_eval.datasets.jsonl import read_jsonl
+from secondglance_eval.datasets.seeds import CALIBRATION_SEED
 from secondglance_eval.datasets.textvqa import read_textvqa
 from secondglance_eval.datasets.vstar import read_vstar
 from secondglance_eval.errors import DatasetError
@@ -23,7 +24,7 @@ KINDS = (SCENES, "jsonl:FILE", *(f"{kind}:DIRECTORY" for kind in _FOLDERS))
 def open_dataset(
     name: str, *, pictures: int | None, first_seed: int, metric: str = "exact", scenes: int = 200
 ) -> Dataset:
-    """At most `pictures` of it, all of it if None (of the endless scenes: `scenes`).
+    """Return at most `pictures` of the data set; all if None (of the endless scenes: `scenes`).
 
     `first_seed` is for the scenes, `metric` for `jsonl`. Raises DatasetError, MissingPieceError.
     """
@@ -40,7 +41,7 @@ def open_dataset(
 def open_with_choice(
     name: str, *, pictures: int | None, choice_pictures: int, first_seed: int, metric: str = "exact"
 ) -> tuple[Dataset, Dataset]:
-    """The data set that results are taken from, and one to choose encodings on; they share no picture.
+    """Return a data set for results and one to choose encodings on; they share no picture.
 
     Of the scenes both are as large as asked for, as there is no end of them. Files are divided: every fourth
     picture, or fewer, goes to the choice, at most `choice_pictures`. Raises DatasetError.

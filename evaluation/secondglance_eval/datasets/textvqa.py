@@ -32,7 +32,7 @@ class _Row(BaseModel):
 
 
 def read_textvqa(directory: Path) -> FileDataset:
-    """Raises DatasetError."""
+    """Read the validation split. Raises DatasetError."""
     questions = first_existing(directory / QUESTIONS)
     return grouped(
         "textvqa",

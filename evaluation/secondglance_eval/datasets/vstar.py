@@ -50,7 +50,7 @@ class _Annotation(BaseModel):
 
 
 def read_vstar(directory: Path) -> FileDataset:
-    """Raises DatasetError."""
+    """Read the benchmark. Raises DatasetError."""
     questions = first_existing(directory / QUESTIONS)
     return grouped(
         "vstar",

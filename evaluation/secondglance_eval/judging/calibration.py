@@ -23,11 +23,11 @@ from secondglance_eval.judging.gate_choice import (
 )
 from secondglance_eval.judging.intervals import Estimate as Measured
 from secondglance_protocol.wire import DefaultGate
-from secondglance_server.calibrated_gate import Estimate, GateCalibration, Provenance
+from secondglance_server.calibrated_gate import CalibratedGate, Estimate, Provenance
 
 
 def one_target(**wishes: float | None) -> Target:
-    """The only wish that was made, by its name. Raises CalibrationError for none or several."""
+    """Return the only wish that was made. Raises CalibrationError for none or several."""
     kinds: tuple[TargetKind, ...] = ("max_retransmit", "max_uplink_bytes", "target_accuracy")
     made = [Target(kind, value) for kind in kinds if (value := wishes[kind]) is not None]
     if len(made) != 1:
@@ -47,14 +47,14 @@ def refuse_too_few_pictures(dataset: Dataset, out: Path) -> None:
 
 
 def always_ask(dataset: Dataset, asker: Asker, out: Path, *, pace: Pace) -> None:
-    """Every question with both stages, whatever the gate says; what is in `out` is not asked again."""
+    """Ask every question with both stages, whatever the gate says, unless `out` has its record."""
     (always,) = (method for method in standard_methods() if method.name == ALWAYS)
     with RecordWriter(out / RECORDS_FILE) as writer:
         run(dataset, [always], asker, writer, pace=pace)
 
 
-def calibrate_from(out: Path, target: Target, path: Path) -> tuple[GateCalibration, str]:
-    """Calibrates on the folder's records and writes the server's file. Raises CalibrationError, RecordsError.
+def calibrate_from(out: Path, target: Target, path: Path) -> tuple[CalibratedGate, str]:
+    """Calibrate on the folder's records, write the server's file. Raises CalibrationError, RecordsError.
 
     Returns the file's content and a text for people.
     """
@@ -68,10 +68,10 @@ def calibrate_from(out: Path, target: Target, path: Path) -> tuple[GateCalibrati
     return calibration, described(tested, target)
 
 
-def calibration_of(tested: TestedChoice, target: Target, *, model: str, dataset: str) -> GateCalibration:
-    """`model` as `/v1/model` names it, `dataset` as the data set names itself."""
+def calibration_of(tested: TestedChoice, target: Target, *, model: str, dataset: str) -> CalibratedGate:
+    """Return the server's file; `model` as `/v1/model` names it, `dataset` as it names itself."""
     gate, expected = tested.choice.gate, tested.expected
-    return GateCalibration(
+    return CalibratedGate(
         model=model,
         gate=DefaultGate(metric=gate.metric, aggregate=gate.aggregate, threshold=tested.choice.threshold),
         provenance=Provenance(
@@ -89,8 +89,8 @@ def calibration_of(tested: TestedChoice, target: Target, *, model: str, dataset:
     )
 
 
-def write_calibration(calibration: GateCalibration, path: Path) -> None:
-    """Whole or not at all: a server may read it at any time."""
+def write_calibration(calibration: CalibratedGate, path: Path) -> None:
+    """Write the file whole or not at all: a server may read it at any time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.part")
     scratch.write_text(calibration.model_dump_json(indent=2) + "\n")
@@ -98,6 +98,7 @@ def write_calibration(calibration: GateCalibration, path: Path) -> None:
 
 
 def described(tested: TestedChoice, target: Target) -> str:
+    """Return the choice and what the test showed, as text for people."""
     expected = tested.expected
     verdict = "reaches" if target.is_met_by(expected) else "MISSES"
     return "\n".join(

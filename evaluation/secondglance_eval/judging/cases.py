@@ -39,7 +39,7 @@ _WANTED = {
 
 
 def what_happened(record: Record, *, doubtful: bool) -> str:
-    """Under a gate that calls the draft doubtful or not."""
+    """Return which way the question went under a gate that calls the draft doubtful or not."""
     was_right, is_right = record.draft_score == 1, record.score == 1
     if not (doubtful and record.asked_again):
         return "sure and right: nothing more was sent" if was_right else "sure and wrong: the gate missed it"
@@ -51,7 +51,7 @@ def what_happened(record: Record, *, doubtful: bool) -> str:
 
 
 def pick_cases(records: Sequence[Record], doubtful: Doubtful, *, seed: int = 0) -> list[Case]:
-    """At most one case for each picture, drawn at random; filled up where a way has too few."""
+    """Return at most one case for each picture, drawn at random; filled up where a way has too few."""
     order = np.random.default_rng(seed).permutation(len(records))
     drawn = [Case(records[i], what_happened(records[i], doubtful=doubtful(records[i]))) for i in order]
     drawn.sort(key=lambda case: case.record.box is None)  # stable: what has a place is worth looking at
@@ -68,7 +68,7 @@ def pick_cases(records: Sequence[Record], doubtful: Doubtful, *, seed: int = 0) 
 
 
 def save_pictures(record: Record, data: bytes, folder: Path) -> None:
-    """The picture made small, and what the server asked for of it at full detail."""
+    """Write the picture made small, and the region that the server asked for at full detail."""
     folder.mkdir(parents=True, exist_ok=True)
     with Image.open(io.BytesIO(data)) as picture:
         original = picture.convert("RGB")
@@ -79,10 +79,12 @@ def save_pictures(record: Record, data: bytes, folder: Path) -> None:
 
 
 def picture_file(record: Record, folder: Path) -> Path:
+    """Return where the small picture lies."""
     return folder / f"{_file_stem(record)}.jpg"
 
 
 def crop_file(record: Record, folder: Path) -> Path:
+    """Return where the region lies."""
     return folder / f"{_file_stem(record)}-crop.jpg"
 
 

@@ -35,7 +35,7 @@ class GateFigures:
 
 
 def curve(study: Study, gate: GateStatistic) -> Curve:
-    """Accuracy and mean uplink bytes at every threshold, from global-only to always-retransmit."""
+    """Return accuracy and mean uplink bytes at every threshold, from global-only to always-retransmit."""
     doubt = study.doubts(gate)
     order = np.argsort(-doubt, kind="stable")
     ones = np.ones((1, len(order)))
@@ -47,7 +47,7 @@ def curve(study: Study, gate: GateStatistic) -> Curve:
 
 
 def compare_gates(study: Study, resamples: Resamples) -> list[GateFigures]:
-    """Every metric and aggregation, the largest area first."""
+    """Return the figures of every metric and aggregation, the largest area first."""
     weights = resamples.question_weights
     wrong = study.draft_scores < 1
     figures = []

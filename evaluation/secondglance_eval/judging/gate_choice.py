@@ -41,7 +41,7 @@ class Target:
     value: float
 
     def is_met_by(self, expected: Expected) -> bool:
-        """Whether the test half's interval reaches the target."""
+        """Say whether the test half's interval reaches the target."""
         if self.kind == "target_accuracy":
             return expected.accuracy.high >= self.value
         return expected.of(self.kind).low <= self.value
@@ -62,6 +62,7 @@ class Expected:
     accuracy: Estimate
 
     def of(self, kind: TargetKind) -> Estimate:
+        """Return the estimate that a target of that kind is about."""
         return {
             "max_retransmit": self.retransmit_rate,
             "max_uplink_bytes": self.uplink_bytes,
@@ -80,7 +81,7 @@ class TestedChoice:
 def choose_and_test(
     records: Sequence[Record], target: Target, *, test_share: float = TEST_SHARE
 ) -> TestedChoice:
-    """`records`: of always-retransmit, one for each question. Raises CalibrationError."""
+    """Choose on one half of `records` (of always-retransmit), test on the other. Raises CalibrationError."""
     chosen_on, tested_on = halves(records, test_share)
     choice = choose(Study(chosen_on), target)
     pictures = len({record.image_id for record in records})
@@ -88,7 +89,7 @@ def choose_and_test(
 
 
 def halves(records: Sequence[Record], test_share: float) -> tuple[list[Record], list[Record]]:
-    """Records to choose on and to test on: the same pictures every time, whatever their order."""
+    """Return records to choose on and to test on: the same pictures every time, whatever their order."""
     pictures = sorted({record.image_id for record in records}, key=_hash)
     n_test = round(test_share * len(pictures))
     refuse_too_few(len(pictures), test_share)
@@ -115,6 +116,7 @@ def _hash(image_id: str) -> bytes:
 
 
 def expect(study: Study, choice: GateChoice) -> Expected:
+    """Return what the study shows for a choice."""
     outcome = study.pair(choice.gate, choice.threshold)
     resamples = Resamples(study.image_ids)
     return Expected(
@@ -125,7 +127,7 @@ def expect(study: Study, choice: GateChoice) -> Expected:
 
 
 def choose(study: Study, target: Target) -> GateChoice:
-    """The best gate that stays inside the target. Raises CalibrationError if none does.
+    """Return the best gate that stays inside the target. Raises CalibrationError if none does.
 
     Best: most accurate, or for an accuracy fewest bytes. Gates other than the default must be better by more
     than the standard error of the difference; twelve of them are compared, and one is always lucky.
@@ -150,7 +152,7 @@ def _merit(outcome: MethodResult, target: Target) -> Floats:
 
 
 def threshold_for(study: Study, gate: GateStatistic, target: Target) -> float | None:
-    """The threshold at which the gate just stays inside the target; None if it never does.
+    """Return the threshold at which the gate just stays inside the target; None if it never does.
 
     At most so many second glances or bytes: as many as are allowed. At least that accuracy: as few as do.
     """

@@ -35,7 +35,7 @@ ALL_GATES = tuple(
 
 
 def doubts(drafts: Sequence[Sequence[TokenUncertainty]], gate: GateStatistic) -> Floats:
-    """How doubtful each draft is; infinite for one without tokens, which always counts as doubtful."""
+    """Return how doubtful each draft is: infinite for one without tokens, which always counts as doubtful."""
     defaults = GateDefaults(metric=gate.metric, aggregate=gate.aggregate, threshold=0.0)
     return np.array([_doubt(draft, defaults) for draft in drafts], dtype=np.float64)
 

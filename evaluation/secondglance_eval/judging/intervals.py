@@ -27,6 +27,7 @@ class Estimate:
     high: float
 
     def times(self, factor: float) -> Estimate:
+        """Return the estimate in another unit."""
         low, high = sorted((self.low * factor, self.high * factor))
         return Estimate(self.value * factor, low, high)
 
@@ -49,18 +50,19 @@ class Resamples:
 
     @property
     def question_weights(self) -> Floats:
-        """How often each question occurs in each resample: [1 + draws, questions]."""
+        """Return how often each question occurs in each resample: [1 + draws, questions]."""
         return self._weights[:, self._image_of]
 
     def mean(self, values: Floats) -> Estimate:
+        """Return the mean over the questions that were measured."""
         return estimate(self._means(values))
 
     def difference(self, one: Floats, other: Floats) -> Estimate:
-        """Of the means, over the questions where both were measured."""
+        """Return the difference of the means, over the questions where both were measured."""
         return estimate(self._means(one - other))
 
     def ratio(self, one: Floats, other: Floats) -> Estimate:
-        """Of the sums, over the questions where both were measured."""
+        """Return the ratio of the sums, over the questions where both were measured."""
         both = ~np.isnan(one) & ~np.isnan(other)
         with np.errstate(invalid="ignore", divide="ignore"):
             return estimate(self._sums(np.where(both, one, 0)) / self._sums(np.where(both, other, 0)))
@@ -77,7 +79,7 @@ class Resamples:
 
 
 def estimate(figures: Floats) -> Estimate:
-    """From a figure of the sample itself (first) and of its resamples."""
+    """Return the estimate from a figure of the sample itself (first) and of its resamples."""
     drawn = figures[1:][~np.isnan(figures[1:])]
     if math.isnan(figures[0]) or not len(drawn):
         return Estimate(float(figures[0]), math.nan, math.nan)
@@ -86,9 +88,9 @@ def estimate(figures: Floats) -> Estimate:
 
 
 def weighted_auroc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
-    """For each row of weights, the chance that a positive scores above a negative; ties count half.
+    """Return, for each row of weights, the chance that a positive scores above a negative.
 
-    `weights` [rows, n]; NaN where a row holds no positive or no negative.
+    Ties count half. `weights` [rows, n]; NaN where a row holds no positive or no negative.
     """
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.concatenate([[True], scores[order][1:] != scores[order][:-1]]))
@@ -101,7 +103,7 @@ def weighted_auroc(scores: Floats, positive: NDArray[np.bool_], weights: Floats)
 
 
 def auroc(scores: Sequence[float], positives: Sequence[bool]) -> float:
-    """The chance that a positive scores above a negative (ties count half); NaN without one of either."""
+    """Return the chance that a positive scores above a negative (ties count half); NaN without either."""
     if not len(scores):
         return math.nan
     weights = np.ones((1, len(scores)))

@@ -20,7 +20,7 @@ _ANLS_THRESHOLD = 0.5
 
 
 def vqa_accuracy(prediction: str, example: Example) -> float:
-    """The VQA accuracy of TextVQA: how many of ten people said so, min(n / 3, 1) over every nine of them.
+    """Return TextVQA's accuracy: how many of ten people said so, min(n / 3, 1) over every nine of them.
 
     Raises ValueError if there are not ten answers.
     """
@@ -35,7 +35,7 @@ def vqa_accuracy(prediction: str, example: Example) -> float:
 
 
 def anls(prediction: str, example: Example) -> float:
-    """Normalised Levenshtein similarity to the nearest answer; 0 below a half (DocVQA, one question's share).
+    """Return the normalised Levenshtein similarity to the nearest answer; 0 below a half (DocVQA).
 
     At exactly a half the challenge's evaluator keeps the score, the paper's formula does not; this keeps it.
     """
@@ -45,7 +45,7 @@ def anls(prediction: str, example: Example) -> float:
 
 
 def choice_letter(prediction: str, example: Example) -> float:
-    """1 if the prediction names the right option's letter first: `B`, `(B)`, `b.`, `B) red`, `B: red`."""
+    """Return 1 if the prediction names the right option first: `B`, `(B)`, `b.`, `B) red`, `B: red`."""
     letter = re.match(r"\W*([A-Za-z])(?![A-Za-z'\u2019])", prediction)
     return float(letter is not None and letter[1].upper() in example.answers)
 
@@ -68,7 +68,7 @@ def _similarity(one: str, other: str) -> float:
 
 
 def levenshtein(one: str, other: str) -> int:
-    """The fewest insertions, deletions and substitutions of a character that turn one into the other."""
+    """Return the fewest insertions, deletions and substitutions that turn one text into the other."""
     row = list(range(len(other) + 1))
     for i, a in enumerate(one, start=1):
         previous, row[0] = row[0], i
@@ -108,7 +108,7 @@ _CONTRACTIONS["somebody'd"] = "somebodyd"
 
 
 def normalize_vqa(text: str) -> str:
-    """Lower case, no punctuation, digits for number words, no articles, apostrophes put back."""
+    """Return the text in lower case, without punctuation and articles, with digits for number words."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
     text = _without_marks(text.replace("\n", " ").replace("\t", " ").strip())
     words = (_NUMBERS.get(word, word) for word in text.split())

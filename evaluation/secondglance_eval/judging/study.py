@@ -34,7 +34,7 @@ class MethodResult:
     second: Floats
 
     def only(self, rows: Flags) -> Self:
-        """The outcome on those rows."""
+        """Return the result on those rows."""
         return type(self)(
             self.name, self.score[rows], self.uplink[rows], self.downlink[rows], self.second[rows]
         )
@@ -71,24 +71,25 @@ class Study:
 
     @property
     def text_heights(self) -> Floats:
-        """NaN where nothing is read."""
+        """Return the height of what must be read, NaN where nothing is read."""
         return _column(self.always, lambda r: np.nan if r.text_height_px is None else r.text_height_px)
 
     @property
     def can_look_again(self) -> Flags:
-        """False where the server found nothing to gain from a second glance."""
+        """Return False where the server found nothing to gain from a second glance."""
         return np.array([record.second is not None for record in self.always], dtype=bool)
 
     def doubts(self, gate: GateStatistic) -> Floats:
+        """Return how doubtful each row's draft is."""
         return doubts([record.tokens for record in self.always], gate)
 
     def rows_of(self, method: str) -> list[Record | None]:
-        """The method's records in the order of the rows."""
+        """Return the method's records in the order of the rows."""
         records = self._by_method.get(method, {})
         return [records.get(record.example_id) for record in self.always]
 
     def measured(self, method: str) -> MethodResult:
-        """What was put to the server."""
+        """Return a method that was put to the server."""
         rows = self.rows_of(method)
         return MethodResult(
             method,
@@ -99,7 +100,7 @@ class Study:
         )
 
     def gated(self, name: str, chance: Flags | Floats, *, method: str = ALWAYS) -> MethodResult:
-        """What to expect if each row's second stage took place with that chance: the draft elsewhere.
+        """Return what to expect if each row's second stage took place with that chance: the draft elsewhere.
 
         `method`: whose second stage; it must have been put to the server whatever the gate said.
         """
@@ -119,22 +120,24 @@ class Study:
         )
 
     def at_the_rate_of(self, pair: MethodResult, method: str, name: str) -> MethodResult:
-        """As many second stages as the pair's, of any questions: the mean over all ways to draw them."""
+        """Return as many second stages as the pair's, of any questions: the mean over all draws."""
         rate = pair.second.mean() / max(self.can_look_again.mean(), np.finfo(float).tiny)
         return self.gated(name, np.full(len(self.always), rate), method=method)
 
     def pair(self, gate: GateStatistic, threshold: float) -> MethodResult:
+        """Return the pair under a gate and a threshold."""
         return self.gated("pair", self.doubts(gate) > threshold)
 
     def global_only(self) -> MethodResult:
+        """Return every question's draft."""
         return self.gated("global only", np.zeros(len(self.always), dtype=bool))
 
     def oracle_gate(self) -> MethodResult:
-        """Looks again only where the draft is not right."""
+        """Return a gate that looks again only where the draft is not right."""
         return self.gated("oracle gate", self.draft_scores < 1)
 
     def oracle_crop(self) -> MethodResult:
-        """Sees the true crop always; the draft where no place is the true one. NaN if none is known."""
+        """Return the true crop always, the draft where no place is the true one; NaN if none is known."""
         seen, draft = self.measured(ORACLE_CROP), self.global_only()
         if np.isnan(seen.score).all():
             return seen

@@ -62,7 +62,7 @@ class Comparison:
         return len(set(self.study.image_ids))
 
     def headline(self) -> dict[str, Estimate]:
-        """The figures that promises are made about; points are percentage points of accuracy."""
+        """Return the figures that promises are made about; points are percentage points of accuracy."""
 
         def ahead_of(other: MethodResult) -> Estimate:
             return self.resamples.difference(self.pair.score, other.score).times(100)

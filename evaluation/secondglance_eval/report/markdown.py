@@ -11,12 +11,12 @@ from secondglance_eval.report.tables import TextTable
 
 _START = """# Accuracy against bytes
 
-Written by `make evaluate`, not by hand. Points are percentage points of right answers.
+Written by `secondglance-eval report`, not by hand. Points are percentage points of right answers.
 """
 
 
 def results_markdown(findings: Findings, pictures: Sequence[str]) -> str:
-    """The page; `pictures` are paths relative to it."""
+    """Return the page; `pictures` are paths relative to it."""
     gate = findings.all.gate.name
     parts = [
         _START,

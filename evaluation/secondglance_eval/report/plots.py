@@ -35,7 +35,7 @@ _LEAST_DOUBT = 1e-4  # nats; smaller ones are drawn there
 
 
 def accuracy_against_bytes(axes: Any, comparison: Comparison, theme: Theme) -> None:
-    """Every method, and the gate at every threshold, for each metric."""
+    """Draw every method, and the gate at every threshold, for each metric."""
     for metric, color in _METRIC_COLORS.items():
         line = curve(comparison.study, GateStatistic(metric, comparison.gate.aggregate))
         label = f"any threshold: {_METRIC_NAMES[metric]}"
@@ -58,7 +58,7 @@ def accuracy_against_bytes(axes: Any, comparison: Comparison, theme: Theme) -> N
 
 
 def gate_roc(axes: Any, comparison: Comparison, theme: Theme) -> None:
-    """How well each metric tells wrong drafts from right ones."""
+    """Draw how well each metric tells wrong drafts from right ones."""
     wrong = comparison.study.draft_scores < 1
     for metric, color in _METRIC_COLORS.items():
         doubt = comparison.study.doubts(GateStatistic(metric, comparison.gate.aggregate))
@@ -82,7 +82,7 @@ def gate_roc(axes: Any, comparison: Comparison, theme: Theme) -> None:
 
 
 def doubt_histogram(axes: Any, comparison: Comparison, theme: Theme) -> None:
-    """The default gate's value for right and for wrong drafts."""
+    """Draw the default gate's value for right and for wrong drafts."""
     doubt = np.clip(comparison.study.doubts(comparison.gate), _LEAST_DOUBT, None)
     wrong = comparison.study.draft_scores < 1
     finite = np.isfinite(doubt)
@@ -95,7 +95,7 @@ def doubt_histogram(axes: Any, comparison: Comparison, theme: Theme) -> None:
 
 
 def accuracy_by_height(axes: Any, comparison: Comparison, theme: Theme) -> None:
-    """Right answers by the height of what must be read, in the global view."""
+    """Draw right answers by the height of what must be read, in the global view."""
     heights = comparison.study.text_heights
     shown: tuple[tuple[MethodResult, str, str], ...] = (
         (comparison.study.oracle_crop(), GREEN, "oracle crop"),
@@ -124,7 +124,7 @@ def accuracy_by_height(axes: Any, comparison: Comparison, theme: Theme) -> None:
 
 
 def whole_note(comparison: Comparison) -> str | None:
-    """Where the original whole lies, which is off the plot."""
+    """Say where the original whole lies, which is off the plot."""
     line = next((one for one in comparison.lines if one.name == ORIGINAL_WHOLE), None)
     if line is None:
         return None

@@ -16,7 +16,7 @@ _GAP = 8
 
 
 def case_picture(case: Case, folder: Path) -> Image.Image:
-    """The small picture with its boxes, and beside it the region at full detail."""
+    """Return the small picture with its boxes, and beside it the region at full detail."""
     record = case.record
     with Image.open(picture_file(record, folder)) as opened:
         picture = opened.convert("RGB")
@@ -37,7 +37,7 @@ def case_picture(case: Case, folder: Path) -> Image.Image:
 
 
 def caption(case: Case) -> list[str]:
-    """Question, answers and truth, as lines."""
+    """Return question, answers and truth, as lines."""
     record = case.record
     truth = " / ".join(record.answers)
     return [
@@ -48,7 +48,7 @@ def caption(case: Case) -> list[str]:
 
 
 def draw_sheet(cases: Sequence[Case], folder: Path, path: Path, theme: Theme) -> None:
-    """All cases in rows of three."""
+    """Draw all cases in rows of three."""
     rows = max(1, -(-len(cases) // 3))
     with drawing(theme, width=13.5, height=4.0 * rows) as (figure, whole):
         whole.remove()

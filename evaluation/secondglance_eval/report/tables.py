@@ -47,11 +47,12 @@ _SHARES = ("uplink_saving_vs_always", "bytes_vs_original")
 
 
 def headline_sets(findings: Findings) -> list[Comparison]:
-    """All questions, then reading alone."""
+    """Return all questions, then reading alone."""
     return [findings.all] if findings.reading is None else [findings.all, findings.reading]
 
 
 def headline_table(comparisons: Sequence[Comparison]) -> TextTable:
+    """Return the headline, a column for each set of questions."""
     headlines = [one.headline() for one in comparisons]
     rows = []
     for name, label in HEADLINE_NAMES.items():
@@ -61,6 +62,7 @@ def headline_table(comparisons: Sequence[Comparison]) -> TextTable:
 
 
 def methods_table(comparison: Comparison) -> TextTable:
+    """Return every method with its accuracy, bytes and number of questions."""
     rows, marked = [], None
     for number, line in enumerate(comparison.lines):
         if line.name == "pair":
@@ -82,6 +84,7 @@ def methods_table(comparison: Comparison) -> TextTable:
 
 
 def kinds_table(findings: Findings) -> TextTable:
+    """Return the accuracy of a few methods for each kind of question."""
     rows = []
     for part in (*findings.kinds, findings.all):
         lines = {line.name: line for line in part.lines}
@@ -101,6 +104,7 @@ def _share_of(line: MethodLine | None, questions: int) -> str:
 
 
 def gates_table(title: str, gates: Sequence[GateFigures], default: str) -> TextTable:
+    """Return every gate's AUROC and area, the default marked."""
     rows = tuple(
         (
             one.gate.name.replace("_", "-") + (" (default)" if one.gate.name == default else ""),
@@ -115,7 +119,7 @@ def gates_table(title: str, gates: Sequence[GateFigures], default: str) -> TextT
 
 
 def gates_sentence(gates: Sequence[GateFigures], default_gate: GateStatistic) -> str:
-    """Which gate is best, and what the default loses against it; `gates` with the largest area first."""
+    """Say which gate is best, and what the default loses against it; `gates` has the largest area first."""
     best = gates[0]
     default = next(one for one in gates if one.gate == default_gate)
     if best.gate == default.gate:
@@ -132,6 +136,7 @@ def gates_sentence(gates: Sequence[GateFigures], default_gate: GateStatistic) ->
 
 
 def encodings_table(findings: Findings) -> TextTable | None:
+    """Return the encodings that were tried at equal bytes; None where none was chosen."""
     if findings.chosen is None:
         return None
     rows = tuple(
@@ -143,6 +148,7 @@ def encodings_table(findings: Findings) -> TextTable | None:
 
 
 def latency_table(findings: Findings) -> TextTable:
+    """Return median and 95th percentile of each stage."""
     rows = tuple(
         (one.what, f"{one.questions:,}", f"{one.median_ms:.0f}", f"{one.p95_ms:.0f}")
         for one in findings.latencies
@@ -152,6 +158,7 @@ def latency_table(findings: Findings) -> TextTable:
 
 
 def check_sentence(findings: Findings) -> str:
+    """Say how far the computed pair and the asked one agree."""
     check = findings.check
     return (
         "The pair is computed from always-retransmit's records. Asked over the wire as it comes,"
@@ -162,6 +169,7 @@ def check_sentence(findings: Findings) -> str:
 
 
 def facts_sentence(findings: Findings) -> str:
+    """Say what was measured, on what, and when."""
     facts = findings.facts
     gate = facts.model.gate
     measured = findings.all.scenes

@@ -36,7 +36,7 @@ THEMES = (LIGHT, DARK)
 
 @contextmanager
 def drawing(theme: Theme, *, width: float = 5.0, height: float = 4.6) -> Iterator[tuple[Figure, Any]]:
-    """A figure with one pair of axes in the theme's colours; inches. Text is large: phones shrink it."""
+    """Yield a figure, in inches, and its axes in the theme's colours; text is large, as phones shrink it."""
     style: Any = {
         "figure.facecolor": theme.paper,
         "axes.facecolor": theme.paper,

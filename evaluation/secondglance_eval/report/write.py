@@ -35,7 +35,7 @@ class Plot:
 
 
 def write_report(folder: Path, *, markdown: Path | None = None) -> dict[str, Any]:
-    """Into `folder`/report; returns the headline, ready for JSON. Raises RecordsError."""
+    """Write the report into `folder`/report; return the headline for JSON. Raises RecordsError."""
     findings = find(folder)
     target = folder / "report"
     target.mkdir(exist_ok=True)
@@ -53,7 +53,7 @@ def write_report(folder: Path, *, markdown: Path | None = None) -> dict[str, Any
 
 
 def headline_json(findings: Findings) -> dict[str, Any]:
-    """The figures of all questions, those of reading alone beside them."""
+    """Return the figures of all questions, with those of reading alone beside them."""
     figures: dict[str, Any] = {"scenes": findings.all.scenes, **_rounded(findings.all)}
     if findings.reading is not None:
         figures["reading"] = _rounded(findings.reading)

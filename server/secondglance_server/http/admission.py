@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Literal
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,24 +16,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.protocol import DEADLINE_HEADER, MAX_DEADLINE_MS
 from secondglance_server.errors import ProblemError
+from secondglance_server.http.door import destination_of
 from secondglance_server.http.observe import facts_of
-
-Stage = Literal[1, 2]
-StageOf = Callable[[str, str], Stage | None]  # (method, path) -> the stage it belongs to, if any
+from secondglance_server.inference.device_queue import Stage
 
 
 class AdmissionMiddleware:
     """`admit` is entered around a request and raises ProblemError for a stage that is not taken now."""
 
-    def __init__(
-        self, app: ASGIApp, stage_of: StageOf, admit: Callable[[Stage], AbstractContextManager[None]]
-    ) -> None:
+    def __init__(self, app: ASGIApp, admit: Callable[[Stage], AbstractContextManager[None]]) -> None:
         self._app = app
-        self._stage_of = stage_of
         self._admit = admit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        stage = self._stage_of(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        stage = destination_of(scope).stage
         if stage is not None:
             facts = facts_of(scope)
             facts.stage = stage

@@ -15,32 +15,37 @@ from contextlib import contextmanager
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from secondglance_protocol.defaults import DEFAULT_LIMITS
 from secondglance_protocol.errors import ErrorCode
 from secondglance_server.errors import ProblemError, busy
+from secondglance_server.http.door import destination_of
 from secondglance_server.http.observe import facts_of
+from secondglance_server.inference.device_queue import Stage
 from secondglance_server.inference.ticket import deadline_exceeded
 from secondglance_server.settings import ServerSettings
 
-LimitOf = Callable[[str, str], int | None]  # (method, path) -> most bytes of body, None where no body is read
+BODY_GRACE_S = DEFAULT_LIMITS.body_grace_s  # before the slowest allowed pace is held
+MIN_BODY_BYTES_PER_S = DEFAULT_LIMITS.min_body_bytes_per_s  # after the grace
 
 
 class BodyMiddleware:
-    """Reads the body of requests that have a limit; others reach the app unread."""
+    """Reads the body of requests that belong to a stage; to others' the app has no access."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, limit_of: LimitOf) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app = app
         self._settings = settings
-        self._limit_of = limit_of
+        self._limits: dict[Stage, int] = {1: settings.max_image_bytes, 2: settings.max_patch_bytes}
         self._memory = _Memory(settings.max_buffered_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._limit_of(scope["method"], scope["path"])
-        if limit is None:
-            await self._app(scope, receive, send)
+        stage = destination_of(scope).stage
+        if stage is None:
+            await self._app(scope, _whole_body(b""), send)
             return
+        limit = self._limits[stage]
         facts = facts_of(scope)
         declared = _declared_length(Headers(scope=scope), limit)
         with self._memory.share() as hold:
@@ -90,15 +95,14 @@ class BodyMiddleware:
 
     def _due(self, n_received: int, began: float, deadline: float) -> float:
         """Until when the next bytes of a body must come."""
-        settings = self._settings
-        pace_s = max(settings.body_grace_s, n_received / settings.min_body_bytes_per_s)
-        return min(deadline, began + min(settings.body_timeout_s, pace_s))
+        pace_s = max(BODY_GRACE_S, n_received / MIN_BODY_BYTES_PER_S)
+        return min(deadline, began + min(self._settings.body_timeout_s, pace_s))
 
     async def _run_while_connected(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        reply = _Reply(send)
+        reply = _WatchedReply(send)
 
         async def run() -> None:
-            await self._app(scope, _replay(body), reply)
+            await self._app(scope, _whole_body(body), reply)
 
         app = asyncio.create_task(run())
         left = asyncio.create_task(_wait_for_disconnect(receive))
@@ -141,7 +145,7 @@ class _Memory:
             self._held -= mine
 
 
-class _Reply:
+class _WatchedReply:
     """Sends, and remembers whether all was sent."""
 
     def __init__(self, send: Send) -> None:
@@ -172,7 +176,7 @@ def _too_large(limit: int) -> ProblemError:
     return ProblemError(ErrorCode.BODY_TOO_LARGE, f"at most {limit} bytes are taken here")
 
 
-def _replay(body: bytes) -> Receive:
+def _whole_body(body: bytes) -> Receive:
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:

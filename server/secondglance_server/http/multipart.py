@@ -6,6 +6,7 @@ image's bytes say what it is.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
@@ -32,6 +33,7 @@ def parse_parts(content_type: str, body: bytes) -> dict[str, bytes]:
     if not 0 < len(boundary or b"") <= MAX_BOUNDARY_BYTES:
         raise _malformed(f"the multipart boundary must have 1 to {MAX_BOUNDARY_BYTES} bytes")
     assert boundary is not None
+    start = b"--" + boundary + b"\r\n"
     collector = _Collector()
     try:
         parser = MultipartParser(
@@ -40,6 +42,9 @@ def parse_parts(content_type: str, body: bytes) -> dict[str, bytes]:
             max_header_count=MAX_PART_HEADERS,
             max_header_size=MAX_PART_HEADER_BYTES,
         )
+        if not body.startswith(start) and (first := _first_delimiter(boundary, body)):
+            parser.write(start)
+            body = body[first.end() :]
         parser.write(body)
         parser.finalize()
     except FormParserError as exc:
@@ -47,6 +52,13 @@ def parse_parts(content_type: str, body: bytes) -> dict[str, bytes]:
     if not collector.is_complete:
         raise _malformed("the multipart body ends before its last boundary")
     return collector.parts
+
+
+def _first_delimiter(boundary: bytes, body: bytes) -> re.Match[bytes] | None:
+    """Return where the parts begin. RFC 2046 allows text in front and blanks behind; the parser does not."""
+    pattern = rb"(?:\A|\r\n)--%s(--)?[ \t]*(?:\r\n|\Z)" % re.escape(boundary)
+    match = re.search(pattern, body)
+    return match if match and match[1] is None and body[match.end() - 1 : match.end()] == b"\n" else None
 
 
 def _malformed(detail: str) -> ProblemError:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from secondglance_protocol.errors import ERRORS, ErrorCode
 from secondglance_protocol.protocol import REQUEST_ID_HEADER
 from secondglance_server.errors import ProblemError
+from secondglance_server.http.door import destination_of
 from secondglance_server.http.problems import problem_response
 from secondglance_server.inference.facts import RequestFacts, new_request_id
 from secondglance_server.telemetry.logs import log_failure, log_request
@@ -47,14 +48,14 @@ class ObserveMiddleware:
         facts = RequestFacts(request_id=_request_id(headers), trace_id=trace.trace_id, span_id=trace.span_id)
         scope.setdefault("state", {})["facts"] = facts
         ids = {REQUEST_ID_HEADER: facts.request_id, TRACERESPONSE_HEADER: str(trace)}
-        reply = _Reply(send, ids)
+        reply = _CountedReply(send, ids)
         began = time.perf_counter()
         try:
             with self._metrics.in_flight():
                 await _answer(self._app, facts, scope, receive, reply)
         finally:
             status = reply.status or _CLIENT_GONE
-            route, method = _route_template(scope), _method_label(scope)
+            route, method = destination_of(scope).route, _method_label(scope)
             elapsed_s = time.perf_counter() - began
             facts.sent_bytes = reply.sent_bytes
             log_request(facts, route=route, method=method, status=status, elapsed_ms=1000 * elapsed_s)
@@ -62,7 +63,7 @@ class ObserveMiddleware:
             span.end(facts, route=route, method=method, status=status)
 
 
-class _Reply:
+class _CountedReply:
     """Sends, and remembers what was sent."""
 
     def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
@@ -80,7 +81,9 @@ class _Reply:
         await self._send(message)
 
 
-async def _answer(app: ASGIApp, facts: RequestFacts, scope: Scope, receive: Receive, reply: _Reply) -> None:
+async def _answer(
+    app: ASGIApp, facts: RequestFacts, scope: Scope, receive: Receive, reply: _CountedReply
+) -> None:
     try:
         await app(scope, receive, reply)
         return
@@ -110,10 +113,6 @@ def _request_id(headers: Headers) -> str:
     return given if _REQUEST_ID.fullmatch(given) else new_request_id()
 
 
-def _route_template(scope: Scope) -> str:
-    return getattr(scope.get("route"), "path", "unmatched")
-
-
 def _method_label(scope: Scope) -> str:
     method = scope["method"]
-    return method if method in {"GET", "POST", "PUT", "DELETE"} else "other"
+    return method if method in {"GET", "HEAD", "POST", "PUT", "DELETE"} else "other"

@@ -20,7 +20,7 @@ from secondglance_protocol.protocol import (
     REQUEST_PART,
 )
 from secondglance_protocol.wire import InferenceRequest, InferenceResponse, Problem
-from secondglance_server.http.auth import PROBES
+from secondglance_server.http.door import PROBES
 
 DESCRIPTION: Final = """
 Ask about a large picture and send few bytes. **Stage one**: send a small global image with the question and

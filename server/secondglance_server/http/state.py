@@ -24,7 +24,7 @@ from secondglance_server.telemetry.tracing import Tracer
 
 
 @dataclass(slots=True)
-class ServerParts:
+class ServerState:
     """`engine` and `two_stages` come with the loaded model."""
 
     settings: ServerSettings
@@ -62,6 +62,20 @@ class ServerParts:
             self.device.check_room(stage)
         except QueueFull as exc:
             raise queue_full(exc) from None
+
+    def forget(self, tenant: str, inference_id: str) -> None:
+        """Forget an inference, its image and its reply by idempotency key.
+
+        The last two go even if the inference itself is gone. Raises ProblemError as `sessions.get`.
+        """
+        replies = [self.replies.forget(tenant, inference_id)]
+        try:
+            replies.append(self.sessions.remove(tenant, inference_id).reply)
+        finally:
+            for reply in filter(None, replies):
+                self.images.remove(tenant, reply.image_id)
+                if self.two_stages is not None:
+                    self.two_stages.forget_pixels(reply.image_id)
 
     def ticket(self, facts: RequestFacts) -> Ticket:
         """Until the client's deadline or the setting's, whichever comes first."""

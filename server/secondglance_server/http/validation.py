@@ -57,4 +57,4 @@ def _allowed_methods(routes: Sequence[BaseRoute], request: Request) -> list[str]
     for route in routes:
         if route.matches(request.scope)[0] is not Match.NONE:
             methods |= set(getattr(route, "methods", None) or ())
-    return sorted(methods)
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))

@@ -24,6 +24,7 @@ _KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_ID_CHARS}}}")
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
+    owner: tuple[str, str]  # tenant and key
     payload_sha256: str
     reply: InferenceResponse | None  # None while it runs
 
@@ -61,21 +62,29 @@ class IdempotentReplies:
             )
         claim = self._claims.get((tenant, key))
         if claim is not None:
-            return _replay(claim, payload), True
-        self._claims.put((tenant, key), _Claim(payload, None))
+            return _kept_reply(claim, payload), True
+        self._claims.put((tenant, key), _Claim((tenant, key), payload, None))
         try:
             reply = await work()
         except BaseException:  # a cancelled request must free its key, too
             self._claims.remove((tenant, key))
             raise
-        self._claims.put((tenant, key), _Claim(payload, reply))
+        self._claims.put((tenant, key), _Claim((tenant, key), payload, reply))
         return reply, False
+
+    def forget(self, tenant: str, inference_id: str) -> InferenceResponse | None:
+        """Forget the reply of this inference, and return it if there was one."""
+        for claim in self._claims.values():
+            if claim.reply and claim.reply.id == inference_id and claim.owner[0] == tenant:
+                self._claims.remove(claim.owner)
+                return claim.reply
+        return None
 
     def __len__(self) -> int:
         return len(self._claims)
 
 
-def _replay(claim: _Claim, payload: str) -> InferenceResponse:
+def _kept_reply(claim: _Claim, payload: str) -> InferenceResponse:
     if claim.payload_sha256 != payload:
         raise ProblemError(ErrorCode.IDEMPOTENCY_MISMATCH, "the key belongs to a request of other content")
     if claim.reply is None:

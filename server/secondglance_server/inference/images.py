@@ -5,6 +5,7 @@ The id is a hash over content and tenant: it cannot be chosen by a client and sa
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable
@@ -15,6 +16,27 @@ from secondglance_server.errors import ProblemError
 from secondglance_server.inference.expiring import ExpiringStore
 from secondglance_server.settings import ServerSettings
 
+_SHORT_BYTES = 64 * 1024  # hashed in less time than a change of threads takes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Upload:
+    """Bytes as they came and their SHA-256 in hexadecimal: it is computed once, here, for all who need it."""
+
+    data: bytes
+    sha256: str
+
+
+async def upload_of(data: bytes) -> Upload:
+    """Return `data` with its hash, computed off the event loop unless it is short."""
+    if len(data) <= _SHORT_BYTES:
+        return Upload(data, _sha256(data))
+    return Upload(data, await asyncio.to_thread(_sha256, data))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedImage:
@@ -24,9 +46,9 @@ class EncodedImage:
     data: bytes
 
 
-def image_id(tenant: str, data: bytes) -> str:
-    digest = hashlib.sha256(tenant.encode() + b"\0" + data)
-    return f"img_{digest.hexdigest()[:40]}"
+def image_id(tenant: str, sha256: str) -> str:
+    """Return the id of the image with this hash of its bytes, which is another one for each tenant."""
+    return f"img_{_sha256(f'{tenant}/{sha256}'.encode())[:40]}"
 
 
 class ImageStore:
@@ -52,6 +74,10 @@ class ImageStore:
             raise ProblemError(ErrorCode.IMAGE_EXPIRED, "send the image again")
         self.put(tenant, image)
         return image
+
+    def remove(self, tenant: str, unwanted: str) -> None:
+        """Forget the image, if it is held."""
+        self._store.remove((tenant, unwanted))
 
     def __len__(self) -> int:
         return len(self._store)

@@ -21,6 +21,8 @@ from secondglance_server.inference.expiring import ExpiringStore
 from secondglance_server.inference.images import EncodedImage
 from secondglance_server.settings import ServerSettings
 
+MAX_TOMBSTONES = 10_000  # expired ids remembered, so that they answer 410 and not 404
+
 
 @dataclass(frozen=True, slots=True)
 class PendingPatch:
@@ -66,8 +68,8 @@ class SessionStore(Protocol):
         """Raises ProblemError UNKNOWN_INFERENCE or INFERENCE_EXPIRED."""
         ...
 
-    def remove(self, tenant: str, inference_id: str) -> None:
-        """Raises as `get`."""
+    def remove(self, tenant: str, inference_id: str) -> Session:
+        """Forget a session and return it. Raises as `get`."""
         ...
 
 
@@ -83,7 +85,7 @@ class MemorySessionStore:
             max_items=settings.max_sessions,
             max_bytes=settings.max_session_bytes,
             bytes_of=lambda session: session.n_bytes,
-            max_tombstones=settings.max_tombstones,
+            max_tombstones=MAX_TOMBSTONES,
             owner_of=lambda key: key[0],
             clock=clock,
         )
@@ -100,9 +102,10 @@ class MemorySessionStore:
             raise ProblemError(ErrorCode.INFERENCE_EXPIRED, "ask again from the start")
         raise ProblemError(ErrorCode.UNKNOWN_INFERENCE, "there is no inference of this id")
 
-    def remove(self, tenant: str, inference_id: str) -> None:
-        self.get(tenant, inference_id)
+    def remove(self, tenant: str, inference_id: str) -> Session:
+        session = self.get(tenant, inference_id)
         self._store.remove((tenant, inference_id))
+        return session
 
     def __len__(self) -> int:
         return len(self._store)

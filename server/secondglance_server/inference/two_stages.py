@@ -7,7 +7,6 @@ leave as `ProblemError`. Not covered: HTTP, and how the engine answers.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,15 +21,20 @@ from secondglance_protocol.geometry import has_shape_of, roi_of
 from secondglance_protocol.wire import ImageSize, InferenceRequest, InferenceResponse, Roi
 from secondglance_server.engine.protocol import AnswerRequest, AttentionMap, EngineError, EngineInfo, Picture
 from secondglance_server.errors import ProblemError, busy, not_ready
-from secondglance_server.inference.decoding_memory import DecodingMemory
 from secondglance_server.inference.device_queue import DeviceQueue, QueueClosed, QueueFull, TooLate
 from secondglance_server.inference.expiring import ExpiringStore
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.inference.gate import is_doubtful, judge, resolve_gate
-from secondglance_server.inference.images import EncodedImage, ImageStore, image_id
-from secondglance_server.inference.intake import ImageLimits, decode, image_limits, patch_limits
+from secondglance_server.inference.images import EncodedImage, ImageStore, Upload, image_id
+from secondglance_server.inference.intake import (
+    DecodingMemory,
+    ImageLimits,
+    decode,
+    image_limits,
+    patch_limits,
+)
 from secondglance_server.inference.localization import locate, relative_attention
-from secondglance_server.inference.replies import Outcome, build_reply, patch_offer
+from secondglance_server.inference.replies import Findings, build_reply, patch_offer
 from secondglance_server.inference.sessions import PendingPatch, Session, SessionStore, new_inference_id
 from secondglance_server.inference.skip import SkipReason, seen_size, skip_before_looking, skip_region
 from secondglance_server.inference.ticket import Ticket, deadline_exceeded
@@ -74,7 +78,7 @@ class TwoStages:
         )
 
     async def ask(
-        self, request: InferenceRequest, upload: bytes | None, facts: RequestFacts, ticket: Ticket
+        self, request: InferenceRequest, upload: Upload | None, facts: RequestFacts, ticket: Ticket
     ) -> InferenceResponse:
         """Stage one. `upload` is the encoded global image, None if the request names one by id."""
         with _translated_failures():
@@ -104,7 +108,7 @@ class TwoStages:
 
         inference_id = new_inference_id()
         reply = build_reply(
-            Outcome(
+            Findings(
                 inference_id=inference_id,
                 stage=1,
                 image_id=image.id,
@@ -132,39 +136,42 @@ class TwoStages:
         return reply
 
     async def look_again(
-        self, inference_id: str, patch: bytes, facts: RequestFacts, ticket: Ticket
+        self, inference_id: str, patch: Upload, facts: RequestFacts, ticket: Ticket
     ) -> InferenceResponse:
         """Stage two. The same bytes again give the same reply; after a failure the session waits again."""
         session = self._sessions.get(facts.tenant, inference_id)
         facts.inference_id = inference_id  # not before: what names no session is a client's free text
-        sha256 = hashlib.sha256(patch).hexdigest()
         if session.patch_sha256 is not None:
-            reply = _replay(session, sha256)
+            reply = _earlier_reply(session, patch.sha256)
             facts.outcome = "replayed"
             return reply
         if session.pending is None:
             raise ProblemError(ErrorCode.STAGE_CONFLICT, "this inference was answered in its first stage")
         with _translated_failures():
             self._device.check_room(2)
-            self._sessions.put(replace(session, patch_sha256=sha256, is_running=True))
+            self._sessions.put(replace(session, patch_sha256=patch.sha256, is_running=True))
             try:
                 reply = await self._answer_with_patch(session, session.pending, patch, facts, ticket)
             except BaseException:  # a cancelled request, too, leaves the session waiting
                 self._replace(session)
                 raise
-        self._replace(replace(session, reply=reply, pending=None, patch_sha256=sha256))
+        self._replace(replace(session, reply=reply, pending=None, patch_sha256=patch.sha256))
         _note(reply, facts)
         return reply
 
+    def forget_pixels(self, unwanted: str) -> None:
+        """Forget the decoded pixels of the image with this id, if they are held."""
+        self._pixels.remove(unwanted)
+
     async def _answer_with_patch(
-        self, session: Session, pending: PendingPatch, patch: bytes, facts: RequestFacts, ticket: Ticket
+        self, session: Session, pending: PendingPatch, patch: Upload, facts: RequestFacts, ticket: Ticket
     ) -> InferenceResponse:
         settings, roi = self._settings, pending.roi
 
         began = time.perf_counter()
         with self._device.preparing(2), facts.phase("decode_image"):
             local_rgb = await self._decode(
-                patch, patch_limits(settings), ticket, lambda size: self._check_patch_size(size, roi)
+                patch.data, patch_limits(settings), ticket, lambda size: self._check_patch_size(size, roi)
             )
             global_rgb = await self._pixels_of(pending.image, ticket)
         decode_ms = _ms_since(began)
@@ -175,13 +182,13 @@ class TwoStages:
                 AnswerRequest(
                     Picture(pending.image.id, global_rgb),
                     pending.question,
-                    patch=Picture(image_id(session.tenant, patch), local_rgb),
+                    patch=Picture(image_id(session.tenant, patch.sha256), local_rgb),
                     max_new_tokens=pending.max_new_tokens,
                 ),
                 ticket,
             )
         return build_reply(
-            Outcome(
+            Findings(
                 inference_id=session.id,
                 stage=2,
                 image_id=pending.image.id,
@@ -219,11 +226,11 @@ class TwoStages:
             localize_ms=_ms_since(began),
         )
 
-    def _image_of(self, request: InferenceRequest, upload: bytes | None, tenant: str) -> EncodedImage:
+    def _image_of(self, request: InferenceRequest, upload: Upload | None, tenant: str) -> EncodedImage:
         if (upload is None) == (request.image_id is None):
             raise ProblemError(ErrorCode.INVALID_REQUEST, "send either an image part or an image_id")
         if upload is not None:
-            return EncodedImage(image_id(tenant, upload), upload)
+            return EncodedImage(image_id(tenant, upload.sha256), upload.data)
         assert request.image_id is not None  # the check above
         return self._images.get(tenant, request.image_id)
 
@@ -305,7 +312,7 @@ def queue_full(exc: QueueFull) -> ProblemError:
     return busy("the queue is full", retry_after_s=exc.retry_after_s)
 
 
-def _replay(session: Session, sha256: str) -> InferenceResponse:
+def _earlier_reply(session: Session, sha256: str) -> InferenceResponse:
     if session.patch_sha256 != sha256:
         raise ProblemError(ErrorCode.PATCH_CONFLICT, "an inference takes one patch")
     if session.is_running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -49,8 +50,51 @@ async def test_without_a_key_only_local_names_are_answered(gateway: Gateway) -> 
     async with gateway() as client:
         for host in ("127.0.0.1:8001", "localhost:8001", "localhost", "[::1]:8001"):
             assert (await client.get("/v1/models", headers={"Host": host})).status_code == 200, host
-        for host in ("evil.example:8001", "evil.example", "127.0.0.1.evil.example", ""):
+        foreign = [
+            "evil.example:8001",
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "",
+            "127.0.0.1:",
+            "localhost:x",
+        ]
+        foreign += [
+            "localhost:80@evil",
+            "localhost:80:evil",
+            "evil:localhost",
+            "[::1]evil",
+            "localhost:80/evil",
+        ]
+        foreign += ["localhost.", "localhost:80 ", "[::1", "::1", "127.0.0.2", "a@localhost", "localhost#:80"]
+        for host in foreign:
             assert_error(await client.get("/v1/models", headers={"Host": host}), 403, "forbidden_host")
+
+
+async def test_without_a_key_no_page_of_another_origin_is_answered(gateway: Gateway) -> None:
+    """S9: a browser lets every page post forms to loopback; it says in Origin whose page it was."""
+    routes = [
+        ("POST", "/v1/files"),
+        ("POST", "/v1/chat/completions"),
+        ("GET", "/v1/models"),
+        ("DELETE", "/v1/files/x"),
+    ]
+    foreign = ["http://evil.example", "null", "", "http://localhost:80@evil", "http://localhost.evil.example"]
+    foreign += [
+        "file://",
+        "http://127.0.0.1:8001/",
+        "localhost",
+        "chrome-extension://abc",
+        "http://[::1]evil",
+    ]
+    async with gateway() as client:
+        for (method, path), origin in itertools.product(routes, foreign):
+            files = {"file": ("a.png", b"1")} if path == "/v1/files" else None
+            response = await client.request(method, path, headers={"Origin": origin}, files=files)
+            assert_error(response, 403, "forbidden_origin")
+        both = [("Origin", "http://localhost"), ("Origin", "http://evil.example")]
+        assert_error(await client.get("/v1/models", headers=both), 403, "forbidden_origin")
+        for origin in ("http://localhost:3000", "http://127.0.0.1:8001", "https://[::1]"):
+            assert (await client.get("/v1/models", headers={"Origin": origin})).status_code == 200
 
 
 async def test_with_a_key_every_route_but_health_wants_it(gateway: Gateway) -> None:

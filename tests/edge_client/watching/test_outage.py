@@ -5,7 +5,6 @@ The short version runs with the other tests; `make edge-endurance` keeps the ser
 
 from __future__ import annotations
 
-import os
 import queue
 import socket
 import threading
@@ -24,9 +23,6 @@ from secondglance.watching.spool import SpoolCaps, Waiting
 from secondglance.watching.watch import Watch, WatchPlan
 from tests.edge_client.counting_engine import CountingEngine
 
-IS_LONG = bool(os.environ.get("EDGE_ENDURANCE"))
-FRAMES, DOWN_S = (600, 60.0) if IS_LONG else (60, 0.0)
-ROOM_FOR = FRAMES * 2 // 3
 DEADLINE_S = 120.0
 
 
@@ -59,8 +55,10 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.timeout(600)
 def test_frames_of_an_outage_are_answered_in_order_within_the_cap(
-    serve: Any, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Any, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_full: bool
 ) -> None:
+    n_frames, down_s = (600, 60.0) if is_full else (60, 0.0)
+    room_for = n_frames * 2 // 3
     frames: queue.Queue[bytes | None] = queue.Queue()
 
     def stream(spec: str, **options: Any) -> Iterator[bytes]:
@@ -69,11 +67,11 @@ def test_frames_of_an_outage_are_answered_in_order_within_the_cap(
     monkeypatch.setattr(camera, "frames", stream)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    photos = [pictures.photo((96, 64), seed=number) for number in range(FRAMES)]
+    photos = [pictures.photo((96, 64), seed=number) for number in range(n_frames)]
     settings = EdgeSettings(
         url=f"http://127.0.0.1:{port}", retries=0, retry_wait_s=0.02, max_retry_wait_s=0.5
     )
-    cap = SpoolCaps(max_bytes=sum(map(len, photos[-ROOM_FOR:])))
+    cap = SpoolCaps(max_bytes=sum(map(len, photos[-room_for:])))
     told, engine = Listener(), CountingEngine()
     plan = WatchPlan(("What?",), camera="test", caps=cap)
     with (
@@ -87,7 +85,7 @@ def test_frames_of_an_outage_are_answered_in_order_within_the_cap(
             frames.put(photo)
             until(lambda number=number: len(watch.spool) + watch.spool.dropped == number)  # type: ignore[misc]
             assert watch.spool.waiting_bytes <= cap.max_bytes + len(photos[0]) * 2, "the cap holds"
-            time.sleep(max(0.0, began + number * DOWN_S / FRAMES - time.monotonic()))
+            time.sleep(max(0.0, began + number * down_s / n_frames - time.monotonic()))
         assert told.was_away.wait(DEADLINE_S)
         dropped = watch.spool.dropped
         serve(engine, port=port)
@@ -98,11 +96,11 @@ def test_frames_of_an_outage_are_answered_in_order_within_the_cap(
         assert told.failures == []
         assert told.numbers == sorted(told.numbers)
         assert watch.spool.count("dropped_for_size") == watch.spool.dropped == dropped
-        assert len(told.numbers) == FRAMES - dropped
-        assert FRAMES // 4 < dropped < FRAMES // 2, "a third of them, give or take how frames compress"
-        left_out = set(range(1, FRAMES + 1)) - set(told.numbers)
+        assert len(told.numbers) == n_frames - dropped
+        assert n_frames // 4 < dropped < n_frames // 2, "a third of them, give or take how frames compress"
+        left_out = set(range(1, n_frames + 1)) - set(told.numbers)
         in_flight = set(range(1, max(left_out) + 1)) - left_out
         assert len(in_flight) <= 1, "the oldest are dropped first, but for the one that is being asked about"
         assert engine.order == told.answers, "asked in the order in which they are answered"
         assert set(engine.asked.values()) == {1}, "nothing is asked about twice"
-        print(f"{FRAMES} frames while the server was away: {len(told.numbers)} answered, {dropped} dropped")
+        print(f"{n_frames} frames while the server was away: {len(told.numbers)} answered, {dropped} dropped")

@@ -6,7 +6,6 @@ The short version runs with the other tests; `make edge-endurance` runs the long
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -23,17 +22,17 @@ import pytest
 
 from tests.edge_client.counting_engine import CountingEngine
 
-IS_LONG = bool(os.environ.get("EDGE_ENDURANCE"))
-FILES = 500 if IS_LONG else 40
+pytestmark = pytest.mark.live
+
 WRITERS = 8
 SETTLE_S = 0.4
-DEADLINE_S = 600.0 if IS_LONG else 120.0
 
 
 class Answers:
     """The names on a watch's stdout, as they come."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], *, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
         self.names: Counter[str] = Counter()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._read, args=(process,), daemon=True)
@@ -48,7 +47,9 @@ class Answers:
 
     def wait_for(self, condition: Callable[[Counter[str]], bool]) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: condition(self.names), DEADLINE_S), "answers are missing"
+            assert self._changed.wait_for(lambda: condition(self.names), self._deadline_s), (
+                "answers are missing"
+            )
 
     def join(self) -> None:
         self._thread.join(10)
@@ -101,8 +102,10 @@ class Writer:
         dice.choice((self._renamed_into_place, self._slowly))(path, other, dice)
 
 
-@pytest.mark.timeout(900 if IS_LONG else 300)
-def test_each_complete_file_is_asked_about_once(serve: Any, pictures: Any, tmp_path: Path) -> None:
+def test_each_complete_file_is_asked_about_once(
+    serve: Any, pictures: Any, tmp_path: Path, is_full: bool
+) -> None:
+    n_files, deadline_s = (500, 600.0) if is_full else (40, 120.0)
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     engine = CountingEngine()
@@ -111,10 +114,10 @@ def test_each_complete_file_is_asked_about_once(serve: Any, pictures: Any, tmp_p
     root = Path(__file__).parents[3]
     process = subprocess.Popen([*command, *options], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        answers = Answers(process)
+        answers = Answers(process, deadline_s=deadline_s)
         writer = Writer(inbox, answers, lambda seed: pictures.photo((160, 120), seed=seed))
         with ThreadPoolExecutor(WRITERS) as pool:
-            list(pool.map(writer.write, range(FILES)))
+            list(pool.map(writer.write, range(n_files)))
         answers.wait_for(lambda names: names.total() >= writer.expected.total())
         time.sleep(4 * SETTLE_S)  # whatever might be asked about twice would be by now
     finally:
@@ -124,4 +127,4 @@ def test_each_complete_file_is_asked_about_once(serve: Any, pictures: Any, tmp_p
     assert (process.returncode, errors) == (0, b"")
     assert answers.names == writer.expected
     assert engine.asked.total() == len(engine.asked) == writer.expected.total()
-    print(f"{FILES} files: {writer.expected.total()} complete versions, each asked about once")
+    print(f"{n_files} files: {writer.expected.total()} complete versions, each asked about once")

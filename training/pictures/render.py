@@ -8,7 +8,7 @@ import os
 import pathlib
 import time
 
-from training import pairs, views
+from training.pictures import pairs, views
 
 TOWER_SHARDS, PAIR_SHARDS = 12, 71
 VIEWS_IN_SHARD, SCENES_IN_SHARD = 1000, 500

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from scenes import generator
-from training.views import SIDE, Labels, crop_view, global_view, product_window, save_shard
+from training.pictures.views import SIDE, Labels, crop_view, global_view, product_window, save_shard
 
 MISS_RATE = 0.12  # crops that show another place: the answer has to stay unsure
 

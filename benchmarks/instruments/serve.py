@@ -1,4 +1,6 @@
-"""A benchmark's model behind the real server: `python -m benchmarks.serve NAME --host HOST --port PORT`.
+"""A benchmark's model behind the real server.
+
+    python -m benchmarks.instruments.serve NAME --host HOST --port PORT
 
 The embedded model, a directory and a hub id are served by `secondglance-server` itself; this is for
 configurations that exist only here, with random weights.
@@ -11,7 +13,7 @@ import sys
 
 import torch
 
-from benchmarks.models import MODELS
+from benchmarks.instruments.models import MODELS
 from secondglance_server.serving import run_until_stopped
 from secondglance_server.settings import load_settings
 from secondglance_server.telemetry.logs import configure_logging

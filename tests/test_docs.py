@@ -182,3 +182,16 @@ def test_the_tree_in_the_readme_exists() -> None:
     folders = re.findall(r"^    ([\w/]+?)/? {2,}", section, re.MULTILINE)
     assert len(folders) > 8
     assert [name for name in folders if not (ROOT / name).is_dir()] == []
+
+
+def test_the_rooms_and_modules_of_the_architecture_exist() -> None:
+    """A request's way names modules without their folders; each is one of the server's or the edge's."""
+    way = (ROOT / "ARCHITECTURE.md").read_text().split("## A request's way")[1].split("\n## ")[0]
+    packages = (ROOT / "server" / "secondglance_server", ROOT / "edge_client" / "secondglance")
+    modules = {path.stem for package in packages for path in package.rglob("*.py")}
+    rooms = {f"{path.name}/" for package in packages for path in package.iterdir() if path.is_dir()}
+    named = re.findall(r"`([a-z_/]+)`", way)
+    assert len(named) > 12
+    for name in named:
+        room, _, module = name.rpartition("/")
+        assert name in rooms or (module in modules and (not room or f"{room}/" in rooms)), name

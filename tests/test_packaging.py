@@ -41,6 +41,7 @@ PROJECTS: dict[str, dict[str, Any]] = {
     for name, folder in FOLDERS.items()
 }
 (VERSION,) = {project["version"] for project in PROJECTS.values()}
+HEIC = ROOT / "tests" / "edge_client" / "formats" / "files" / "srgb.heic"
 HEAVY = {"torch", "transformers", "numpy", "fastapi"}
 MAX_EDGE_WHEELS_BYTES = 500_000  # ours; with what they need the edge has 25 MB (requirements/edge.lock)
 
@@ -227,6 +228,7 @@ def one_line_with_advice(ran: subprocess.CompletedProcess[str], advice: str) -> 
     [
         (("gateway",), "gateway"),
         (("watch", "--camera", "rtsp://127.0.0.1:9/x", "-q", "What is it?"), "camera"),
+        (("ask", str(HEIC), "What is it?", "--dry-run"), "heic"),
     ],
 )
 def test_the_edge_says_what_to_install(edge: Environment, words: tuple[str, ...], extra: str) -> None:
@@ -249,7 +251,7 @@ def test_the_server_says_what_to_install(everything: Environment, extra: str) ->
 
 
 @pytest.mark.parametrize("option", ["--help", "-h", "--version"])
-@pytest.mark.parametrize("command", ["secondglance", "secondglance-eval"])
+@pytest.mark.parametrize("command", ["secondglance", "secondglance-server", "secondglance-eval"])
 def test_a_command_answers_for_itself(everything: Environment, command: str, option: str) -> None:
     """U13: the three commands share their manners."""
     ran = run(everything, command, option)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,26 @@ def test_a_skip_says_what_would_run_it_and_fails_in_ci(
     for advice in ("apt-get install a-package", "pip install a-module", "no such thing"):
         assert advice in ran.stdout
     assert ran.returncode == (1 if flags else 0)
+
+
+def test_ci_installs_every_package_that_a_test_needs() -> None:
+    """A test that needs a new program cannot be skipped in CI unseen, nor break it."""
+    (listed,) = re.findall(r"^packages=\((.*?)\)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    tests = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
+    needed = {
+        package
+        for path in tests
+        for package in re.findall(r'needs_program\(\s*"[^"]+", package="([^"]+)"', path.read_text())
+    }
+    assert {"nginx-light", "prometheus", "curl"} <= needed
+    assert needed <= set(listed.split())
+
+
+def test_no_test_skips_without_saying_what_would_run_it() -> None:
+    """Skips are made in tests/needs.py, or name a package themselves."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        if path.name in ("needs.py", "test_skips.py"):
+            continue
+        for line in path.read_text().splitlines():
+            if re.search(r"pytest\.skip\(|importorskip", line):
+                assert "install" in line, f"{path}: {line}"

@@ -2,6 +2,7 @@
 
 EdgeError
 ├── BadImageError            the original cannot be read or is too large, or the server refused it
+│   └── MissingExtraError    its format needs an extra that is not installed
 ├── UsageError               the arguments cannot work: an empty question, a wrong setting
 │   └── UplinkBudgetError    the next request would exceed `max_uplink_bytes`
 ├── ServerUnavailableError   nobody answers at that address, or the server failed
@@ -41,6 +42,10 @@ class EdgeError(Exception):
 
 class BadImageError(EdgeError):
     exit_code = 65
+
+
+class MissingExtraError(BadImageError):
+    exit_code = 2
 
 
 class UsageError(EdgeError):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
+from pydantic_core import from_json
 
 from secondglance.conversation.steps import Arrived
 from secondglance.errors import ProtocolError
@@ -99,8 +100,13 @@ def _pixel_budget(
 def _parse(model: type[M], arrived: Arrived) -> M:
     """Return a reply's document; fields that a newer server adds are ignored."""
     try:
+        # Each missing field's complaint would hold a copy of the whole document, which may be megabytes.
+        document = from_json(arrived.body)
+        needed = {name for name, field in model.model_fields.items() if field.is_required()}
+        if not isinstance(document, dict) or not needed <= document.keys():
+            raise ValueError("fields are missing")
         return model.model_validate_json(arrived.body, extra="ignore")
-    except ValidationError as exc:
+    except ValueError as exc:  # pydantic's ValidationError is one
         raise ProtocolError(f"the reply is no {model.__name__}; is this a Second Glance server?") from exc
 
 
@@ -116,8 +122,10 @@ def _check_budget(budget: ImageBudget | PatchOffer) -> None:
 
 def _check_limits(limits: Limits, image: ImageBudget) -> None:
     for name, value in limits.model_dump().items():
-        _check(math.isfinite(value) and 0 <= value <= _MAX_COUNT, f"limits.{name}")
+        _check(0 <= value <= _MAX_COUNT, f"limits.{name}")  # false for NaN
     most = min(image.max_width, image.max_height, _MAX_THICKENED_SIDE)
+    if image.max_pixels is not None:  # with room for a picture sent at a tenth of the size
+        most = min(most, math.isqrt(image.max_pixels) // 10)
     _check(1 <= limits.min_side_pixels <= most, "limits.min_side_pixels")
     _check(limits.max_aspect_ratio >= 1, "limits.max_aspect_ratio")
 

@@ -10,7 +10,7 @@ from typing import IO
 
 from PIL import Image
 
-from secondglance.errors import BadImageError
+from secondglance.errors import BadImageError, MissingExtraError
 
 _BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _AMBIGUOUS = frozenset({b"mif1", b"msf1"})  # HEIF of whatever codec; the compatible brands say which
@@ -26,12 +26,12 @@ def is_heic(prefix: bytes) -> bool:
 
 
 def open_heic(file: IO[bytes]) -> Image.Image:
-    """Read the header; the picture comes upright. Raises BadImageError without the extra."""
+    """Read the header; the picture comes upright. Raises MissingExtraError without the extra."""
     try:
         from pillow_heif import HeifImageFile
     except ImportError as exc:
         advice = "pip install 'second-glance[heic]'"
-        raise BadImageError(f"this is a HEIC picture, which needs an extra: {advice}") from exc
+        raise MissingExtraError(f"this is a HEIC picture, which needs an extra: {advice}") from exc
     if _is_cut_short(file):  # the decoder would make up what is missing
         raise BadImageError("the HEIC file is cut short")
     file.seek(0)

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from secondglance import BadImageError, EdgeClient
+from secondglance import BadImageError, EdgeClient, MissingExtraError
 from secondglance.cli import app
 from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.color import to_srgb
@@ -166,7 +166,8 @@ def test_without_the_extra_a_heic_picture_is_refused_with_advice() -> None:
         f"Original({str(HERE / 'files' / 'srgb.heic')!r})"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert BadImageError.__name__ in ran.stderr
+    assert MissingExtraError.__name__ in ran.stderr
+    assert issubclass(MissingExtraError, BadImageError), "a batch goes on with the next picture"
     assert "pip install 'second-glance[heic]'" in ran.stderr
 
 

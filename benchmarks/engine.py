@@ -38,7 +38,7 @@ from benchmarks.instruments.models import MODELS, available
 from secondglance_protocol.wire import ImageSize
 from secondglance_server.engine.loader import attention_setting
 from secondglance_server.engine.prefix import NEUTRAL_PROMPT, PrefixEngine
-from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Picture, PixelBudget
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, EncoderBudget, Picture
 from secondglance_server.inference.intake import decode, image_limits
 from secondglance_server.settings import ServerSettings
 
@@ -166,7 +166,7 @@ class Encoded:
         return Picture(self.key, decode(self.jpeg, image_limits(ServerSettings())))
 
 
-def jpeg_of(rng: np.random.Generator, budget: PixelBudget) -> bytes:
+def jpeg_of(rng: np.random.Generator, budget: EncoderBudget) -> bytes:
     """Noise at 4:3, as large as the encoder can use."""
     width, height = budget.max_width, budget.max_width * 3 // 4
     if budget.max_pixels is not None:

@@ -39,7 +39,7 @@ from benchmarks.instruments.edges import KINDS, Conversation, Exchange, converse
 from benchmarks.instruments.models import MODELS, available
 from scenes.generator import make_scene, render
 from secondglance_server.engine.loader import EMBEDDED
-from secondglance_server.engine.protocol import EngineInfo, Picture, PixelBudget
+from secondglance_server.engine.protocol import EncoderBudget, EngineInfo, Picture
 from secondglance_server.settings import ServerSettings
 from secondglance_server.testing import serving
 
@@ -158,7 +158,7 @@ def count_model(name: str) -> tuple[dict[str, Cost], Machine, EngineInfo]:
     return costs, machine, engine.info
 
 
-def blank(budget: PixelBudget) -> np.ndarray:
+def blank(budget: EncoderBudget) -> np.ndarray:
     """As large as the encoder can use at the originals' shape."""
     sides = {"max_width": budget.max_width, "max_height": budget.max_height, "max_pixels": budget.max_pixels}
     return np.asarray(fitted(Image.new("RGB", ORIGINAL), sides))

@@ -1,7 +1,7 @@
 """Write the tables of the documents anew: settings of both sides, metrics, errors.   python docs/tables.py
 
-A setting's meaning is the comment behind it in the settings class, a metric's its help text, an error's its
-title in the protocol.
+A setting's meaning is the docstring below it or the comment behind it, a metric's its help text, an error's
+its title in the protocol.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from secondglance_server.engine.adapters import discover
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.settings import ServerSettings
-from secondglance_server.telemetry.gauges import show_model
 
 FOLDER = Path(__file__).parent
 _MIB = 1024 * 1024
@@ -40,7 +39,7 @@ def settings_table(settings: type[BaseSettings]) -> str:
         (
             f"`{_variable(settings, name)}`",
             _shown(field.default),
-            _with_choices(meanings[name], field.annotation),
+            _with_choices(" ".join((field.description or meanings[name]).split()), field.annotation),
         )
         for name, field in settings.model_fields.items()
     ]
@@ -73,8 +72,8 @@ def errors_table() -> str:
 def metrics_table() -> str:
     """Return the metrics of an app that has seen one request of everything, so that each label shows."""
     engine = FakeEngine()
-    parts = create_app(ServerSettings(), engine).state.parts
-    show_model(parts, engine.info)
+    parts = create_app(ServerSettings(), engine).state.server
+    parts.metrics.show_model(engine.info)
     sure = Confidence(
         metric="margin", aggregate="max", value=0, threshold=0, min_entropy=0, shannon=0, margin=0
     )
@@ -144,7 +143,7 @@ def _shown(default: object) -> str:
 
 def _with_choices(meaning: str, annotation: Any) -> str:
     choices = get_args(annotation) if get_origin(annotation) is Literal else ()
-    return f"{meaning}; one of {', '.join(choices)}" if choices else meaning
+    return f"{meaning} One of {', '.join(choices)}." if choices else meaning
 
 
 if __name__ == "__main__":

@@ -15,8 +15,14 @@ from secondglance.pictures.original import Original
 from secondglance.settings import EdgeSettings
 from secondglance_protocol.protocol import MEDIA_TYPES
 from secondglance_protocol.wire import ImageSize, PixelBox
-from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, Engine, Picture
-from secondglance_server.engine.protocol import PixelBudget as EngineBudget
+from secondglance_server.engine.protocol import (
+    AnswerRequest,
+    AnswerResult,
+    AttentionMap,
+    EncoderBudget,
+    Engine,
+    Picture,
+)
 from secondglance_server.inference.localization import locate, relative_attention
 
 _BATCH = 16
@@ -67,7 +73,7 @@ class Edge:
         return Picture(f"{self._key}:{name}", pixels(written(image, recipe)))
 
 
-def edge_budget(budget: EngineBudget) -> PixelBudget:
+def edge_budget(budget: EncoderBudget) -> PixelBudget:
     return PixelBudget(budget.max_width, budget.max_height, budget.max_pixels)
 
 

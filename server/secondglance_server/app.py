@@ -8,6 +8,7 @@ answers `/healthz`; `/readyz` turns when it can answer questions.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +20,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from secondglance_server.calibrated_gate import calibrated
+from secondglance_server.calibrated_gate import with_calibrated_gate
 from secondglance_server.engine.protocol import Engine
 from secondglance_server.errors import SettingsError
 from secondglance_server.http.admission import AdmissionMiddleware
@@ -30,19 +31,19 @@ from secondglance_server.http.linger import LingerMiddleware
 from secondglance_server.http.observe import ObserveMiddleware
 from secondglance_server.http.openapi import DESCRIPTION, describe
 from secondglance_server.http.routes import router
-from secondglance_server.http.state import ServerParts
+from secondglance_server.http.state import ServerState
 from secondglance_server.http.validation import on_validation_error, refusal_handler
 from secondglance_server.inference.device_queue import DeviceQueue
 from secondglance_server.inference.idempotency import IdempotentReplies
 from secondglance_server.inference.images import ImageStore
-from secondglance_server.inference.readiness import Readiness
+from secondglance_server.inference.readiness import Readiness, watch
 from secondglance_server.inference.sessions import MemorySessionStore
 from secondglance_server.inference.two_stages import TwoStages
-from secondglance_server.inference.watchdog import watch
 from secondglance_server.settings import ENV_PREFIX, ServerSettings
-from secondglance_server.telemetry.gauges import show_model, show_state
 from secondglance_server.telemetry.metrics import Metrics
 from secondglance_server.telemetry.tracing import LocalTracer, Tracer
+
+MAX_WAIT_MS = 2.0  # for company on a busy device; an idle one never waits
 
 _log = logging.getLogger("secondglance_server.app")
 
@@ -55,31 +56,32 @@ def create_app(
     clock: Callable[[], float] = time.monotonic,
     on_failure: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """The server, with its `ServerParts` in `app.state.parts`.
+    """The server, with its `ServerState` in `app.state.server`.
 
     Without `engine`, the model of the settings is loaded in the lifespan. If that fails, or the device is
     given up later, it is logged and `on_failure` is called. `tracer` goes before the one of the settings;
     `clock` says how old what is remembered is. Raises SettingsError.
     """
     tracer = tracer or _tracer_of(settings)
-    parts = _build_parts(settings, Readiness(on_failure=on_failure), tracer, clock)
+    state = _build_state(settings, Readiness(on_failure=on_failure), tracer, clock)
     app = FastAPI(
         title="Second Glance",
         version=version("second-glance-server"),
         description=DESCRIPTION,
-        lifespan=_lifespan(parts, engine),
+        lifespan=_lifespan(state, engine),
         redirect_slashes=False,
     )
-    app.state.parts = parts
-    app.router.routes.extend(router.routes)  # flat, so that the door sees what the router will match
+    app.state.server = state
+    # Flat, so that the door sees what the router will match; copies, so that two apps share no route.
+    app.router.routes.extend(copy.copy(route) for route in router.routes)
     app.add_exception_handler(HTTPException, refusal_handler(app.routes))
     app.add_exception_handler(RequestValidationError, on_validation_error)
     # Starlette puts the last one added outermost.
     app.add_middleware(BodyMiddleware, settings=settings)
-    app.add_middleware(AdmissionMiddleware, admit=parts.admitted)
+    app.add_middleware(AdmissionMiddleware, admit=state.admitted)
     app.add_middleware(KeyMiddleware, keys=settings.keys)
     app.add_middleware(DoorMiddleware, routes=app.routes)
-    app.add_middleware(ObserveMiddleware, metrics=parts.metrics, tracer=tracer)
+    app.add_middleware(ObserveMiddleware, metrics=state.metrics, tracer=tracer)
     app.add_middleware(LingerMiddleware)
     describe(app, has_keys=bool(settings.keys))
     return app
@@ -97,17 +99,17 @@ def _tracer_of(settings: ServerSettings) -> Tracer:
     return otlp_tracer()
 
 
-def _build_parts(
+def _build_state(
     settings: ServerSettings, readiness: Readiness, tracer: Tracer, clock: Callable[[], float]
-) -> ServerParts:
+) -> ServerState:
     metrics = Metrics()
-    parts = ServerParts(
+    state = ServerState(
         settings=settings,
         readiness=readiness,
         device=DeviceQueue(
             max_queue=settings.max_queue,
             max_batch=settings.max_batch,
-            max_wait_ms=settings.max_wait_ms,
+            max_wait_ms=MAX_WAIT_MS,
             on_batch=metrics.observe_batch,
         ),
         sessions=MemorySessionStore(settings, clock),
@@ -116,31 +118,40 @@ def _build_parts(
         metrics=metrics,
         tracer=tracer,
     )
-    show_state(parts)
-    return parts
+    metrics.show_state(
+        readiness=state.readiness,
+        device=state.device,
+        sessions=state.sessions,
+        images=state.images,
+        replies=state.replies,
+        cache_bytes=lambda: state.engine.held_bytes if state.engine else 0,
+        max_queue=settings.max_queue,
+        max_sessions=settings.max_sessions,
+    )
+    return state
 
 
 def _lifespan(
-    parts: ServerParts, engine: Engine | None
+    state: ServerState, engine: Engine | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        decoders = ThreadPoolExecutor(parts.settings.decode_threads, thread_name_prefix="decode")
-        loading = parts.device.start(lambda: engine or _load(parts.settings))
-        ready = asyncio.create_task(_become_ready(parts, loading, decoders))
+        decoders = ThreadPoolExecutor(state.settings.decode_threads, thread_name_prefix="decode")
+        loading = state.device.start(lambda: engine or _load(state.settings))
+        ready = asyncio.create_task(_become_ready(state, loading, decoders))
         if engine is not None:
             await ready
-        max_call_s = parts.settings.device_call_timeout_s
-        watching = asyncio.create_task(watch(parts.device, parts.readiness, max_call_s=max_call_s))
+        max_call_s = state.settings.device_call_timeout_s
+        watching = asyncio.create_task(watch(state.device, state.readiness, max_call_s=max_call_s))
         try:
             yield
         finally:
-            parts.readiness.drain()
+            state.readiness.drain()
             ready.cancel()
             watching.cancel()
-            await asyncio.to_thread(parts.device.close)
+            await asyncio.to_thread(state.device.close)
             decoders.shutdown(wait=False, cancel_futures=True)
-            await asyncio.to_thread(parts.tracer.close)
+            await asyncio.to_thread(state.tracer.close)
 
     return lifespan
 
@@ -166,20 +177,20 @@ def _origin_of_gate(settings: ServerSettings) -> str:
     return f"calibrated on {origin.date} with {origin.questions} questions of {origin.dataset}"
 
 
-async def _become_ready(parts: ServerParts, loading: Future[Engine], decoders: ThreadPoolExecutor) -> None:
+async def _become_ready(state: ServerState, loading: Future[Engine], decoders: ThreadPoolExecutor) -> None:
     try:
         engine = await asyncio.wrap_future(loading)
-        info = calibrated(engine.info, parts.settings.calibration)
+        info = with_calibrated_gate(engine.info, state.settings.calibration)
     except Exception as exc:  # any failure to load means the same: there will be no answers
-        facts = {"model": parts.settings.model, "reason": f"{type(exc).__name__}: {exc}"}
+        facts = {"model": state.settings.model, "reason": f"{type(exc).__name__}: {exc}"}
         _log.error("model not loaded", extra=facts, exc_info=True)
-        parts.readiness.fail("the model could not be loaded")
+        state.readiness.fail("the model could not be loaded")
         return
     _log.info("model loaded", extra={"model": info.name, "device": info.device, "dtype": info.dtype})
     for note in info.notes:
         _log.info("choice", extra={"note": note})
-    _log.info("choice", extra={"note": f"gate {info.gate}: {_origin_of_gate(parts.settings)}"})
-    show_model(parts, info)
-    parts.engine = engine
-    parts.two_stages = TwoStages(parts.settings, info, parts.device, parts.sessions, parts.images, decoders)
-    parts.readiness.become_ready()
+    _log.info("choice", extra={"note": f"gate {info.gate}: {_origin_of_gate(state.settings)}"})
+    state.metrics.show_model(info)
+    state.engine = engine
+    state.two_stages = TwoStages(state.settings, info, state.device, state.sessions, state.images, decoders)
+    state.readiness.become_ready()

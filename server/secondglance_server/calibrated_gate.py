@@ -41,7 +41,7 @@ class Provenance(_Frozen):
     target: Mapping[str, float]
 
 
-class GateCalibration(_Frozen):
+class CalibratedGate(_Frozen):
     """`model` is the name that the server was given; `expected` what the test split showed."""
 
     format: Literal[1] = 1
@@ -55,26 +55,26 @@ class WrongModelError(Exception):
     """The calibration was measured with another model than the one that is served."""
 
 
-def read_gate_calibration(path: Path) -> GateCalibration:
+def read_calibrated_gate(path: Path) -> CalibratedGate:
     """Raises ValueError naming file, key and value."""
     try:
-        return GateCalibration.model_validate_json(path.read_bytes())
+        return CalibratedGate.model_validate_json(path.read_bytes())
     except OSError as exc:
         raise ValueError(f"{path}: {exc.strerror or exc}") from exc
     except ValidationError as exc:
         raise ValueError(f"{path}: {'; '.join(map(_complaint, exc.errors(include_url=False)))}") from exc
 
 
-def calibrated(info: EngineInfo, calibration: GateCalibration | None) -> EngineInfo:
-    """The model's facts with the measured gate. Raises WrongModelError.
+def with_calibrated_gate(info: EngineInfo, measured: CalibratedGate | None) -> EngineInfo:
+    """Return the model's facts with the measured gate. Raises WrongModelError.
 
     Models are compared by the last part of their names, so that a hub id and a local copy are one.
     """
-    if calibration is None:
+    if measured is None:
         return info
-    if Path(calibration.model).name != Path(info.name).name:
-        raise WrongModelError(f"the calibration is for model {calibration.model!r}, not for {info.name!r}")
-    return replace(info, gate=GateDefaults(**calibration.gate.model_dump()))
+    if Path(measured.model).name != Path(info.name).name:
+        raise WrongModelError(f"the calibration is for model {measured.model!r}, not for {info.name!r}")
+    return replace(info, gate=GateDefaults(**measured.gate.model_dump()))
 
 
 def _complaint(error: Any) -> str:

@@ -16,34 +16,38 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 
+from secondglance_protocol.defaults import DEFAULT_LIMITS
 from secondglance_server.app import create_app
 from secondglance_server.engine.protocol import Engine
 from secondglance_server.errors import ListenError
 from secondglance_server.http.connection import connection_factory
-from secondglance_server.http.state import ServerParts
+from secondglance_server.http.state import ServerState
 from secondglance_server.settings import ServerSettings
 
-_BACKLOG = 2048  # connections that wait to be accepted, as uvicorn's own default
+KEEP_ALIVE_S: Final = int(
+    DEFAULT_LIMITS.keep_alive_s
+)  # longer than clients keep one (httpx 5 s), or the two collide
+_BACKLOG: Final = 2048  # connections that wait to be accepted, as uvicorn's own default
 _MARGIN_S = 10.0  # to close connections and the engine, beyond the grace
 
 
 class _DrainingServer(uvicorn.Server):
     """Drains at the first signal, listening until nothing is owed; exits by itself, not by the signal."""
 
-    def __init__(self, config: uvicorn.Config, parts: ServerParts) -> None:
+    def __init__(self, config: uvicorn.Config, state: ServerState) -> None:
         super().__init__(config)
-        self._parts = parts
+        self._state = state
         self._drained_by: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._drained_by is None:
-            grace_s = self._parts.settings.shutdown_grace_s
-            self._parts.readiness.drain()
+            grace_s = self._state.settings.shutdown_grace_s
+            self._state.readiness.drain()
             self._drained_by = time.monotonic() + grace_s
             _end_by_force(after_s=grace_s + _MARGIN_S)
         elif sig == signal.SIGINT:
@@ -58,7 +62,7 @@ class _DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if self._drained_by is not None and not self.should_exit:
             left_s = self._drained_by - time.monotonic()
-            self.should_exit = self._parts.owes_nothing or left_s <= 0
+            self.should_exit = self._state.owes_nothing or left_s <= 0
             self.config.timeout_graceful_shutdown = max(1, math.ceil(left_s))
         return await super().on_tick(counter)
 
@@ -75,18 +79,18 @@ def uvicorn_config(app: FastAPI, settings: ServerSettings, **options: Any) -> uv
 
     `options` are further ones of uvicorn, of which a test may need some.
     """
-    parts: ServerParts = app.state.parts
+    state: ServerState = app.state.server
     return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        http=connection_factory(settings, parts.metrics.refused),  # type: ignore[arg-type]  # any callable
+        http=connection_factory(settings, state.metrics.refused),  # type: ignore[arg-type]  # any callable
         ws="none",
         proxy_headers=False,  # nothing here looks at the client's address or scheme
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=settings.keep_alive_s,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
         **options,
     )
@@ -120,10 +124,10 @@ def run_until_stopped(settings: ServerSettings, engine: Engine | None = None) ->
     """
     sockets = open_sockets(settings.host, settings.port)
     app = create_app(settings, engine, on_failure=lambda: server.fail())
-    parts: ServerParts = app.state.parts
-    server = _DrainingServer(uvicorn_config(app, settings), parts)
+    state: ServerState = app.state.server
+    server = _DrainingServer(uvicorn_config(app, settings), state)
     server.run(sockets)
-    return not parts.readiness.has_failed
+    return not state.readiness.has_failed
 
 
 def leave(*, is_well: bool) -> NoReturn:

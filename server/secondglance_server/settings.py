@@ -1,96 +1,126 @@
 """Everything an operator may set, read once at the start; units are in the names.
 
-A bad value stops the start with a `SettingsError` that names the environment variable and the value.
-Unknown variables with our prefix are ignored: orchestrators inject their own. Not covered: what the model
-fixes itself (its budgets, its default gate unless `calibration` is given); that is in `EngineInfo`.
+Each setting says who changes it and when; what no operator would change is a constant beside its user. A bad
+value stops the start with a `SettingsError` that names the environment variable and the value. Unknown
+variables with our prefix are ignored: orchestrators inject their own. Not covered: what the model fixes
+itself (its budgets, its default gate unless `calibration` is given); that is in `EngineInfo`.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnparsableError
 
 from secondglance_protocol.defaults import DEFAULT_LIMITS
-from secondglance_server.calibrated_gate import GateCalibration, read_gate_calibration
+from secondglance_server.calibrated_gate import CalibratedGate, read_calibrated_gate
 from secondglance_server.errors import SettingsError
 from secondglance_server.keys import ApiKey
 
 ENV_PREFIX = "SECONDGLANCE_SERVER_"
-_SHARED = DEFAULT_LIMITS  # what a dry run of the edge assumes is what a server starts with
+_SHARED: Final = DEFAULT_LIMITS  # a dry run of the edge assumes the same
 
 # Names that someone who wants keys may well try. Ignored like other unknown ones they would leave it open.
 _NO_SETTINGS = {f"{ENV_PREFIX}{name}" for name in ("API_KEY", "API_KEYS", "KEY")}
 
 
 def _read_calibration(value: object) -> object:
-    return read_gate_calibration(Path(value)) if isinstance(value, (str, Path)) else value
+    return read_calibrated_gate(Path(value)) if isinstance(value, (str, Path)) else value
 
 
 # Given as a path and read with the settings, so that a bad file stops the start.
-CalibrationFile = Annotated[GateCalibration | None, NoDecode, BeforeValidator(_read_calibration)]
+CalibrationFile = Annotated[CalibratedGate | None, NoDecode, BeforeValidator(_read_calibration)]
 
 
 class ServerSettings(BaseSettings):
     """The server's configuration, frozen; made by `load_settings`, which explains what is wrong."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
-
-    host: str = "127.0.0.1"  # the address to listen on; 0.0.0.0 in a container
-    port: int = Field(default=8000, ge=0, le=65535)  # 0 picks a free one
-    keys: tuple[ApiKey, ...] = ()  # as `secondglance-server key new` prints them; none: everyone may ask
-    log_level: Literal["debug", "info", "warning", "error"] = "info"  # of the JSON lines on stderr
-    tracing: Literal["none", "otel"] = "none"  # otel: spans by OTLP, as the OTEL_* variables say
-
-    model: str = Field(default="embedded", min_length=1)  # embedded, a directory, or a hub id
-    device: str = Field(default="auto", min_length=1)  # auto, cpu, cuda, cuda:1, mps
-    dtype: str = Field(default="auto", min_length=1)  # auto, float32, bfloat16, float16
-    attn: str = Field(default="auto", min_length=1)  # transformers' attention implementation
-    decode: str = Field(default="auto", min_length=1)  # eager, or recorded: steps replayed without Python
-    calibration: CalibrationFile = None  # the path of what `secondglance-eval calibrate` wrote
-
-    max_image_bytes: PositiveInt = _SHARED.max_image_bytes  # whole body of POST
-    max_patch_bytes: PositiveInt = _SHARED.max_patch_bytes  # whole body of PUT
-    max_image_pixels: PositiveInt = _SHARED.max_image_pixels  # of the global image, before decoding
-    max_patch_pixels: PositiveInt = _SHARED.max_patch_pixels  # of the patch, likewise
-    min_side_pixels: PositiveInt = _SHARED.min_side_pixels  # of either image
-    max_side_pixels: PositiveInt = _SHARED.max_side_pixels  # of either image
-    max_aspect_ratio: float = Field(  # longer over shorter side
-        default=_SHARED.max_aspect_ratio, ge=1, allow_inf_nan=False
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True
     )
 
-    max_connections: PositiveInt = _SHARED.max_connections  # above it 503
-    header_timeout_s: PositiveFloat = _SHARED.header_timeout_s  # of a request, to its last header
-    max_header_bytes: PositiveInt = _SHARED.max_header_bytes  # request line and all headers
-    keep_alive_s: PositiveInt = int(_SHARED.keep_alive_s)  # idle; clients keep 5 s or less
-    write_timeout_s: PositiveFloat = _SHARED.write_timeout_s  # for a client that does not read its reply
-    body_timeout_s: PositiveFloat = _SHARED.body_timeout_s  # from the last header to the last byte
-    body_grace_s: PositiveFloat = _SHARED.body_grace_s  # before the slowest allowed pace is held
-    min_body_bytes_per_s: PositiveInt = _SHARED.min_body_bytes_per_s  # of a body, after the grace
-    max_buffered_bytes: PositiveInt = 256 * 1024 * 1024  # request bodies in memory, all together
+    host: str = "127.0.0.1"
+    """The address to listen on. Containers set 0.0.0.0; so do servers whose proxy is elsewhere."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """The port to listen on; 0 picks a free one. Change it where 8000 is taken."""
+    keys: tuple[ApiKey, ...] = ()
+    """Who may ask, as `secondglance-server key new` prints it; without keys everyone may. Set it before
+    anybody else can reach the server, and for each new client."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least level of the JSON lines on stderr. Whoever looks for a fault sets debug for a while."""
+    tracing: Literal["none", "otel"] = "none"
+    """otel sends spans by OTLP, as the OTEL_* variables say. Set it where traces are collected."""
 
-    max_queue: PositiveInt = _SHARED.max_queue  # answers of each stage that may wait; then 503
-    max_batch: PositiveInt = 8  # answers that run together on the device
-    max_wait_ms: float = Field(default=2.0, ge=0, allow_inf_nan=False)  # under load; never when idle
-    decode_threads: PositiveInt = 2  # images decoded at a time
-    max_decoding_bytes: PositiveInt = 96 * 1024 * 1024  # memory of these; a larger one waits to be alone
-    inference_deadline_s: PositiveFloat = _SHARED.inference_deadline_s  # from the body's end
-    device_call_timeout_s: PositiveFloat = 300.0  # then the device is given up and the process ends with 1
-    default_max_new_tokens: PositiveInt = _SHARED.max_new_tokens  # where a request does not say
+    model: str = Field(default="embedded", min_length=1)
+    """embedded, a directory, or a hub id. Everyone who asks about more than the demonstration's signs sets
+    it."""
+    device: str = Field(default="auto", min_length=1)
+    """auto, cpu, cuda, cuda:1 or mps. Set it on machines with several devices."""
+    dtype: str = Field(default="auto", min_length=1)
+    """auto, float32, bfloat16 or float16. Set it where a model's own choice is too large or too coarse."""
+    attn: str = Field(default="auto", min_length=1)
+    """The attention implementation of transformers. Set it where the log shows that auto chose badly."""
+    decode: str = Field(default="auto", min_length=1)
+    """auto, eager, or recorded (steps replayed without Python). Set eager where recording takes too much
+    memory."""
+    calibration: CalibrationFile = None
+    """The file that `secondglance-eval calibrate` wrote. Set it after calibrating the model on your own
+    questions."""
 
-    session_ttl_s: PositiveFloat = _SHARED.session_ttl_s  # of an unfinished inference, an image, a reply
-    max_sessions: PositiveInt = _SHARED.max_sessions  # above it the tenant holding most loses one
-    max_session_bytes: PositiveInt = 256 * 1024 * 1024  # encoded global images that wait for a patch
-    max_stored_image_bytes: PositiveInt = 256 * 1024 * 1024  # encoded images that may be asked about again
-    max_decoded_image_bytes: PositiveInt = 64 * 1024 * 1024  # pixels of images for further questions
-    prefix_cache_bytes: PositiveInt | None = None  # computed image prefixes; None: by the device's memory
-    max_tombstones: PositiveInt = 10_000  # expired ids remembered, so that they answer 410 and not 404
+    max_image_bytes: PositiveInt = _SHARED.max_image_bytes
+    """Most bytes of a POST's body. Raise it for models that take global images of more than 4 megapixels."""
+    max_patch_bytes: PositiveInt = _SHARED.max_patch_bytes
+    """Most bytes of a PUT's body. Lower it on thin links; keep the proxy's limit above it."""
+    max_image_pixels: PositiveInt = _SHARED.max_image_pixels
+    """Most pixels of the global image, read from its header. Lower it where memory is short."""
+    max_patch_pixels: PositiveInt = _SHARED.max_patch_pixels
+    """Most pixels of the patch, read from its header. Lower it where memory is short."""
 
-    shutdown_grace_s: PositiveInt = 20  # for work in flight and promised patches, from SIGTERM
+    max_connections: PositiveInt = _SHARED.max_connections
+    """Most open connections; above it 503. Raise it with `ulimit -n` for many cameras."""
+    body_timeout_s: PositiveFloat = _SHARED.body_timeout_s
+    """Seconds from the last header to the end of a body. Raise it and the proxy's for slow uplinks."""
+    max_buffered_bytes: PositiveInt = 256 * 1024 * 1024
+    """Most bytes of all request bodies in memory; above it 503. Set it by the machine's memory."""
+
+    max_queue: PositiveInt = _SHARED.max_queue
+    """Most answers of each stage that may wait for the device; above it 503. Set it by the device's speed and
+    your clients' patience."""
+    max_batch: PositiveInt = 8
+    """Most answers that run together on the device. Lower it when the device runs out of memory."""
+    decode_threads: PositiveInt = 2
+    """Images decoded at a time. Raise it on machines with many cores."""
+    max_decoding_bytes: PositiveInt = 96 * 1024 * 1024
+    """Memory of the images that are being decoded; a larger one waits to be alone. Set it by the machine's
+    memory."""
+    inference_deadline_s: PositiveFloat = _SHARED.inference_deadline_s
+    """Seconds from the end of a body to its answer; then 504. Raise it for slow devices, with the proxy's."""
+    device_call_timeout_s: PositiveFloat = 300.0
+    """Seconds of one call after which the device is given up and the process ends with 1. Raise it for
+    devices that take longer for a full batch."""
+    default_max_new_tokens: PositiveInt = _SHARED.max_new_tokens
+    """Tokens of an answer where a request does not say. Raise it where answers are sentences."""
+
+    session_ttl_s: PositiveFloat = _SHARED.session_ttl_s
+    """Seconds for which an inference, its image and its reply are remembered. Raise it for slow uplinks."""
+    max_sessions: PositiveInt = _SHARED.max_sessions
+    """Most inferences remembered; above it the tenant with the most loses its oldest. Raise it with load."""
+    max_session_bytes: PositiveInt = 256 * 1024 * 1024
+    """Bytes of the images whose inferences wait for a patch. Set it by the machine's memory."""
+    max_stored_image_bytes: PositiveInt = 256 * 1024 * 1024
+    """Bytes of the images that can be asked about again by id. Set it by the machine's memory."""
+    max_decoded_image_bytes: PositiveInt = 64 * 1024 * 1024
+    """Bytes of decoded pixels kept for further questions. Set it by the machine's memory."""
+    prefix_cache_bytes: PositiveInt | None = None
+    """Bytes of computed image prefixes on the device; unset: by its memory. Set it on a device that is
+    shared."""
+
+    shutdown_grace_s: PositiveInt = 20
+    """Seconds from SIGTERM for work in flight and promised patches. Keep it 10 s below the supervisor's."""
 
     @field_validator("keys")
     @classmethod

@@ -30,7 +30,7 @@ from secondglance import (
 from secondglance.client import Observer
 from secondglance_server.app import create_app
 from secondglance_server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
-from secondglance_server.engine.protocol import AnswerResult, EngineError, PixelBudget
+from secondglance_server.engine.protocol import AnswerResult, EncoderBudget, EngineError
 from secondglance_server.settings import ServerSettings
 from tests.server.exchange import key_entry
 
@@ -41,7 +41,7 @@ class WatchedEngine(FakeEngine):
     """Keeps the patches it was shown, and fails as often as `failures_left` says."""
 
     def __init__(self) -> None:
-        super().__init__(info=replace(FAKE_INFO, patch=PixelBudget(2048, 2048)))
+        super().__init__(info=replace(FAKE_INFO, patch=EncoderBudget(2048, 2048)))
         self.patches: list[np.ndarray] = []
         self.failures_left = 0
 

@@ -35,7 +35,7 @@ def test_recording_does_not_change_the_result() -> None:
 
 
 def test_nothing_is_computed_while_no_recorder_is_active(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError("computed a row that nobody asked for")
 
     monkeypatch.setattr(attention, "last_row", fail)

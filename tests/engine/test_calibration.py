@@ -7,19 +7,19 @@ import pathlib
 
 import pytest
 
-from secondglance_server.engine.model_defaults import Calibration, read_calibration
+from secondglance_server.engine.model_defaults import ModelDefaults, read_model_defaults
 from secondglance_server.engine.protocol import GateDefaults, LocalizationDefaults
 
 FAMILY = LocalizationDefaults(base_side=448, origin="the family's table")
 
 
-def read(directory: pathlib.Path, content: object) -> Calibration:
+def read(directory: pathlib.Path, content: object) -> ModelDefaults:
     (directory / "secondglance.json").write_text(json.dumps(content), encoding="utf-8")
-    return read_calibration(directory)
+    return read_model_defaults(directory)
 
 
 def test_without_a_file_the_familys_defaults_hold(tmp_path: pathlib.Path) -> None:
-    calibration = read_calibration(tmp_path)
+    calibration = read_model_defaults(tmp_path)
     assert calibration.gate_defaults() == GateDefaults()
     assert calibration.localization_defaults(FAMILY) == FAMILY
     assert calibration.layers((3,), 8) == (3,)

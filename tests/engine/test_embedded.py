@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from secondglance_server.engine.loader import EMBEDDED_WEIGHTS, load_engine
-from secondglance_server.engine.model_defaults import read_calibration
+from secondglance_server.engine.model_defaults import read_model_defaults
 from secondglance_server.engine.prefix import PrefixEngine
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Picture
 from tests.engine.tiny.parts import picture
@@ -35,7 +35,7 @@ def test_prompts_are_those_of_its_training(engine: PrefixEngine, count: int) -> 
 
 
 def test_its_calibration_is_read(engine: PrefixEngine) -> None:
-    measured = read_calibration(EMBEDDED_WEIGHTS)
+    measured = read_model_defaults(EMBEDDED_WEIGHTS)
     assert engine.info.name == "embedded"
     assert engine.info.gate == measured.gate_defaults()
     assert engine.layers == tuple(measured.localization.layers)

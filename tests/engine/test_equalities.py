@@ -29,14 +29,19 @@ def empty_cache(family: Family) -> None:
 
 
 def ask(
-    family: Family, question: str, rgb: RGB, patch: RGB | None = None, key: str = "picture"
+    family: Family,
+    question: str,
+    rgb: RGB,
+    patch: RGB | None = None,
+    key: str = "picture",
+    new_tokens: int = NEW_TOKENS,
 ) -> AnswerRequest:
     del family
     return AnswerRequest(
         picture=Picture(key, rgb),
         question=question,
         patch=None if patch is None else Picture("patch", patch),
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=new_tokens,
     )
 
 
@@ -47,13 +52,15 @@ def answer(family: Family, *requests: AnswerRequest) -> list[AnswerResult]:
     return results  # type: ignore[return-value]
 
 
-def stock_generate(family: Family, question: str, *pictures: RGB) -> tuple[list[int], np.ndarray]:
+def stock_generate(
+    family: Family, question: str, *pictures: RGB, new_tokens: int = NEW_TOKENS
+) -> tuple[list[int], np.ndarray]:
     """Stock tokens and, for each, (min-entropy, Shannon, margin) from the scores that `generate` returns."""
     inputs = family.tiny.stock_inputs(question, pictures)
     output = family.tiny.model.generate(
         **inputs,
         do_sample=False,
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=new_tokens,
         output_scores=True,
         return_dict_in_generate=True,
         pad_token_id=0,

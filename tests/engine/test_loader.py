@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers.utils.logging import is_progress_bar_enabled
 
+from secondglance_server.engine.adapters.llava import LlavaAdapter
 from secondglance_server.engine.loader import ModelLoadError, load_engine
 from secondglance_server.engine.placement import place
 from secondglance_server.engine.prefix import PrefixEngine
@@ -43,6 +44,22 @@ def test_a_calibration_beside_the_weights_wins(model: pathlib.Path, tmp_path: pa
     assert engine.info.gate.threshold == 0.125
     assert engine.info.localization.origin == "measured"
     assert engine.layers == (0,)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"repetition_penalty": 1.05}, {"no_repeat_ngram_size": 3}, {"suppress_tokens": [7]}]
+)
+def test_m7_a_logits_processor_that_is_not_applied_is_said(
+    model: pathlib.Path, tmp_path: pathlib.Path, setting: dict[str, object]
+) -> None:
+    """M7: a repetition penalty in generation_config was ignored, and nothing said so."""
+    assert not any("not applied" in note for note in load_engine(str(model), device="cpu").info.notes)
+    for file in model.iterdir():
+        if file.name != "generation_config.json":
+            (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "generation_config.json").write_text(json.dumps(setting), encoding="utf-8")
+    (note,) = [n for n in load_engine(str(tmp_path), device="cpu").info.notes if "not applied" in n]
+    assert "=".join((next(iter(setting)), repr(next(iter(setting.values()))))) in note
 
 
 def test_the_process_is_left_as_it_was(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,3 +123,51 @@ def test_bfloat16_is_chosen_only_where_the_device_has_it(monkeypatch: pytest.Mon
         assert "a card" in placement.reasons[0]
         assert not placement.is_recording  # not measured there
         assert "eager" in placement.reasons[-1]
+
+
+TEXT_ONLY = "{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}"
+BROKEN = "{% for m in messages %}{{ m.content"
+WITH_A_NAME = "NAMED " + llava.TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("processor", "tokenizer", "wins"),
+    [
+        ("PROCESSOR " + llava.TEMPLATE, llava.TEMPLATE, "PROCESSOR USER"),
+        (BROKEN, llava.TEMPLATE, "USER"),
+        (TEXT_ONLY, llava.TEMPLATE, "USER"),
+        (None, {"default": TEXT_ONLY, "vision": WITH_A_NAME}, "NAMED USER"),
+        ({"default": TEXT_ONLY, "vision": WITH_A_NAME}, BROKEN, "NAMED USER"),
+    ],
+)
+def test_m3_the_first_template_that_places_pictures_is_taken(
+    model: pathlib.Path, tmp_path: pathlib.Path, processor: object, tokenizer: object, wins: str
+) -> None:
+    """M3: the tokenizer's template won over the processor's, and named or broken ones ended in tracebacks."""
+    with_templates(model, tmp_path, processor, tokenizer)
+    engine = load_engine(str(tmp_path), device="cpu")
+    assert isinstance(engine, PrefixEngine)
+    assert engine.adapter.chat_template.startswith(wins.removesuffix("USER"))
+
+
+def test_m3_templates_that_all_fail_are_refused_with_their_reasons(
+    model: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlavaAdapter, "default_chat_template", None)
+    with_templates(model, tmp_path, BROKEN, TEXT_ONLY)
+    with pytest.raises(ModelLoadError, match=r"processor's default template: .*tokenizer's default template"):
+        load_engine(str(tmp_path), device="cpu")
+
+
+def with_templates(model: pathlib.Path, target: pathlib.Path, processor: object, tokenizer: object) -> None:
+    """The model's files with these chat templates of its processor and its tokenizer."""
+    for file in model.iterdir():
+        if file.name not in ("chat_template.jinja", "tokenizer_config.json"):
+            (target / file.name).symlink_to(file)
+    options = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
+    named = tokenizer
+    if isinstance(tokenizer, dict):
+        named = [{"name": name, "template": template} for name, template in tokenizer.items()]
+    (target / "tokenizer_config.json").write_text(json.dumps(options | {"chat_template": named}))
+    if processor is not None:
+        (target / "processor_config.json").write_text(json.dumps({"chat_template": processor}))

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, EngineError, Picture
+from secondglance_server.engine.protocol import (
+    AnswerRequest,
+    AnswerResult,
+    BrokenDeviceError,
+    EngineError,
+    Picture,
+)
 from tests.engine.conftest import Family, load_family
 from tests.engine.tiny.parts import picture
 
@@ -56,6 +62,66 @@ def test_one_requests_failure_does_not_touch_the_others(
     assert first.text == last.text == expected.text
     with pytest.raises(EngineError, match="no such picture"):
         family.engine.neutral_attention(Picture("bad", broken))
+
+
+@pytest.mark.parametrize(
+    "failure", [IndexError("8"), KeyError("key"), TypeError("no"), AssertionError(), ZeroDivisionError()]
+)
+@pytest.mark.parametrize("place", ["pixels", "encode", "positions", "layout"])
+def test_m2_whatever_one_request_raises_is_its_own(
+    family: Family, monkeypatch: pytest.MonkeyPatch, failure: Exception, place: str
+) -> None:
+    """M2: only three types of exception were a request's own; any other failed its whole batch."""
+    adapter = family.engine.adapter
+    stock = getattr(adapter, place)
+    marked = picture(41, 72)
+    is_marked = {"pixels": lambda rgb: rgb.shape == marked.shape, "layout": lambda w, h: h == 41}
+    is_marked["positions"] = lambda ids, layouts: layouts[0].content == adapter_layout.content
+    is_marked["encode"] = lambda pictures: any(
+        torch.equal(p["pixel_values"], marked_pixels["pixel_values"]) for p in pictures
+    )
+    adapter_layout, marked_pixels = adapter.layout(72, 41), adapter.pixels(marked)
+
+    def fail_on_the_marked(*args: object) -> object:
+        if is_marked[place](*args):
+            raise failure
+        return stock(*args)
+
+    (expected,) = family.engine.answer([ask()])
+    family.engine.prefixes.clear()
+    monkeypatch.setattr(adapter, place, fail_on_the_marked)
+    bad = AnswerRequest(Picture("bad", marked), "What?", max_new_tokens=4)
+    first, failed, last = family.engine.answer([ask(), bad, ask(key="b")])
+    assert isinstance(failed, EngineError)
+    assert isinstance(expected, AnswerResult)
+    for result in (first, last):
+        assert isinstance(result, AnswerResult)
+        assert result.text == expected.text
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        torch.AcceleratorError("CUDA error: device-side assert triggered"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+    ],
+)
+def test_m2_a_broken_device_is_no_requests_failure(
+    family: Family, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """M2: after a CUDA assert every call fails; the engine says so once instead of retrying each request."""
+    calls: list[int] = []
+
+    def fail(*_: object) -> torch.Tensor:
+        calls.append(1)
+        raise failure
+
+    monkeypatch.setattr(family.engine.adapter, "forward", fail)
+    with pytest.raises(BrokenDeviceError, match="CUDA error"):
+        family.engine.answer([ask(), ask(key="b")])
+    with pytest.raises(BrokenDeviceError, match="CUDA error"):
+        family.engine.neutral_attention(Picture("a", RGB))
+    assert len(calls) == 2
 
 
 def test_out_of_memory_gives_the_prefixes_back_and_tries_again(

@@ -24,7 +24,7 @@ from secondglance_eval.errors import CalibrationError
 from secondglance_eval.facts import Facts
 from secondglance_eval.judging.calibration import always_ask, one_target
 from secondglance_eval.judging.gate_choice import TargetKind, halves
-from secondglance_server.calibrated_gate import read_gate_calibration
+from secondglance_server.calibrated_gate import read_calibrated_gate
 from secondglance_server.testing import serving
 
 pytestmark = pytest.mark.live
@@ -93,7 +93,7 @@ def test_each_wish_is_granted_on_the_embedded_model(
     code, output, complaint = run_cli("--out", str(folder), option, str(value), "--write", str(path))
     assert (code, complaint) == (0, "")
     assert "the interval reaches the target" in output
-    calibration = read_gate_calibration(path)
+    calibration = read_calibrated_gate(path)
     assert json.loads(output.splitlines()[-1]) == json.loads(calibration.model_dump_json())
     assert (calibration.model, calibration.provenance.dataset) == ("embedded", "small scenes")
     assert calibration.provenance.pictures == PICTURES
@@ -103,7 +103,7 @@ def test_a_server_with_the_file_asks_again_as_often_as_was_said(folder: Path, tm
     """The half that the gate was not chosen on, now really asked with the gate in force."""
     path = tmp_path / "gate.json"
     assert run_cli("--out", str(folder), "--max-retransmit", "0.35", "--write", str(path))[0] == 0
-    calibration = read_gate_calibration(path)
+    calibration = read_calibrated_gate(path)
     _, tested_on = halves(list(read_records(folder / RECORDS_FILE)), 0.5)
     pictures = {record.image_id: SmallScene(int(record.image_id))() for record in tested_on}
     server = serving("--calibration", str(path), **SERVER)

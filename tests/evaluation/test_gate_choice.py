@@ -23,7 +23,7 @@ from secondglance_eval.judging.gate_choice import (
 )
 from secondglance_eval.judging.gates import ALL_GATES, GateStatistic
 from secondglance_eval.judging.study import Study
-from secondglance_server.calibrated_gate import read_gate_calibration
+from secondglance_server.calibrated_gate import read_calibrated_gate
 from secondglance_server.engine.protocol import GateDefaults, TokenStats
 from secondglance_server.inference.gate import is_doubtful, judge
 from tests.evaluation.synthetic import records
@@ -165,7 +165,7 @@ def test_the_file_is_what_the_server_loads(tmp_path: Path) -> None:
     result = choose_and_test(records(0, 100), target)
     path = tmp_path / "new" / "gate.json"
     write_calibration(calibration_of(result, target, model="embedded", dataset="scenes"), path)
-    loaded = read_gate_calibration(path)
+    loaded = read_calibrated_gate(path)
     assert (
         GateChoice(GateStatistic(loaded.gate.metric, loaded.gate.aggregate), loaded.gate.threshold)
         == result.choice

@@ -41,7 +41,8 @@ pytestmark = [pytest.mark.live, needs_linux]
 FORM = "Content-Type: multipart/form-data; boundary=x"
 CHUNKED = "Transfer-Encoding: chunked"
 PART = b'--x\r\nContent-Disposition: form-data; name="%d"\r\n\r\nx\r\n'
-SLOW_S = {"header_timeout_s": 1.0, "body_grace_s": 1.0}  # in the short version; the defaults are 10 s
+# In the short version; they are 10 s.
+SLOW_S = {"http.connection.HEADER_TIMEOUT_S": 1.0, "http.body.BODY_GRACE_S": 1.0}
 N_SLOW = 200
 
 
@@ -196,7 +197,7 @@ HEADS = [
 
 @pytest.fixture(scope="module")
 def server(is_full: bool) -> Iterator[FakeServer]:
-    with fake_server({}, **({} if is_full else SLOW_S)) as running:
+    with fake_server({}, constants={} if is_full else SLOW_S) as running:
         yield running
 
 
@@ -340,7 +341,7 @@ async def test_more_connections_than_allowed_are_turned_away() -> None:
 
 async def test_a_client_that_does_not_read_is_let_go() -> None:
     """It asks for the schema again and again and reads nothing; uvicorn alone would wait for ever."""
-    with fake_server({}, write_timeout_s=0.5, max_connections=3) as server:
+    with fake_server({}, constants={"http.connection.WRITE_TIMEOUT_S": 0.5}, max_connections=3) as server:
         writers = []
         for _ in range(3):
             _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)

@@ -32,8 +32,10 @@ def gauge(server: FakeServer, name: str) -> float:
 
 async def test_ten_times_its_capacity_does_not_hurt_a_server(is_full: bool) -> None:
     for_s = 60.0 if is_full else 4.0
-    settings = {"max_queue": QUEUE, "max_batch": BATCH, "session_ttl_s": 5, "max_wait_ms": 20}
-    with fake_server({"delay_s": DELAY_S, "draft_entropy_nats": 0.0}, **settings) as server:
+    settings = {"max_queue": QUEUE, "max_batch": BATCH, "session_ttl_s": 5}
+    with fake_server(
+        {"delay_s": DELAY_S, "draft_entropy_nats": 0.0}, constants={"app.MAX_WAIT_MS": 20}, **settings
+    ) as server:
         await ask_raw(server.port, question())  # the first one imports decoders
         peak = await peak_per_s(server.port, 2 * BATCH, for_s / 2)
         cpu_s, began = server.cpu_s, monotonic()

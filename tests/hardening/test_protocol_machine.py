@@ -386,7 +386,7 @@ class Protocol(RuleBasedStateMachine):
         """The signal comes while a patch is awaited: not ready at once, and the patch is still answered."""
         known = data.draw(st.sampled_from(self.waiting()))
         patch = patch_for(known.reply)
-        self.app.state.parts.readiness.drain()
+        self.app.state.server.readiness.drain()
         assert_problem(self.run(self.clients[known.tenant].get("/readyz")), 503, "not_ready")
         self.learn_second(known, patch, self.run(self.put(known.tenant, known.id, patch)))
         self.restart()

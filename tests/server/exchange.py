@@ -155,7 +155,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def live_server(engine: FakeEngine, **settings: Any) -> AsyncIterator[str]:
     """The base URL of a real uvicorn on a free loopback port, in this process."""
     app = create_app(ServerSettings(port=0, **settings), engine)
-    server = uvicorn.Server(uvicorn_config(app, app.state.parts.settings))
+    server = uvicorn.Server(uvicorn_config(app, app.state.server.settings))
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     host, port = server.servers[0].sockets[0].getsockname()[:2]

@@ -1,11 +1,13 @@
-"""`python -m tests.server.fake_server '{"delay_s": 0.5}'`: the real server process around a scripted engine.
+"""`python -m tests.server.fake_server '{"delay_s": 0.5}' '{}'`: the real server around a scripted engine.
 
-The argument holds fields of `FakeScript`; settings come from the environment. `fake_server` runs one.
+The arguments hold fields of `FakeScript`, and constants of the server that tests of long times shorten, as
+`{"http.body.BODY_GRACE_S": 1.0}`; settings come from the environment. `fake_server` runs one.
 """
 
 from __future__ import annotations
 
 import http.client
+import importlib
 import json
 import os
 import subprocess
@@ -63,13 +65,23 @@ class FakeServer:
 
 @contextmanager
 def fake_server(
-    script: dict[str, Any] | None = None, *, log: int = subprocess.DEVNULL, **settings: Any
+    script: dict[str, Any] | None = None,
+    *,
+    log: int = subprocess.DEVNULL,
+    constants: dict[str, float] | None = None,
+    **settings: Any,
 ) -> Iterator[FakeServer]:
     """A ready server; killed at the end, if it still runs. `log`: where stderr goes."""
     port = free_port()
     environment = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.server.fake_server", json.dumps(script or {})],
+        [
+            sys.executable,
+            "-m",
+            "tests.server.fake_server",
+            json.dumps(script or {}),
+            json.dumps(constants or {}),
+        ],
         cwd=ROOT,
         env={**os.environ, **environment, f"{ENV_PREFIX}PORT": str(port)},
         stderr=log,
@@ -86,6 +98,11 @@ def fake_server(
 
 def main() -> None:
     configure_logging("info")
+    for name, value in json.loads(sys.argv[2]).items():
+        module, _, constant = name.rpartition(".")
+        home = importlib.import_module(f"secondglance_server.{module}")
+        assert hasattr(home, constant), name
+        setattr(home, constant, value)
     engine = FakeEngine(FakeScript(**json.loads(sys.argv[1])))
     leave(is_well=run_until_stopped(load_settings(), engine))
 

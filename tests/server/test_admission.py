@@ -52,7 +52,7 @@ async def test_a_second_stage_is_let_in_where_a_first_is_refused() -> None:
         async with full(client, engine):
             assert_problem(await ask(client), 503, "busy")
             second = asyncio.create_task(put_patch(client, draft["patch"]["url"], patch_for(draft)))
-            await until(lambda: client.app.state.parts.device.depth == 2)  # type: ignore[attr-defined]
+            await until(lambda: client.app.state.server.device.depth == 2)  # type: ignore[attr-defined]
         assert (await second).json()["answer"] == "42"
 
 
@@ -63,7 +63,7 @@ async def test_second_stages_are_bounded_too() -> None:
         async with full(client, engine):
             first, second = [(draft["patch"]["url"], patch_for(draft)) for draft in drafts]
             waiting = asyncio.create_task(put_patch(client, *first))
-            await until(lambda: client.app.state.parts.device.depth == 2)  # type: ignore[attr-defined]
+            await until(lambda: client.app.state.server.device.depth == 2)  # type: ignore[attr-defined]
             refused = await put_patch(client, *second)
             assert_problem(refused, 503, "busy")
             assert int(refused.headers["retry-after"]) >= 1
@@ -102,7 +102,7 @@ async def test_a_request_holds_its_place_while_it_is_decoded(
         assert_problem(await ask(client), 503, "busy")
         release.set()
         assert_problem(await first, 500, "internal_error")
-        assert client.app.state.parts.device.depth == 0  # type: ignore[attr-defined]
+        assert client.app.state.server.device.depth == 0  # type: ignore[attr-defined]
 
 
 async def test_work_that_is_late_never_begins() -> None:

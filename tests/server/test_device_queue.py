@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from secondglance_server.engine.fake import FakeEngine, FakeScript
-from secondglance_server.engine.protocol import AnswerRequest, Engine, EngineError, Picture
+from secondglance_server.engine.protocol import (
+    AnswerRequest,
+    BrokenDeviceError,
+    Engine,
+    EngineError,
+    Picture,
+)
 from secondglance_server.inference.device_queue import Answered, DeviceQueue, QueueClosed, QueueFull, TooLate
 from secondglance_server.inference.ticket import Ticket
 from tests.server.exchange import until
@@ -290,3 +296,22 @@ async def test_what_is_prepared_has_a_place_already() -> None:
                 device.queue.check_room(2)
         device.queue.check_room(1)
         assert device.queue.depth == 0
+
+
+@pytest.mark.parametrize("kind", ["answer", "neutral"])
+async def test_m2_a_broken_device_ends_the_queue_and_names_the_reason(kind: str) -> None:
+    """M2: what runs and what waits is failed at once; the reason is there for the watchdog."""
+    engine = FakeEngine()
+    queue = DeviceQueue(max_queue=8)
+    await asyncio.wrap_future(queue.start(lambda: engine))
+
+    def break_down() -> None:
+        raise BrokenDeviceError("device-side assert")
+
+    engine.before_call = break_down
+    work = queue.answer(first("a")) if kind == "answer" else queue.neutral_attention(PICTURE)
+    with pytest.raises(QueueClosed):
+        await work
+    assert queue.death == "the device is broken: device-side assert"
+    with pytest.raises(QueueClosed):
+        await queue.answer(first("b"))

@@ -322,7 +322,7 @@ async def failing_engine(client: httpx.AsyncClient, engine: FakeEngine) -> httpx
 
 @case(ErrorCode.INTERNAL_ERROR)
 async def bug_in_the_server(client: httpx.AsyncClient, _: FakeEngine) -> httpx.Response:
-    parts = client.app.state.parts  # type: ignore[attr-defined]
+    parts = client.app.state.server  # type: ignore[attr-defined]
     working, parts.two_stages = parts.two_stages, object()
     response = await ask(client)
     parts.two_stages = working
@@ -345,7 +345,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
     engine = FakeEngine()
     async with running_client(engine, max_queue=1) as client, held(client, engine):
         waiting = asyncio.create_task(ask(client))
-        await until(lambda: client.app.state.parts.device.depth == 1)  # type: ignore[attr-defined]
+        await until(lambda: client.app.state.server.device.depth == 1)  # type: ignore[attr-defined]
         elapsed_s = []
         for _ in range(5):
             began = perf_counter()
@@ -385,7 +385,7 @@ async def test_without_a_key_nothing_is_told() -> None:
 
 
 async def test_a_server_without_its_model_is_not_ready(client: httpx.AsyncClient) -> None:
-    parts = client.app.state.parts  # type: ignore[attr-defined]
+    parts = client.app.state.server  # type: ignore[attr-defined]
     working, parts.two_stages, parts.readiness.state = parts.two_stages, None, "loading"
     assert_problem(await client.get("/readyz"), 503, "not_ready")
     response = await ask(client)

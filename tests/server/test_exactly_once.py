@@ -205,7 +205,7 @@ async def test_what_is_deleted_is_forgotten() -> None:
         if_kept = parts_of(message(image_id=draft["image_id"]), None)
         assert (await client.post("/v1/inferences", files=if_kept)).status_code == 200
         assert (await client.delete(f"/v1/inferences/{draft['id']}")).status_code == 204
-        server = client.app.state.parts  # type: ignore[attr-defined]
+        server = client.app.state.server  # type: ignore[attr-defined]
         assert (len(server.images), len(server.replies), len(server.two_stages._pixels)) == (0, 0, 0)
         assert_problem(await client.post("/v1/inferences", files=if_kept), 410, "image_expired")
         assert_problem(await client.get(f"/v1/inferences/{draft['id']}"), 404, "unknown_inference")
@@ -224,7 +224,7 @@ async def test_what_has_expired_is_forgotten_when_it_is_deleted() -> None:
     """S3: an inference that went for room leaves its reply and image behind; deleting it takes them along."""
     async with running_client(FakeEngine(), max_sessions=2) as client:
         draft = (await post(client)).json()
-        server = client.app.state.parts  # type: ignore[attr-defined]
+        server = client.app.state.server  # type: ignore[attr-defined]
         for n in range(2):
             server.sessions.put(Session(f"inf_{n}", "public", REPLY))
         assert_problem(await client.delete(f"/v1/inferences/{draft['id']}"), 410, "inference_expired")

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.http import body
 from tests.server.exchange import (
     ask,
     assert_problem,
@@ -99,16 +100,23 @@ async def test_a_streamed_flood_is_cut_off() -> None:
 
 
 @pytest.mark.parametrize("length", [100_000, None])
-async def test_a_body_that_does_not_come_is_not_waited_for(length: int | None) -> None:
-    async with live_server(FakeEngine(), body_grace_s=0.1, body_timeout_s=0.3) as url:
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    length: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "BODY_GRACE_S", 0.1)
+    async with live_server(FakeEngine(), body_timeout_s=0.3) as url:
         reply = await raw(url, post_head(length), b"--x\r\n" if length else b"5\r\n--x\r\n\r\n")
         assert b" 408 " in reply.split(b"\r\n")[0]
         assert json.loads(reply.split(b"\r\n\r\n", 1)[1])["code"] == "body_timeout"
 
 
-async def test_a_body_at_a_fair_pace_may_take_longer_than_the_grace() -> None:
+async def test_a_body_at_a_fair_pace_may_take_longer_than_the_grace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Ten bytes a second are allowed: 30 bytes that come one by one over 0.5 s outlive a grace of 0.1 s."""
-    async with live_server(FakeEngine(), body_grace_s=0.1, min_body_bytes_per_s=10) as url:
+    monkeypatch.setattr(body, "BODY_GRACE_S", 0.1)
+    monkeypatch.setattr(body, "MIN_BODY_BYTES_PER_S", 10)
+    async with live_server(FakeEngine()) as url:
         host, port = url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(post_head(30) + bytes(10))

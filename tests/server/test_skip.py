@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from secondglance_protocol.wire import ImageSize, PixelBox
-from secondglance_server.engine.protocol import PixelBudget
+from secondglance_server.engine.protocol import EncoderBudget
 from secondglance_server.inference.intake import ImageLimits
 from secondglance_server.inference.skip import SkipReason, seen_size, skip_before_looking, skip_region
 
-BUDGET = PixelBudget(336, 336)
+BUDGET = EncoderBudget(336, 336)
 LIMITS = ImageLimits(max_pixels=25_000_000, min_side=2, max_side=8192, max_aspect_ratio=200)
 
 

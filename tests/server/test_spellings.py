@@ -129,7 +129,7 @@ def spied(app: FastAPI) -> Ran:
 async def listening(**settings: Any) -> AsyncIterator[tuple[FastAPI, Ran, int]]:
     app = create_app(ServerSettings(port=0, **settings), FakeEngine())
     ran = spied(app)
-    server = uvicorn.Server(uvicorn_config(app, app.state.parts.settings))
+    server = uvicorn.Server(uvicorn_config(app, app.state.server.settings))
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     try:
@@ -193,9 +193,9 @@ async def test_every_layer_believes_what_the_router_does(state: str) -> None:
     with captured_log() as log:
         async with listening(keys=KEYS, max_image_bytes=10, max_patch_bytes=10) as (app, ran, port):
             if state == "draining":
-                app.state.parts.readiness.drain()
+                app.state.server.readiness.drain()
             if state == "full":
-                app.state.parts.device._max_queue = 0
+                app.state.server.device._max_queue = 0
             seen = await walk(port, ran, log, cases)
     assert len(seen) >= 2000 or state != "open"
     for request in seen:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 import secondglance_server.inference.two_stages
+from secondglance_protocol.defaults import DEFAULT_LIMITS
 from secondglance_server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
 from secondglance_server.engine.protocol import LocalizationDefaults
 from secondglance_server.settings import ServerSettings
@@ -267,7 +268,7 @@ async def test_the_model_page_says_what_an_edge_must_know(client: httpx.AsyncCli
     }
     assert model["patch"]["max_bytes"] == 16 * 1024 * 1024
     assert model["gate"] == {"metric": "min_entropy", "aggregate": "max", "threshold": 0.5}
-    limits, settings = model["limits"], ServerSettings().model_dump()
+    limits, settings = model["limits"], DEFAULT_LIMITS.model_dump() | ServerSettings().model_dump()
     assert limits.pop("max_question_bytes") == 4096
     assert limits.pop("max_new_tokens") > 0  # the model's
     assert limits.pop("max_request_part_bytes") == 32 * 1024

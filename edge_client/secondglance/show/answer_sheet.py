@@ -22,6 +22,8 @@ _MIN_WIDTH = 720  # room for the caption
 _MARGIN = 24
 _INSET = PixelBudget(260, 180)
 
+_MAX_LINE_CHARS = 1000  # more than two lines hold; fitting a text costs its length squared
+
 _PAPER = (250, 249, 246)
 _INK = (28, 30, 34)
 _FAINT = (112, 116, 124)
@@ -142,7 +144,7 @@ def _write(draw: ImageDraw.ImageDraw, lines: list[Line], corner: Size) -> None:
 def wrapped(line: Line, width: int) -> list[Line]:
     """The same text on at most two lines of `width` pixels, with an ellipsis where something had to go."""
     font = ImageFont.load_default(line.size)
-    words, first = printable(line.text, keep_lines=True).split(), ""
+    words, first = printable(line.text, keep_lines=True, max_chars=_MAX_LINE_CHARS).split(), ""
     while words and font.getlength(f"{first} {words[0]}") <= width:
         first = f"{first} {words.pop(0)}".strip()
     if not first:

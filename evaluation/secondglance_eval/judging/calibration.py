@@ -23,7 +23,7 @@ from secondglance_eval.judging.gate_choice import (
 )
 from secondglance_eval.judging.intervals import Estimate as Measured
 from secondglance_protocol.wire import DefaultGate
-from secondglance_server.calibrated_gate import Estimate, GateCalibration, Provenance
+from secondglance_server.calibrated_gate import CalibratedGate, Estimate, Provenance
 
 
 def one_target(**wishes: float | None) -> Target:
@@ -53,7 +53,7 @@ def always_ask(dataset: Dataset, asker: Asker, out: Path, *, pace: Pace) -> None
         run(dataset, [always], asker, writer, pace=pace)
 
 
-def calibrate_from(out: Path, target: Target, path: Path) -> tuple[GateCalibration, str]:
+def calibrate_from(out: Path, target: Target, path: Path) -> tuple[CalibratedGate, str]:
     """Calibrate on the folder's records, write the server's file. Raises CalibrationError, RecordsError.
 
     Returns the file's content and a text for people.
@@ -68,10 +68,10 @@ def calibrate_from(out: Path, target: Target, path: Path) -> tuple[GateCalibrati
     return calibration, described(tested, target)
 
 
-def calibration_of(tested: TestedChoice, target: Target, *, model: str, dataset: str) -> GateCalibration:
+def calibration_of(tested: TestedChoice, target: Target, *, model: str, dataset: str) -> CalibratedGate:
     """Return the server's file; `model` as `/v1/model` names it, `dataset` as it names itself."""
     gate, expected = tested.choice.gate, tested.expected
-    return GateCalibration(
+    return CalibratedGate(
         model=model,
         gate=DefaultGate(metric=gate.metric, aggregate=gate.aggregate, threshold=tested.choice.threshold),
         provenance=Provenance(
@@ -89,7 +89,7 @@ def calibration_of(tested: TestedChoice, target: Target, *, model: str, dataset:
     )
 
 
-def write_calibration(calibration: GateCalibration, path: Path) -> None:
+def write_calibration(calibration: CalibratedGate, path: Path) -> None:
     """Write the file whole or not at all: a server may read it at any time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.part")

@@ -3,7 +3,8 @@
 `register_capture` puts a twin of an attention function into transformers' registry. A text model that is set
 to use the twin computes exactly what it would without it; while a `Recorder` is active, the chosen layers
 also compute the softmax of the last query's row. It knows no model: everything that goes through
-`AttentionInterface` works. Not covered: soft-capped scores.
+`AttentionInterface` works. SDPA has no soft-capped scores (Gemma 2); for those, `SOFTCAP` names a plain
+function of ours. Not covered: attention sinks, which transformers refuses under SDPA.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _PREFIX = "secondglance_"
+SOFTCAP = "softcap"  # our name of the attention function for models with soft-capped scores
 
 
 class Recorder:
@@ -60,9 +62,11 @@ def recording(layers: tuple[int, ...], keys: slice) -> Iterator[Recorder]:
 
 
 def register_capture(base: str) -> str:
-    """Makes the capturing twin of the attention function `base` ("sdpa", ...) known to transformers and
-    returns its name."""
-    attend = ALL_ATTENTION_FUNCTIONS[base]
+    """Register the capturing twin of the attention function `base` with transformers and return its name.
+
+    `base` is a name of transformers ("sdpa", ...) or `SOFTCAP`.
+    """
+    attend = _attend_softcapped if base == SOFTCAP else ALL_ATTENTION_FUNCTIONS[base]
 
     def attend_and_record(
         module: torch.nn.Module,
@@ -75,7 +79,7 @@ def register_capture(base: str) -> str:
     ) -> tuple[Tensor, Tensor | None]:
         recorder = _active.get()
         if recorder is not None and recorder.wants(module.layer_idx):  # type: ignore[arg-type]  # set by every decoder
-            recorder.add(last_row(query, key, attention_mask, scaling))
+            recorder.add(last_row(query, key, attention_mask, scaling, softcap=kwargs.get("softcap")))
         result: tuple[Tensor, Tensor | None] = attend(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
@@ -83,23 +87,63 @@ def register_capture(base: str) -> str:
 
     name = _PREFIX + base
     ALL_ATTENTION_FUNCTIONS.register(name, attend_and_record)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+    mask_of = "sdpa" if base == SOFTCAP else base
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[mask_of])
     return name
 
 
-def last_row(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
-    """softmax(q_last K^T * scaling): [B, heads, keys] float32.
+def takes_rows(implementation: str) -> bool:
+    """Return whether the kernel of that name takes a mask [B, 1, 1, keys] of booleans."""
+    return implementation.removeprefix(_PREFIX) in ("sdpa", SOFTCAP)
+
+
+def _attend_softcapped(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Return softmax(softcap * tanh(Q K^T * scaling / softcap)) V, [B, queries, heads, width]."""
+    scores = _scores(query, key, scaling, softcap)
+    queries, keys = scores.shape[-2:]
+    if attention_mask is None and queries > 1:  # what SDPA's `is_causal` says
+        attention_mask = scores.new_ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+    weights = _masked(scores, attention_mask).softmax(dim=-1).to(value.dtype)
+    grouped = weights.view(query.shape[0], key.shape[1], -1, keys)  # [B, key heads, group * queries, keys]
+    return torch.matmul(grouped, value).view(query.shape).transpose(1, 2).contiguous(), None
+
+
+def last_row(
+    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None, *, softcap: float | None = None
+) -> Tensor:
+    """Return softmax(q_last K^T * scaling): [B, heads, keys] float32.
 
     `query` [B, heads, queries, width], `key` [B, key heads, keys, width]; `mask` as SDPA takes it (bool or
     additive, four dimensions) or as flash attention does ([B, keys], 0 where padded). Without a mask the last
-    query sees every key.
+    query sees every key. `softcap`: the bound of the scores before the softmax, None for none.
     """
-    batch, heads, _, width = query.shape
-    key_heads, keys = key.shape[1], key.shape[2]
-    rows = query[:, :, -1].view(batch, key_heads, heads // key_heads, width)
-    scores = torch.matmul(rows, key.transpose(2, 3)).view(batch, heads, keys).float()
-    scores = scores * (scaling if scaling is not None else width**-0.5)
+    keys = key.shape[2]
+    scores = _scores(query[:, :, -1:], key, scaling, softcap)
     if mask is not None:
-        row = mask[:, :, -1, :keys] if mask.dim() == 4 else mask[:, None, :keys].bool()
-        scores = scores.masked_fill(~row, float("-inf")) if row.dtype == torch.bool else scores + row
-    return scores.softmax(dim=-1)
+        mask = mask[:, :, -1:, :keys] if mask.dim() == 4 else mask[:, None, None, :keys].bool()
+    return _masked(scores, mask)[:, :, 0].softmax(dim=-1)
+
+
+def _scores(query: Tensor, key: Tensor, scaling: float | None, softcap: float | None) -> Tensor:
+    """[B, heads, queries, keys] float32; heads of a group share a key head."""
+    batch, heads, queries, width = query.shape
+    key_heads, keys = key.shape[1], key.shape[2]
+    grouped = query.reshape(batch, key_heads, heads // key_heads * queries, width)
+    scores = torch.matmul(grouped, key.transpose(2, 3)).view(batch, heads, queries, keys).float()
+    scores = scores * (scaling if scaling is not None else width**-0.5)
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
+
+
+def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask

@@ -18,10 +18,10 @@ from secondglance_server.engine.protocol import (
     AnswerRequest,
     AnswerResult,
     AttentionMap,
+    EncoderBudget,
     EngineError,
     EngineInfo,
     Picture,
-    PixelBudget,
     TokenStats,
 )
 
@@ -30,8 +30,8 @@ FAKE_INFO = EngineInfo(
     family="fake",
     device="none",
     dtype="none",
-    image=PixelBudget(max_width=336, max_height=336),
-    patch=PixelBudget(max_width=336, max_height=336),
+    image=EncoderBudget(max_width=336, max_height=336),
+    patch=EncoderBudget(max_width=336, max_height=336),
     max_new_tokens=64,
 )
 

@@ -4,8 +4,9 @@ taken off again.
 transformers' own dynamic layer concatenates, which copies the whole prefix for every token. Here a layer is
 one buffer with a length, so going back to the prefix is setting a number. Buffers start as zeros: attention
 under a mask multiplies what lies behind the length by nothing, and nothing times garbage may be NaN. Knows no
-model and no picture. Not covered: layers that keep only a window; a full layer under a windowed mask gives
-the same answers.
+model and no picture. Layers that look through a window are kept whole too: under a windowed mask they give
+the same answers. Not covered: layers that keep a state of another kind (recurrent ones, convolutions, layers
+that share another's keys); `full_layers` refuses them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
 
 SLACK_TOKENS = 96  # room behind a stored prefix: a question and a short answer fit without copying
 _CAPACITY_STEP = 64  # few different capacities, so that work prepared for one shape is used again
@@ -88,6 +95,24 @@ class PrefixStates:
     @property
     def n_bytes(self) -> int:
         return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+
+
+def full_layers(text_config: Any) -> tuple[int, ...]:
+    """Return the indices of the layers that see the whole context; others look through a window or chunks.
+
+    transformers' own choice of cache layers decides. Raises ValueError for a layer whose state is not keys
+    and values, one for each token.
+    """
+    full: list[int] = []
+    for index, layer in enumerate(DynamicCache(config=text_config).layers):
+        if type(layer) is DynamicLayer:
+            full.append(index)
+        elif type(layer) is not DynamicSlidingWindowLayer:
+            raise ValueError(
+                f"text model {text_config.model_type!r} is not supported: layer {index} keeps a "
+                f"{type(layer).__name__}, and prefixes are shared as keys and values only"
+            )
+    return tuple(full)
 
 
 def empty_cache(n_layers: int, capacity: int) -> Cache:

@@ -6,14 +6,13 @@ stands with its reason in `EngineInfo.notes`.
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 import PIL.Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
-from transformers.utils.hub import cached_file
+from transformers.processing_utils import ProcessorMixin
 from transformers.utils.logging import (
     disable_progress_bar,
     enable_progress_bar,
@@ -23,17 +22,37 @@ from transformers.utils.logging import (
 import secondglance_server.engine.embedded.tower  # noqa: F401  # registers its encoder
 from secondglance_server.engine.adapters import discover
 from secondglance_server.engine.adapters.base import TransformersAdapter
-from secondglance_server.engine.attention import register_capture
-from secondglance_server.engine.model_defaults import Calibration, read_calibration
+from secondglance_server.engine.attention import SOFTCAP, register_capture
+from secondglance_server.engine.kv_cache import full_layers
+from secondglance_server.engine.model_defaults import ModelDefaults, read_model_defaults
 from secondglance_server.engine.placement import Placement, default_cache_bytes, place
 from secondglance_server.engine.prefix import PrefixEngine
-from secondglance_server.engine.prompt import PromptBuilder
+from secondglance_server.engine.prompt import PromptBuilder, first_that_places_pictures
 from secondglance_server.engine.protocol import AnswerRequest, Engine, EngineError, EngineInfo, Picture
 from secondglance_server.engine.steps import STEPS_BEFORE_RECORDING
 
 EMBEDDED = "embedded"
 EMBEDDED_WEIGHTS = pathlib.Path(__file__).parent / "embedded" / "weights"
 _MAX_NEW_TOKENS = 256
+# of a model's generation_config: what acts on greedy logits, with the values that leave them as they are
+_LOGITS_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (None, 1.0),
+    "encoder_repetition_penalty": (None, 1.0),
+    "no_repeat_ngram_size": (None, 0),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "bad_words_ids": (None, []),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "sequence_bias": (None, {}),
+    "exponential_decay_length_penalty": (None,),
+    "guidance_scale": (None, 1.0),
+    "num_beams": (None, 1),
+    "penalty_alpha": (None, 0.0),
+}
 _WARM_UP_TOKENS = 16  # as many as a request asks for by default: its caches have the same capacity
 
 
@@ -62,12 +81,10 @@ def load_engine(
         placement = place(device, dtype, attn, decode)
         family, config = _family(source)
         adapter = _load_adapter(family, source, config, placement)
-        calibration = read_calibration(pathlib.Path(source))
-        engine = build_engine(
-            adapter, model, placement=placement, calibration=calibration, cache_bytes=cache_bytes
-        )
+        defaults = read_model_defaults(pathlib.Path(source))
+        engine = build_engine(adapter, model, placement=placement, defaults=defaults, cache_bytes=cache_bytes)
         _warm_up(engine)
-    except (OSError, ValueError, RuntimeError, EngineError) as exc:
+    except Exception as exc:  # files and templates are somebody else's: any failure means the same
         raise ModelLoadError(f"model {model!r} cannot be loaded: {exc}") from exc
     finally:
         PIL.Image.MAX_IMAGE_PIXELS = max_pixels  # some processors lift Pillow's limit for the whole process
@@ -81,18 +98,23 @@ def build_engine(
     name: str,
     *,
     placement: Placement,
-    calibration: Calibration | None = None,
+    defaults: ModelDefaults | None = None,
     cache_bytes: int | None = None,
 ) -> PrefixEngine:
-    """The engine around a loaded adapter. Raises ValueError for a calibration that does not fit the model."""
-    calibration = calibration or Calibration()
+    """The engine around a loaded adapter. Raises ValueError for defaults that do not fit the model."""
+    defaults = defaults or ModelDefaults()
     reasons = list(placement.reasons)
     if cache_bytes is None:
         cache_bytes, reason = default_cache_bytes(placement.device)
         reasons.append(reason)
-    layers = calibration.layers(adapter.layers, adapter.n_layers)
-    localization = calibration.localization_defaults(adapter.localization)
+    layers = defaults.layers(adapter.layers, adapter.n_layers)
+    localization = defaults.localization_defaults(adapter.localization)
     reasons.append(f"attention of layer(s) {list(layers)} of {adapter.n_layers}: {localization.origin}")
+    if not adapter.can_pad:
+        reasons.append("only questions of equal length share a batch: layers with a window cannot be padded")
+    ignored = _ignored_processors(getattr(adapter.model, "generation_config", None))
+    if ignored:
+        reasons.append(f"generation_config's {', '.join(ignored)} is not applied: answers are plain greedy")
     prompts = PromptBuilder(adapter)
     if not prompts.starts_with_the_picture:
         reasons.append("no shared prefixes: this model's prompts do not start with the picture")
@@ -103,8 +125,8 @@ def build_engine(
         dtype=str(placement.dtype).removeprefix("torch."),
         image=adapter.image,
         patch=adapter.patch,
-        max_new_tokens=calibration.max_new_tokens or _MAX_NEW_TOKENS,
-        gate=calibration.gate_defaults(),
+        max_new_tokens=defaults.max_new_tokens or _MAX_NEW_TOKENS,
+        gate=defaults.gate_defaults(),
         localization=localization,
         notes=tuple(reasons),
     )
@@ -119,9 +141,21 @@ def build_engine(
 
 
 def attention_setting(attention: str) -> dict[str, str]:
-    """transformers' `attn_implementation`: the capturing twin for the text model, SDPA for everything
-    else."""
+    """Return transformers' `attn_implementation`: the capturing twin for the text model, SDPA elsewhere."""
     return {"": "sdpa", "text_config": register_capture(attention), "vision_config": "sdpa"}
+
+
+def _ignored_processors(generation_config: Any) -> list[str]:
+    """Return "name=value" of each setting that would change a greedy answer and is not honoured here."""
+    names = [name for name in _LOGITS_SETTINGS if hasattr(generation_config, name)]
+    given = {name: getattr(generation_config, name) for name in names}
+    return [f"{name}={value!r}" for name, value in given.items() if value not in _LOGITS_SETTINGS[name]]
+
+
+def _text_attention(text_config: Any, placement: Placement) -> str:
+    """Return the text model's kernel: the one that was chosen, unless SDPA cannot compute its scores."""
+    has_softcap = getattr(text_config, "attn_logit_softcapping", None) is not None
+    return SOFTCAP if has_softcap and placement.attention == "sdpa" else placement.attention
 
 
 def _family(source: str) -> tuple[type[TransformersAdapter], Any]:
@@ -139,30 +173,40 @@ def _family(source: str) -> tuple[type[TransformersAdapter], Any]:
 def _load_adapter(
     family: type[TransformersAdapter], source: str, config: Any, placement: Placement
 ) -> TransformersAdapter:
+    text_config = config.get_text_config()
+    full_layers(text_config)  # refuses what cannot be served before gigabytes are read
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    templates = _chat_templates(family, source, tokenizer)
+    _, template = first_that_places_pictures(tokenizer, templates, family.placeholder)
     image_processor = family.load_image_processor(source, config)
     model: Any = AutoModelForImageTextToText.from_pretrained(
         source,
         config=config,
         dtype=placement.dtype,
-        attn_implementation=attention_setting(placement.attention),
+        attn_implementation=attention_setting(_text_attention(text_config, placement)),
         trust_remote_code=False,
         use_safetensors=True,
     )
     model = model.to(placement.device).eval().requires_grad_(False)
-    template = tokenizer.chat_template or _processor_template(source) or family.default_chat_template
-    if template is None:
-        raise ValueError("the model comes without a chat template")
     return family(model, tokenizer, image_processor, template)
 
 
-def _processor_template(source: str) -> str | None:
-    """Models of older releases keep the chat template in a file that only their processor reads."""
-    path = cached_file(source, "chat_template.json", _raise_exceptions_for_missing_entries=False)
-    if path is None:
-        return None
-    template: str = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["chat_template"]
-    return template
+def _chat_templates(family: type[TransformersAdapter], source: str, tokenizer: Any) -> list[tuple[str, str]]:
+    """Return (name, template): the processor's, the tokenizer's, the family's; the default of each first."""
+    processor, _ = ProcessorMixin.get_processor_dict(source)
+    origins = {
+        "processor": processor.get("chat_template"),
+        "tokenizer": tokenizer.chat_template,
+        "family": family.default_chat_template,
+    }
+    found: list[tuple[str, str]] = []
+    for origin, templates in origins.items():
+        if isinstance(templates, list):  # as older releases saved named ones
+            templates = {one["name"]: one["template"] for one in templates}
+        named = templates if isinstance(templates, dict) else {"default": templates} if templates else {}
+        default_first = sorted(named, key=lambda name: name != "default")
+        found += [(f"the {origin}'s {name} template", named[name]) for name in default_first]
+    return found
 
 
 def _warm_up(engine: PrefixEngine) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from secondglance_server.engine.protocol import Aggregate, GateDefaults, LocalizationDefaults, Metric
+from secondglance_protocol.wire import Aggregate, Metric
+from secondglance_server.engine.protocol import GateDefaults, LocalizationDefaults
 
-CALIBRATION_FILE = "secondglance.json"
+DEFAULTS_FILE = "secondglance.json"
 
 
 class _Section(BaseModel):
@@ -27,25 +28,25 @@ class _Section(BaseModel):
         return self.model_dump(exclude_unset=True)
 
 
-class GateCalibration(_Section):
+class GateSection(_Section):
     metric: Metric = "min_entropy"
     aggregate: Aggregate = "max"
     threshold: float = Field(default=0.0, allow_inf_nan=False)
 
 
-class LocalizationCalibration(_Section):
+class LocalizationSection(_Section):
     attention: str = Field(default="relative", pattern="^(plain|relative)$")
     window: str = Field(default="vicrop", pattern="^(vicrop|mass)$")
     base_side: PositiveInt = 336
     min_side_cells: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     pad_cells: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     layers: list[NonNegativeInt] = Field(default_factory=list, min_length=1)
-    origin: str = CALIBRATION_FILE
+    origin: str = DEFAULTS_FILE
 
 
-class Calibration(_Section):
-    gate: GateCalibration = Field(default_factory=GateCalibration)
-    localization: LocalizationCalibration = Field(default_factory=LocalizationCalibration)
+class ModelDefaults(_Section):
+    gate: GateSection = Field(default_factory=GateSection)
+    localization: LocalizationSection = Field(default_factory=LocalizationSection)
     max_new_tokens: PositiveInt | None = None
 
     def gate_defaults(self) -> GateDefaults:
@@ -55,23 +56,23 @@ class Calibration(_Section):
         given = self.localization.given()
         given.pop("layers", None)
         if given:
-            given.setdefault("origin", CALIBRATION_FILE)
+            given.setdefault("origin", DEFAULTS_FILE)
         return replace(family, **given)
 
     def layers(self, family: tuple[int, ...], n_layers: int) -> tuple[int, ...]:
         """Raises ValueError for a layer that the model does not have."""
         chosen = tuple(self.localization.layers) or family
         if max(chosen) >= n_layers:
-            raise ValueError(f"{CALIBRATION_FILE}: layers {list(chosen)}, but the model has {n_layers}")
+            raise ValueError(f"{DEFAULTS_FILE}: layers {list(chosen)}, but the model has {n_layers}")
         return chosen
 
 
-def read_calibration(directory: pathlib.Path) -> Calibration:
-    """The directory's calibration, or an empty one. Raises ValueError that names file and key."""
-    path = directory / CALIBRATION_FILE
+def read_model_defaults(directory: pathlib.Path) -> ModelDefaults:
+    """The directory's defaults, or an empty one. Raises ValueError that names file and key."""
+    path = directory / DEFAULTS_FILE
     if not path.is_file():
-        return Calibration()
+        return ModelDefaults()
     try:
-        return Calibration.model_validate_json(path.read_bytes())
+        return ModelDefaults.model_validate_json(path.read_bytes())
     except ValidationError as exc:
         raise ValueError(f"{path}: {exc}") from exc

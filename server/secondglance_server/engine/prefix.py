@@ -23,14 +23,13 @@ from secondglance_server.engine.protocol import (
     AnswerRequest,
     AnswerResult,
     AttentionMap,
+    BrokenDeviceError,
     EngineError,
     EngineInfo,
     Picture,
     TokenStats,
 )
 from secondglance_server.engine.steps import StepRecorder
-
-_FAILURES = (RuntimeError, ValueError, MemoryError)  # of a model on an input or a device
 
 NEUTRAL_PROMPT = "Write a general description of the image."
 
@@ -71,8 +70,8 @@ class PrefixEngine:
         for index, request in enumerate(requests):
             try:
                 waiting[index] = self._job(request)
-            except EngineError as exc:
-                outcomes[index] = exc
+            except Exception as exc:  # whatever it is, it is this request's own
+                outcomes[index] = _own_failure(exc)
         while waiting:
             batch = like_the_first(waiting, self._held, can_pad=self.adapter.can_pad)
             jobs = [waiting.pop(index) for index in batch]
@@ -87,10 +86,8 @@ class PrefixEngine:
             return job.held.neutral
         try:
             attention = self._prefill([job]).maps[0]
-        except _FAILURES as exc:
-            if _is_out_of_memory(exc):
-                self._make_room([job])
-            raise EngineError(f"{type(exc).__name__}: {exc}") from exc
+        except Exception as exc:  # a model's code may raise anything
+            raise self._failure_of([job], exc) from exc
         assert attention is not None
         held = self._held(job)
         if held is not None:
@@ -118,20 +115,24 @@ class PrefixEngine:
         """One failing request must not take others with it: a batch that fails is run again one by one."""
         try:
             return list(self._run(jobs))
-        except _FAILURES as exc:
-            if _is_out_of_memory(exc):
-                self._make_room(jobs)
-            elif len(jobs) == 1:
-                return [EngineError(f"{type(exc).__name__}: {exc}")]
+        except Exception as exc:  # a model's code may raise anything
+            failure = self._failure_of(jobs, exc)
+            if len(jobs) == 1 and not _is_out_of_memory(exc):
+                return [failure]
         return [self._answer_alone(job) for job in jobs]
 
     def _answer_alone(self, job: Job) -> AnswerResult | EngineError:
         try:
             return self._run([job])[0]
-        except _FAILURES as exc:
-            if _is_out_of_memory(exc):
-                self._make_room([job])
-            return EngineError(f"{type(exc).__name__}: {exc}")
+        except Exception as exc:  # a model's code may raise anything
+            return self._failure_of([job], exc)
+
+    def _failure_of(self, jobs: list[Job], exc: Exception) -> EngineError:
+        """Return what the jobs failed of, with room made if it was memory. Raises BrokenDeviceError."""
+        failure = _own_failure(exc)
+        if _is_out_of_memory(exc):
+            self._make_room(jobs)
+        return failure
 
     def _make_room(self, jobs: list[Job]) -> None:
         """Gives the prefixes' memory back to the device: they can be computed again."""
@@ -189,6 +190,30 @@ class PrefixEngine:
         return tuple(result)
 
 
+def _own_failure(exc: Exception) -> EngineError:
+    """Return the failure of one request. Raises BrokenDeviceError if no other would fare better."""
+    if isinstance(exc, EngineError):
+        return exc
+    reason = f"{type(exc).__name__}: {exc}"
+    if _is_broken_device(exc):
+        raise BrokenDeviceError(reason) from exc
+    failure = EngineError(reason)
+    failure.__cause__ = exc
+    return failure
+
+
 def _is_out_of_memory(exc: Exception) -> bool:
-    """On the CPU torch raises a plain RuntimeError."""
-    return isinstance(exc, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(exc)
+    """Return whether there was no memory: on the CPU torch raises a plain RuntimeError for it."""
+    if isinstance(exc, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(exc, RuntimeError) and any(
+        sign in str(exc) for sign in ("DefaultCPUAllocator", "CUDA error: out of memory")
+    )
+
+
+def _is_broken_device(exc: Exception) -> bool:
+    """Return whether the device's context is lost: after a CUDA assert every further call fails as well."""
+    if _is_out_of_memory(exc) or not isinstance(exc, RuntimeError):
+        return False
+    signs = ("device-side assert", "CUDA error")
+    return isinstance(exc, torch.AcceleratorError) or any(sign in str(exc) for sign in signs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from secondglance_server.engine.adapters.protocol import Adapter, ImageLayout
 
@@ -36,7 +37,7 @@ class PromptBuilder:
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
         self._tokenizer = adapter.tokenizer
-        self._templates = {count: self._render(count) for count in (1, 2)}
+        self._templates = _rendered(adapter.tokenizer, adapter.chat_template, adapter.placeholder)
         self._control_ids, self._control = self._control_tokens()
         self._controls_written: dict[str, int] = {}  # by prompt without its question
 
@@ -62,20 +63,6 @@ class PromptBuilder:
     def harmless(self, question: str) -> str:
         """The question with a space in every control token that it spells."""
         return self._control.sub(lambda match: match[0][0] + " " + match[0][1:], question)
-
-    def _render(self, count: int) -> list[str]:
-        """The template's text, cut at the images."""
-        content = [{"type": "image"}] * count + [{"type": "text", "text": _QUESTION}]
-        text = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=self._adapter.chat_template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        parts: list[str] = text.split(self._adapter.placeholder)
-        if len(parts) != count + 1 or text.count(_QUESTION) != 1:
-            raise ValueError(f"the chat template does not place {count} images and a question: {text!r}")
-        return parts
 
     def _control_tokens(self) -> tuple[set[int], re.Pattern[str]]:
         added = self._tokenizer.added_tokens_decoder
@@ -123,3 +110,43 @@ class PromptBuilder:
             prefix=places[0] + first.run if self.starts_with_the_picture else 0,
             grid=slice(start, start + first.rows * first.cols),
         )
+
+
+def first_that_places_pictures(
+    tokenizer: Any, candidates: Sequence[tuple[str, str]], placeholder: str
+) -> tuple[str, str]:
+    """Return the first (name, chat template) that has a place for one and for two pictures.
+
+    Raises ValueError that says what is wrong with each.
+    """
+    complaints: list[str] = []
+    for name, template in candidates:
+        try:
+            _rendered(tokenizer, template, placeholder)
+        except ValueError as exc:
+            complaints.append(f"{name}: {exc}")
+        else:
+            return name, template
+    raise ValueError("; ".join(complaints) or "the model comes without a chat template")
+
+
+def _rendered(tokenizer: Any, template: str, placeholder: str) -> dict[int, list[str]]:
+    """Return the template's text for one and for two pictures, cut at the pictures. Raises ValueError."""
+    return {count: _cut_at_pictures(tokenizer, template, placeholder, count) for count in (1, 2)}
+
+
+def _cut_at_pictures(tokenizer: Any, template: str, placeholder: str, count: int) -> list[str]:
+    content = [{"type": "image"}] * count + [{"type": "text", "text": _QUESTION}]
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+    except Exception as exc:  # a template is a program of somebody else's
+        raise ValueError(f"the chat template fails: {type(exc).__name__}: {exc}") from exc
+    parts: list[str] = text.split(placeholder)
+    if len(parts) != count + 1 or text.count(_QUESTION) != 1:
+        raise ValueError(f"the chat template does not place {count} images and a question: {text!r}")
+    return parts

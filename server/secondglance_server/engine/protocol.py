@@ -16,12 +16,11 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Metric = Literal["min_entropy", "shannon", "margin"]
-Aggregate = Literal["max", "mean", "first", "sum"]
+from secondglance_protocol.wire import Aggregate, Metric
 
 
 @dataclass(frozen=True, slots=True)
-class PixelBudget:
+class EncoderBudget:
     """The largest picture that the model's encoder can use.
 
     `max_pixels` only for encoders with a free aspect ratio.
@@ -61,8 +60,8 @@ class EngineInfo:
     family: str
     device: str
     dtype: str
-    image: PixelBudget
-    patch: PixelBudget
+    image: EncoderBudget
+    patch: EncoderBudget
     max_new_tokens: int
     gate: GateDefaults = field(default_factory=GateDefaults)
     localization: LocalizationDefaults = field(default_factory=LocalizationDefaults)
@@ -140,6 +139,10 @@ class AnswerResult:
 
 class EngineError(Exception):
     """The model failed on this input or this device; the server answers 503 and goes on."""
+
+
+class BrokenDeviceError(Exception):
+    """The device will answer nothing more in this process; the server ends for its supervisor."""
 
 
 class Engine(Protocol):

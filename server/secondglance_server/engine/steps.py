@@ -27,7 +27,7 @@ from secondglance_server.engine.prefill import Prefilled
 
 _log = logging.getLogger("secondglance_server.engine")
 
-Step = Callable[[Tensor], Tensor]  # tokens [B] to the next logits [B, vocabulary]
+DecodeStep = Callable[[Tensor], Tensor]  # tokens [B] to the next logits [B, vocabulary]
 
 STEPS_BEFORE_RECORDING = 128
 _MOST_RECORDINGS = 16  # a few megabytes each: batches of 1 to 8 at two capacities
@@ -97,7 +97,7 @@ class StepRecorder:
         self._recordings: OrderedDict[tuple[int, int], Callable[..., Tensor] | None] = OrderedDict()
         self.patience = STEPS_BEFORE_RECORDING
 
-    def step_from(self, state: Prefilled) -> Step:
+    def step_from(self, state: Prefilled) -> DecodeStep:
         """How to go on from `state`, whose cache the steps fill."""
         eager = EagerStep(self._adapter, state)
         if not self._is_recording:

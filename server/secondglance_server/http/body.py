@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from secondglance_protocol.defaults import DEFAULT_LIMITS
 from secondglance_protocol.errors import ErrorCode
 from secondglance_server.errors import ProblemError, busy
 from secondglance_server.http.door import destination_of
@@ -22,6 +23,9 @@ from secondglance_server.http.observe import facts_of
 from secondglance_server.inference.device_queue import Stage
 from secondglance_server.inference.ticket import deadline_exceeded
 from secondglance_server.settings import ServerSettings
+
+BODY_GRACE_S = DEFAULT_LIMITS.body_grace_s  # before the slowest allowed pace is held
+MIN_BODY_BYTES_PER_S = DEFAULT_LIMITS.min_body_bytes_per_s  # after the grace
 
 
 class BodyMiddleware:
@@ -39,7 +43,7 @@ class BodyMiddleware:
             return
         stage = destination_of(scope).stage
         if stage is None:
-            await self._app(scope, _replay(b""), send)
+            await self._app(scope, _whole_body(b""), send)
             return
         limit = self._limits[stage]
         facts = facts_of(scope)
@@ -91,15 +95,14 @@ class BodyMiddleware:
 
     def _due(self, n_received: int, began: float, deadline: float) -> float:
         """Until when the next bytes of a body must come."""
-        settings = self._settings
-        pace_s = max(settings.body_grace_s, n_received / settings.min_body_bytes_per_s)
-        return min(deadline, began + min(settings.body_timeout_s, pace_s))
+        pace_s = max(BODY_GRACE_S, n_received / MIN_BODY_BYTES_PER_S)
+        return min(deadline, began + min(self._settings.body_timeout_s, pace_s))
 
     async def _run_while_connected(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        reply = _Reply(send)
+        reply = _WatchedReply(send)
 
         async def run() -> None:
-            await self._app(scope, _replay(body), reply)
+            await self._app(scope, _whole_body(body), reply)
 
         app = asyncio.create_task(run())
         left = asyncio.create_task(_wait_for_disconnect(receive))
@@ -142,7 +145,7 @@ class _Memory:
             self._held -= mine
 
 
-class _Reply:
+class _WatchedReply:
     """Sends, and remembers whether all was sent."""
 
     def __init__(self, send: Send) -> None:
@@ -173,7 +176,7 @@ def _too_large(limit: int) -> ProblemError:
     return ProblemError(ErrorCode.BODY_TOO_LARGE, f"at most {limit} bytes are taken here")
 
 
-def _replay(body: bytes) -> Receive:
+def _whole_body(body: bytes) -> Receive:
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:

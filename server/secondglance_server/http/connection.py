@@ -14,13 +14,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import h11
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from secondglance_protocol.defaults import DEFAULT_LIMITS
 from secondglance_protocol.errors import ErrorCode
 from secondglance_server.errors import ProblemError, busy
 from secondglance_server.http.linger import LINGER_S
@@ -28,6 +29,10 @@ from secondglance_server.http.problems import problem_response
 from secondglance_server.http.strict_http import StrictConnection
 from secondglance_server.inference.facts import new_request_id
 from secondglance_server.settings import ServerSettings
+
+HEADER_TIMEOUT_S = DEFAULT_LIMITS.header_timeout_s  # from the connection or a request's first byte
+MAX_HEADER_BYTES: Final = DEFAULT_LIMITS.max_header_bytes  # request line and all headers
+WRITE_TIMEOUT_S = DEFAULT_LIMITS.write_timeout_s  # for a client that does not read its reply
 
 _log = logging.getLogger("secondglance_server.http.connection")
 
@@ -53,11 +58,11 @@ class GuardedConnection(H11Protocol):
         on_refusal: OnRefusal,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.conn: StrictConnection = StrictConnection(settings.max_header_bytes)
+        self.conn: StrictConnection = StrictConnection(MAX_HEADER_BYTES)
         self._settings = settings
         self._on_refusal = on_refusal
-        self._head_timer = _Timer(self.loop, settings.header_timeout_s, self._head_is_late)
-        self._write_timer = _Timer(self.loop, settings.write_timeout_s, self._reader_is_late)
+        self._head_timer = _Timer(self.loop, HEADER_TIMEOUT_S, self._head_is_late)
+        self._write_timer = _Timer(self.loop, WRITE_TIMEOUT_S, self._reader_is_late)
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's

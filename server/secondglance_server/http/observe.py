@@ -48,7 +48,7 @@ class ObserveMiddleware:
         facts = RequestFacts(request_id=_request_id(headers), trace_id=trace.trace_id, span_id=trace.span_id)
         scope.setdefault("state", {})["facts"] = facts
         ids = {REQUEST_ID_HEADER: facts.request_id, TRACERESPONSE_HEADER: str(trace)}
-        reply = _Reply(send, ids)
+        reply = _CountedReply(send, ids)
         began = time.perf_counter()
         try:
             with self._metrics.in_flight():
@@ -63,7 +63,7 @@ class ObserveMiddleware:
             span.end(facts, route=route, method=method, status=status)
 
 
-class _Reply:
+class _CountedReply:
     """Sends, and remembers what was sent."""
 
     def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
@@ -81,7 +81,9 @@ class _Reply:
         await self._send(message)
 
 
-async def _answer(app: ASGIApp, facts: RequestFacts, scope: Scope, receive: Receive, reply: _Reply) -> None:
+async def _answer(
+    app: ASGIApp, facts: RequestFacts, scope: Scope, receive: Receive, reply: _CountedReply
+) -> None:
     try:
         await app(scope, receive, reply)
         return

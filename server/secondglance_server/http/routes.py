@@ -31,7 +31,7 @@ from secondglance_server.http.openapi import (
     PUT_DOCS,
     READY_DOCS,
 )
-from secondglance_server.http.state import ServerParts
+from secondglance_server.http.state import ServerState
 from secondglance_server.http.validation import validation_problem
 from secondglance_server.inference.idempotency import payload_sha256
 from secondglance_server.inference.images import upload_of
@@ -43,15 +43,16 @@ router = APIRouter(generate_unique_id_function=lambda route: route.name)
 REPLAYED_HEADER = "Idempotency-Replayed"
 
 
-def parts_of(request: Request) -> ServerParts:
-    """The parts of the app that this request came to."""
-    parts = request.app.state.parts
-    assert isinstance(parts, ServerParts)
-    return parts
+def state_of(request: Request) -> ServerState:
+    """Return the state of the app that this request came to."""
+    server = request.app.state.server
+    assert isinstance(server, ServerState)
+    return server
 
 
-Parts = Annotated[ServerParts, Depends(parts_of)]
-InferenceId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS)]
+State = Annotated[ServerState, Depends(state_of)]
+# The pattern only tells readers of the schema what the door refuses.
+InferenceId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 
 
 @router.get("/healthz", tags=["operation"], summary="Is the process alive?")
@@ -60,30 +61,30 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", tags=["operation"], summary="Does the server want requests?", **READY_DOCS)
-async def readyz(parts: Parts) -> dict[str, str]:
-    parts.readiness.check()
+async def readyz(server: State) -> dict[str, str]:
+    server.readiness.check()
     return {"status": "ready"}
 
 
 @router.get("/metrics", tags=["operation"], summary="Prometheus metrics", **METRICS_DOCS)
-async def metrics(parts: Parts) -> Response:
-    return Response(parts.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+async def metrics(server: State) -> Response:
+    return Response(server.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.get(f"{API_PREFIX}/model", tags=["inference"], summary="What an edge must know", **MODEL_DOCS)
-async def get_model(parts: Parts) -> ModelResponse:
-    return model_response(parts.loaded().info, parts.settings)
+async def get_model(server: State) -> ModelResponse:
+    return model_response(server.loaded().info, server.settings)
 
 
 @router.post(INFERENCES, tags=["inference"], summary="Stage one: ask", **POST_DOCS)
-async def create_inference(request: Request, parts: Parts) -> Response:
+async def create_inference(request: Request, server: State) -> Response:
     facts = facts_of(request.scope)
-    two_stages = parts.loaded()
+    two_stages = server.loaded()
     given = parse_parts(request.headers.get("content-type", ""), await request.body())
     message, image = _unpack(given)
     upload = None if image is None else await upload_of(image)
     facts.image_sha256 = None if upload is None else upload.sha256
-    ticket = parts.ticket(facts)
+    ticket = server.ticket(facts)
 
     async def work() -> InferenceResponse:
         return await two_stages.ask(message, upload, facts, ticket)
@@ -92,7 +93,7 @@ async def create_inference(request: Request, parts: Parts) -> Response:
     if key is None:
         return _json(await see_through(work(), ticket))
     payload = payload_sha256(given[REQUEST_PART], (facts.image_sha256 or "").encode())
-    once = parts.replies.once(facts.tenant, key, payload, work)
+    once = server.replies.once(facts.tenant, key, payload, work)
     reply, is_replay = await see_through(once, ticket)
     if is_replay:
         facts.outcome = "replayed"
@@ -106,27 +107,27 @@ async def create_inference(request: Request, parts: Parts) -> Response:
     summary="Stage two: send the region asked for",
     **PUT_DOCS,
 )
-async def put_patch(request: Request, inference_id: InferenceId, parts: Parts) -> Response:
+async def put_patch(request: Request, inference_id: InferenceId, server: State) -> Response:
     facts = facts_of(request.scope)
-    two_stages = parts.loaded()
+    two_stages = server.loaded()
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in MEDIA_TYPES:
         raise ProblemError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"Content-Type: {' or '.join(MEDIA_TYPES)}")
     patch = await upload_of(await request.body())
     facts.image_sha256 = patch.sha256
-    ticket = parts.ticket(facts)
+    ticket = server.ticket(facts)
     work = two_stages.look_again(inference_id, patch, facts, ticket)
     return _json(await see_through(work, ticket))
 
 
 @router.get(INFERENCE, tags=["inference"], summary="The reply again", **GET_DOCS)
-async def get_inference(request: Request, inference_id: InferenceId, parts: Parts) -> Response:
-    return _json(parts.sessions.get(facts_of(request.scope).tenant, inference_id).reply)
+async def get_inference(request: Request, inference_id: InferenceId, server: State) -> Response:
+    return _json(server.sessions.get(facts_of(request.scope).tenant, inference_id).reply)
 
 
 @router.delete(INFERENCE, tags=["inference"], summary="Forget it", **DELETE_DOCS)
-async def delete_inference(request: Request, inference_id: InferenceId, parts: Parts) -> Response:
-    parts.forget(facts_of(request.scope).tenant, inference_id)
+async def delete_inference(request: Request, inference_id: InferenceId, server: State) -> Response:
+    server.forget(facts_of(request.scope).tenant, inference_id)
     return Response(status_code=204)
 
 

@@ -24,7 +24,7 @@ from secondglance_server.telemetry.tracing import Tracer
 
 
 @dataclass(slots=True)
-class ServerParts:
+class ServerState:
     """`engine` and `two_stages` come with the loaded model."""
 
     settings: ServerSettings

@@ -22,6 +22,7 @@ from secondglance_server.engine.protocol import (
     AnswerRequest,
     AnswerResult,
     AttentionMap,
+    BrokenDeviceError,
     Engine,
     EngineError,
     Picture,
@@ -98,7 +99,7 @@ class DeviceQueue:
         self._preparing = {1: 0, 2: 0}  # requests of each stage that will ask for an answer soon
         self._running: list[_Answer] | list[_Neutral] = []
         self._call_began: float | None = None
-        self._has_died = False
+        self._death: str | None = None
         self._last_batch = 0  # requests in the batch before
         self._last_batch_s = 0.0
 
@@ -132,9 +133,9 @@ class DeviceQueue:
         return 0.0 if began is None else time.monotonic() - began
 
     @property
-    def has_died(self) -> bool:
-        """Whether the owner thread has ended without being told to."""
-        return self._has_died
+    def death(self) -> str | None:
+        """Return why the owner thread has ended without being told to, None while it lives."""
+        return self._death
 
     @property
     def depth(self) -> int:
@@ -210,8 +211,12 @@ class DeviceQueue:
         try:
             while self._step(engine):
                 pass
+        except BrokenDeviceError as exc:  # said once, by the watchdog
+            self._death = f"the device is broken: {exc}"
+            self.abandon()
+            return
         except BaseException:  # what is no failure of a request; threading reports it
-            self._has_died = True
+            self._death = "the device's thread has ended"
             self.abandon()
             raise
         self._cancel_waiting()
@@ -282,6 +287,8 @@ def _run_neutral(engine: Engine, work: _Neutral) -> None:
         return
     try:
         attention = engine.neutral_attention(work.picture)
+    except BrokenDeviceError:
+        raise
     except Exception as exc:  # outermost boundary of the device thread
         _fail(work.future, _as_engine_error(exc))
     else:
@@ -293,6 +300,8 @@ def _run_batch(engine: Engine, batch: list[_Answer], began: float) -> None:
         results = engine.answer([work.request for work in batch])
         if len(results) != len(batch):
             raise EngineError(f"{len(results)} results for {len(batch)} requests")
+    except BrokenDeviceError:
+        raise
     except Exception as exc:  # outermost boundary of the device thread
         results = [_as_engine_error(exc)] * len(batch)
     for work, result in zip(batch, results, strict=True):

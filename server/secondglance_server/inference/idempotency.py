@@ -62,7 +62,7 @@ class IdempotentReplies:
             )
         claim = self._claims.get((tenant, key))
         if claim is not None:
-            return _replay(claim, payload), True
+            return _kept_reply(claim, payload), True
         self._claims.put((tenant, key), _Claim((tenant, key), payload, None))
         try:
             reply = await work()
@@ -84,7 +84,7 @@ class IdempotentReplies:
         return len(self._claims)
 
 
-def _replay(claim: _Claim, payload: str) -> InferenceResponse:
+def _kept_reply(claim: _Claim, payload: str) -> InferenceResponse:
     if claim.payload_sha256 != payload:
         raise ProblemError(ErrorCode.IDEMPOTENCY_MISMATCH, "the key belongs to a request of other content")
     if claim.reply is None:

@@ -27,6 +27,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from secondglance_protocol import jpeg, png
+from secondglance_protocol.defaults import DEFAULT_LIMITS
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.exif import exif_orientation
 from secondglance_protocol.splicing import splice
@@ -111,9 +112,9 @@ def image_limits(settings: ServerSettings) -> ImageLimits:
     """Return the limits of the global image."""
     return ImageLimits(
         max_pixels=settings.max_image_pixels,
-        min_side=settings.min_side_pixels,
-        max_side=settings.max_side_pixels,
-        max_aspect_ratio=settings.max_aspect_ratio,
+        min_side=DEFAULT_LIMITS.min_side_pixels,
+        max_side=DEFAULT_LIMITS.max_side_pixels,
+        max_aspect_ratio=DEFAULT_LIMITS.max_aspect_ratio,
     )
 
 

@@ -1,12 +1,22 @@
-"""Whether the server wants requests: loading, ready, draining or failed, with the reason in words."""
+"""Whether the server wants requests: loading, ready, draining or failed, with the reason in words.
+
+`watch` notices a device that does not answer any more: its thread has ended, or a call does not come back.
+Nothing in this process can help then: a thread cannot be stopped, and the device's state is unknown. So the
+server says that it is not ready, fails what waits, and ends for its supervisor to start it anew.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from secondglance_server.errors import not_ready
+from secondglance_server.inference.device_queue import DeviceQueue
+
+_log = logging.getLogger(__name__)
 
 State = Literal["loading", "ready", "draining", "failed"]
 
@@ -57,3 +67,20 @@ class Readiness:
     def reason(self) -> str:
         """Why the server is not ready, in words."""
         return self.failure or _REASONS[self.state]
+
+
+async def watch(device: DeviceQueue, readiness: Readiness, *, max_call_s: float) -> None:
+    """Wait until the device must be given up, and give it up. Cancel it to stop watching."""
+    while (reason := _complaint(device, max_call_s)) is None:
+        await asyncio.sleep(min(1.0, max_call_s / 4))
+    _log.critical("device given up", extra={"reason": reason})
+    readiness.fail(reason)
+    device.abandon()
+
+
+def _complaint(device: DeviceQueue, max_call_s: float) -> str | None:
+    if device.death is not None:
+        return device.death
+    if device.call_age_s > max_call_s:
+        return f"the device has not come back for {max_call_s:g} s"
+    return None

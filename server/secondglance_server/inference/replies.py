@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Final, Literal
 
+import numpy as np
+
+from secondglance_protocol.defaults import DEFAULT_LIMITS
 from secondglance_protocol.protocol import (
     API_PREFIX,
-    MAX_QUESTION_BYTES,
-    MAX_REQUEST_PART_BYTES,
     MEDIA_TYPES,
     PROTOCOL_VERSION,
 )
@@ -29,13 +31,15 @@ from secondglance_protocol.wire import (
     TokenReport,
     Usage,
 )
-from secondglance_server.engine.protocol import AttentionMap, EngineInfo, PixelBudget, TokenStats
+from secondglance_server.engine.protocol import AttentionMap, EncoderBudget, EngineInfo, TokenStats
 from secondglance_server.inference.device_queue import Answered
 from secondglance_server.settings import ServerSettings
 
+_ROUNDING_CELLS = 1e-6  # a border that ends on a cell's edge leaves nothing in the next one
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class Findings:
     """Everything a reply is made of. `relevance` is the map behind `roi`, if one was looked for."""
 
     inference_id: str
@@ -53,40 +57,44 @@ class Outcome:
     relevance: AttentionMap | None = None
 
 
-def build_reply(outcome: Outcome) -> InferenceResponse:
-    result = outcome.answered.result
-    wants_relevance = "relevance" in outcome.include and outcome.relevance is not None
+# Of the limits, those that an operator may set; the others are constants of both sides.
+_SET_LIMITS: Final = sorted(Limits.model_fields.keys() & ServerSettings.model_fields.keys())
+
+
+def build_reply(findings: Findings) -> InferenceResponse:
+    result = findings.answered.result
+    wants_relevance = "relevance" in findings.include and findings.relevance is not None
     return InferenceResponse(
-        id=outcome.inference_id,
-        status="needs_patch" if outcome.patch else "answered",
-        stage=outcome.stage,
+        id=findings.inference_id,
+        status="needs_patch" if findings.patch else "answered",
+        stage=findings.stage,
         answer=result.text,
-        confidence=outcome.confidence,
-        roi=outcome.roi,
-        patch=outcome.patch,
-        image_id=outcome.image_id,
+        confidence=findings.confidence,
+        roi=findings.roi,
+        patch=findings.patch,
+        image_id=findings.image_id,
         usage=Usage(
-            received_bytes=outcome.received_bytes,
+            received_bytes=findings.received_bytes,
             prompt_tokens=result.prompt_tokens,
             cached_tokens=result.cached_tokens,
             completion_tokens=result.completion_tokens,
         ),
         timing_ms=TimingMs(
-            queue=outcome.answered.queue_ms,
-            decode_image=outcome.decode_ms,
+            queue=findings.answered.queue_ms,
+            decode_image=findings.decode_ms,
             prefill=result.prefill_ms,
             generate=result.generate_ms,
-            localize=outcome.localize_ms,
+            localize=findings.localize_ms,
         ),
-        model=outcome.model,
-        tokens=tuple(map(_token_report, result.tokens)) if "tokens" in outcome.include else None,
-        relevance=_relevance_report(outcome.relevance) if wants_relevance and outcome.relevance else None,
+        model=findings.model,
+        tokens=tuple(map(_token_report, result.tokens)) if "tokens" in findings.include else None,
+        relevance=_relevance_report(findings.relevance) if wants_relevance and findings.relevance else None,
     )
 
 
 def patch_offer(inference_id: str, info: EngineInfo, settings: ServerSettings) -> PatchOffer:
     """Where the crop may go, until when, and how large it may be."""
-    budget = _budget(info.patch, settings.max_patch_bytes, settings.max_side_pixels)
+    budget = _budget(info.patch, settings.max_patch_bytes, DEFAULT_LIMITS.max_side_pixels)
     return PatchOffer(
         url=f"{API_PREFIX}/inferences/{inference_id}/patch",
         expires_at=datetime.now(UTC) + timedelta(seconds=settings.session_ttl_s),
@@ -100,39 +108,21 @@ def model_response(info: EngineInfo, settings: ServerSettings) -> ModelResponse:
         protocol_version=PROTOCOL_VERSION,
         name=info.name,
         family=info.family,
-        image=_budget(info.image, settings.max_image_bytes, settings.max_side_pixels),
-        patch=_budget(info.patch, settings.max_patch_bytes, settings.max_side_pixels),
+        image=_budget(info.image, settings.max_image_bytes, DEFAULT_LIMITS.max_side_pixels),
+        patch=_budget(info.patch, settings.max_patch_bytes, DEFAULT_LIMITS.max_side_pixels),
         gate=DefaultGate(
             metric=info.gate.metric, aggregate=info.gate.aggregate, threshold=info.gate.threshold
         ),
-        limits=Limits(
-            max_question_bytes=MAX_QUESTION_BYTES,
-            max_new_tokens=info.max_new_tokens,
-            max_image_bytes=settings.max_image_bytes,
-            max_patch_bytes=settings.max_patch_bytes,
-            max_image_pixels=settings.max_image_pixels,
-            max_patch_pixels=settings.max_patch_pixels,
-            min_side_pixels=settings.min_side_pixels,
-            max_side_pixels=settings.max_side_pixels,
-            max_aspect_ratio=settings.max_aspect_ratio,
-            max_connections=settings.max_connections,
-            header_timeout_s=settings.header_timeout_s,
-            max_header_bytes=settings.max_header_bytes,
-            keep_alive_s=settings.keep_alive_s,
-            write_timeout_s=settings.write_timeout_s,
-            body_timeout_s=settings.body_timeout_s,
-            min_body_bytes_per_s=settings.min_body_bytes_per_s,
-            body_grace_s=settings.body_grace_s,
-            max_request_part_bytes=MAX_REQUEST_PART_BYTES,
-            max_queue=settings.max_queue,
-            inference_deadline_s=settings.inference_deadline_s,
-            session_ttl_s=settings.session_ttl_s,
-            max_sessions=settings.max_sessions,
+        limits=DEFAULT_LIMITS.model_copy(
+            update={
+                "max_new_tokens": info.max_new_tokens,
+                **{name: getattr(settings, name) for name in _SET_LIMITS},
+            }
         ),
     )
 
 
-def _budget(pixels: PixelBudget, max_bytes: int, max_side: int) -> ImageBudget:
+def _budget(pixels: EncoderBudget, max_bytes: int, max_side: int) -> ImageBudget:
     return ImageBudget(
         max_width=min(pixels.max_width, max_side),
         max_height=min(pixels.max_height, max_side),
@@ -152,6 +142,24 @@ def _token_report(token: TokenStats) -> TokenReport:
 
 
 def _relevance_report(attention: AttentionMap) -> RelevanceReport:
+    """Return the map with the whole picture inside its grid.
+
+    Where a model's patches do not cover all of the picture, cells of weight 0 stand for the rest.
+    """
+    rows, cols = attention.weights.shape
     x0, y0, x1, y1 = attention.content
-    rows = attention.weights.astype(float).tolist()
-    return RelevanceReport(weights=tuple(tuple(row) for row in rows), content=Box(x0=x0, y0=y0, x1=x1, y1=y1))
+    left, right, x0, x1 = _widened(x0, x1, cols)
+    top, bottom, y0, y1 = _widened(y0, y1, rows)
+    weights = np.pad(attention.weights.astype(float), ((top, bottom), (left, right)))
+    return RelevanceReport(
+        weights=tuple(map(tuple, weights.tolist())), content=Box(x0=x0, y0=y0, x1=x1, y1=y1)
+    )
+
+
+def _widened(start: float, end: float, n_cells: int) -> tuple[int, int, float, float]:
+    """Return the cells to add before and after, and the span [start, end] in units of the wider grid."""
+    before = math.ceil(max(0.0, -start * n_cells - _ROUNDING_CELLS))
+    after = math.ceil(max(0.0, (end - 1.0) * n_cells - _ROUNDING_CELLS))
+    wider = n_cells + before + after
+    begins, ends = (start * n_cells + before) / wider, (end * n_cells + before) / wider
+    return before, after, max(0.0, begins), min(1.0, ends)

@@ -21,6 +21,8 @@ from secondglance_server.inference.expiring import ExpiringStore
 from secondglance_server.inference.images import EncodedImage
 from secondglance_server.settings import ServerSettings
 
+MAX_TOMBSTONES = 10_000  # expired ids remembered, so that they answer 410 and not 404
+
 
 @dataclass(frozen=True, slots=True)
 class PendingPatch:
@@ -83,7 +85,7 @@ class MemorySessionStore:
             max_items=settings.max_sessions,
             max_bytes=settings.max_session_bytes,
             bytes_of=lambda session: session.n_bytes,
-            max_tombstones=settings.max_tombstones,
+            max_tombstones=MAX_TOMBSTONES,
             owner_of=lambda key: key[0],
             clock=clock,
         )

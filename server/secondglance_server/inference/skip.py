@@ -7,7 +7,7 @@ from typing import Literal
 
 from secondglance_protocol.geometry import fit_within
 from secondglance_protocol.wire import ImageSize, PixelBox
-from secondglance_server.engine.protocol import PixelBudget
+from secondglance_server.engine.protocol import EncoderBudget
 from secondglance_server.inference.intake import ImageLimits
 
 SkipReason = Literal["original_seen", "whole_image", "no_finer", "not_sendable"]
@@ -16,7 +16,7 @@ WHOLE_IMAGE_SHARE = 0.9  # of the original's area: what is left out would not pa
 _ROUNDING = 1.02  # sizes are whole pixels; a gain this small is rounding
 
 
-def seen_size(uploaded: ImageSize, budget: PixelBudget) -> ImageSize:
+def seen_size(uploaded: ImageSize, budget: EncoderBudget) -> ImageSize:
     """How many pixels of an upload the encoder uses."""
     return fit_within(
         uploaded, max_width=budget.max_width, max_height=budget.max_height, max_pixels=budget.max_pixels
@@ -31,7 +31,7 @@ def skip_before_looking(original: ImageSize, seen: ImageSize) -> SkipReason | No
 
 
 def skip_region(
-    region: PixelBox, original: ImageSize, seen: ImageSize, budget: PixelBudget, limits: ImageLimits
+    region: PixelBox, original: ImageSize, seen: ImageSize, budget: EncoderBudget, limits: ImageLimits
 ) -> SkipReason | None:
     """Why the crop of `region` is not worth its bytes, or None if it is.
 

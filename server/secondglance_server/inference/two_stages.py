@@ -34,7 +34,7 @@ from secondglance_server.inference.intake import (
     patch_limits,
 )
 from secondglance_server.inference.localization import locate, relative_attention
-from secondglance_server.inference.replies import Outcome, build_reply, patch_offer
+from secondglance_server.inference.replies import Findings, build_reply, patch_offer
 from secondglance_server.inference.sessions import PendingPatch, Session, SessionStore, new_inference_id
 from secondglance_server.inference.skip import SkipReason, seen_size, skip_before_looking, skip_region
 from secondglance_server.inference.ticket import Ticket, deadline_exceeded
@@ -108,7 +108,7 @@ class TwoStages:
 
         inference_id = new_inference_id()
         reply = build_reply(
-            Outcome(
+            Findings(
                 inference_id=inference_id,
                 stage=1,
                 image_id=image.id,
@@ -142,7 +142,7 @@ class TwoStages:
         session = self._sessions.get(facts.tenant, inference_id)
         facts.inference_id = inference_id  # not before: what names no session is a client's free text
         if session.patch_sha256 is not None:
-            reply = _replay(session, patch.sha256)
+            reply = _earlier_reply(session, patch.sha256)
             facts.outcome = "replayed"
             return reply
         if session.pending is None:
@@ -188,7 +188,7 @@ class TwoStages:
                 ticket,
             )
         return build_reply(
-            Outcome(
+            Findings(
                 inference_id=session.id,
                 stage=2,
                 image_id=pending.image.id,
@@ -312,7 +312,7 @@ def queue_full(exc: QueueFull) -> ProblemError:
     return busy("the queue is full", retry_after_s=exc.retry_after_s)
 
 
-def _replay(session: Session, sha256: str) -> InferenceResponse:
+def _earlier_reply(session: Session, sha256: str) -> InferenceResponse:
     if session.patch_sha256 != sha256:
         raise ProblemError(ErrorCode.PATCH_CONFLICT, "an inference takes one patch")
     if session.is_running:

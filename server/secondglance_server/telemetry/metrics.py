@@ -1,12 +1,13 @@
-"""Prometheus metrics of finished requests, in a registry of their own per app so that two apps in a process
-do not collide. What the app holds at the moment is in `gauges`.
+"""Prometheus metrics: counts of finished requests, and gauges of what the app holds and is right now.
 
-Names and labels are stable: dashboards and alerts of others depend on them (`docs/operations.md` lists
-them). Labels never hold what a client wrote.
+Each app has a registry of its own, so that two apps in a process do not collide. Names and labels are stable:
+dashboards and alerts of others depend on them (`docs/operations.md` lists them). Labels never hold what a
+client wrote.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Final, get_args
 
@@ -20,18 +21,24 @@ from prometheus_client import (
 )
 
 from secondglance_protocol.errors import ErrorCode
+from secondglance_server.engine.protocol import EngineInfo
+from secondglance_server.inference.device_queue import DeviceQueue
 from secondglance_server.inference.facts import Outcome, RequestFacts
+from secondglance_server.inference.idempotency import IdempotentReplies
+from secondglance_server.inference.images import ImageStore
+from secondglance_server.inference.readiness import Readiness
+from secondglance_server.inference.sessions import MemorySessionStore
 from secondglance_server.inference.skip import SkipReason
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _NATS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5)
 
-PREFIX: Final = "secondglance_"
+_PREFIX: Final = "secondglance_"
 
 
 class Metrics:
-    """Counts finished requests; `registry` takes further collectors."""
+    """The metrics of one app; `registry` takes further collectors."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -47,35 +54,39 @@ class Metrics:
             "method",
         )
         self._in_flight = Gauge(
-            f"{PREFIX}requests_in_flight", "HTTP requests being received or answered.", registry=self.registry
+            f"{_PREFIX}requests_in_flight",
+            "HTTP requests being received or answered.",
+            registry=self.registry,
         )
         self._inferences = self._counter(
             "inferences",
-            "Inference requests by stage and outcome; retransmissions are needs_patch.",
+            "Inference requests by stage and outcome; needs_patch means that a patch was asked for.",
             "stage",
             "outcome",
         )
-        self._skips = self._counter("skips", "Doubtful answers for which no patch was asked.", "reason")
+        self._skips = self._counter(
+            "skips", "Doubtful answers for which no patch was asked, by reason.", "reason"
+        )
         self._rejections = self._counter(
             "rejections", "Requests answered with a problem, by its code.", "code"
         )
         self._received = self._counter("received_bytes", "Bytes of request bodies by stage.", "stage")
         self._sent = self._counter("sent_bytes", "Bytes of reply bodies by stage.", "stage")
         self._original = self._counter(
-            "original_pixels", "Pixels of the originals that answered first stages were about."
+            "original_pixels", "Pixels of the original pictures of answered first stages."
         )
         self._uploaded = self._counter(
-            "uploaded_pixels", "Pixels of the images in requests that were answered, by stage.", "stage"
+            "uploaded_pixels", "Pixels of the images in answered requests, by stage.", "stage"
         )
         self._asked = self._counter("asked_pixels", "Pixels of the patches that replies asked for.")
         self._tokens = self._counter(
             "tokens",
-            "Tokens by stage and kind; cached are those of the prompt that were not computed again.",
+            "Tokens by stage and kind; cached: prompt tokens that were not computed again.",
             "stage",
             "kind",
         )
         self._phases = self._histogram(
-            "phase_seconds", "Seconds per phase of a stage that was answered.", _SECONDS, "stage", "phase"
+            "phase_seconds", "Seconds of each phase of an answered stage.", _SECONDS, "stage", "phase"
         )
         self._batches = self._histogram("batch_size", "Answers that ran on the device together.", _BATCHES)
         self._gate = self._histogram(
@@ -91,6 +102,46 @@ class Metrics:
     def observe_batch(self, answers: int) -> None:
         """Count one batch on the device; called from its thread."""
         self._batches.observe(answers)
+
+    def show_state(
+        self,
+        *,
+        readiness: Readiness,
+        device: DeviceQueue,
+        sessions: MemorySessionStore,
+        images: ImageStore,
+        replies: IdempotentReplies,
+        cache_bytes: Callable[[], float],
+        max_queue: int,
+        max_sessions: int,
+    ) -> None:
+        """Add the gauges, which are read when somebody asks for the metrics; once per app."""
+        gauges: dict[str, tuple[str, Callable[[], float]]] = {
+            "ready": ("1 if the server wants requests, 0 if not.", lambda: readiness.is_ready),
+            "queue_depth": ("Answers that wait for the device.", lambda: device.depth),
+            "queue_limit": ("Answers that may wait; above it requests are refused.", lambda: max_queue),
+            "sessions": ("Inferences remembered.", lambda: len(sessions)),
+            "sessions_limit": (
+                "Most inferences remembered; above it the tenant with the most loses its oldest.",
+                lambda: max_sessions,
+            ),
+            "session_bytes": (
+                "Bytes of encoded images whose inferences wait for a patch.",
+                lambda: sessions.n_bytes,
+            ),
+            "stored_images": ("Encoded images that can be asked about by id.", lambda: len(images)),
+            "stored_image_bytes": ("Bytes of the stored images.", lambda: images.n_bytes),
+            "idempotent_replies": ("Replies remembered by idempotency key.", lambda: len(replies)),
+            "prefix_cache_bytes": ("Bytes of the engine's cached image prefixes.", cache_bytes),
+        }
+        for name, (says, value) in gauges.items():
+            Gauge(_PREFIX + name, says, registry=self.registry).set_function(value)
+
+    def show_model(self, info: EngineInfo) -> None:
+        """Add the loaded model as labels of a gauge that is always 1; once per app."""
+        labels = {"model": info.name, "family": info.family, "device": info.device, "dtype": info.dtype}
+        gauge = Gauge(f"{_PREFIX}model_info", "The loaded model; always 1.", labels, registry=self.registry)
+        gauge.labels(**labels).set(1)
 
     def in_flight(self) -> AbstractContextManager[object]:
         """Around a request, from its headers to its end."""
@@ -148,7 +199,7 @@ class Metrics:
                 counter.labels(stage)
 
     def _counter(self, name: str, says: str, *labels: str) -> Counter:
-        return Counter(PREFIX + name, says, labels, registry=self.registry)
+        return Counter(_PREFIX + name, says, labels, registry=self.registry)
 
     def _histogram(self, name: str, says: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(PREFIX + name, says, labels, buckets=buckets, registry=self.registry)
+        return Histogram(_PREFIX + name, says, labels, buckets=buckets, registry=self.registry)

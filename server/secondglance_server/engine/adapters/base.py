@@ -16,7 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from secondglance_server.engine.adapters.protocol import Chunk, ImageLayout, Pixels, VisualFeatures
-from secondglance_server.engine.protocol import LocalizationDefaults, PixelBudget
+from secondglance_server.engine.attention import takes_rows
+from secondglance_server.engine.kv_cache import full_layers
+from secondglance_server.engine.protocol import EncoderBudget, LocalizationDefaults
 
 
 class TransformersAdapter:
@@ -29,12 +31,9 @@ class TransformersAdapter:
     # (attention layer, number of layers) that was measured best for a model of the family, and by whom
     read_layer: ClassVar[tuple[int, int]] = (14, 32)
     read_layer_origin: ClassVar[str] = "ViCrop's layer for LLaVA-1.5-7B (14 of 32)"
-    # Windowed layers count slots of the cache: padding between prefix and suffix would shorten their window.
-    can_pad: ClassVar[bool] = True
-
     localization: LocalizationDefaults
-    image: PixelBudget
-    patch: PixelBudget
+    image: EncoderBudget
+    patch: EncoderBudget
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any, chat_template: str) -> None:
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
@@ -45,7 +44,8 @@ class TransformersAdapter:
         self.embeddings = model.get_input_embeddings()
         self.text_config = self.config.get_text_config()
         self.n_layers = int(self.text_config.num_hidden_layers)
-        self._takes_rows = str(self.text_config._attn_implementation).endswith("sdpa")
+        self.full_layers = full_layers(self.text_config)
+        self._takes_rows = takes_rows(str(self.text_config._attn_implementation))
         self.image_token_id = int(self.config.image_token_id)
         self.end_ids = self._end_ids()
         self.layers, origin = self.default_layers()
@@ -57,9 +57,9 @@ class TransformersAdapter:
         """The family's image processor, in its variant without torchvision."""
         raise NotImplementedError
 
-    def budget(self) -> PixelBudget:
+    def budget(self) -> EncoderBudget:
         """The largest picture that the encoder can use."""
-        return PixelBudget(self.side, self.side)
+        return EncoderBudget(self.side, self.side)
 
     @property
     def side(self) -> int:
@@ -68,9 +68,19 @@ class TransformersAdapter:
         return int(size[0] if isinstance(size, (list, tuple)) else size)
 
     @property
+    def can_pad(self) -> bool:
+        """Whether rows of a batch may be padded between prefix and suffix.
+
+        Windows and chunks count slots of the cache: padding would shorten them, and the answer would differ.
+        """
+        return len(self.full_layers) == self.n_layers
+
+    @property
     def is_recordable(self) -> bool:
-        """Whether a row in four dimensions is all the mask that a single token needs: so with SDPA and
-        without windows."""
+        """Whether a row in four dimensions is all the mask that a single token needs.
+
+        This holds for kernels that take such a row, and where no layer has a window: the row would drop it.
+        """
         return self._takes_rows and self.can_pad
 
     def base_side(self) -> int:
@@ -78,13 +88,21 @@ class TransformersAdapter:
         return self.side
 
     def default_layers(self) -> tuple[tuple[int, ...], str]:
-        """The layer to read, and where that number comes from."""
+        """Return the layer to read, and where that number comes from.
+
+        Layers with a window need not see the picture: the nearest one without is read, if there is one.
+        """
         layer, of = self.read_layer
-        if self.n_layers == of:
-            return (layer,), self.read_layer_origin
-        return (min(self.n_layers - 1, round(layer / of * self.n_layers)),), (
-            f"same relative depth as {self.read_layer_origin}"
-        )
+        origin = self.read_layer_origin
+        if self.n_layers != of:
+            layer = min(self.n_layers - 1, round(layer / of * self.n_layers))
+            origin = f"same relative depth as {origin}"
+        if layer in self.full_layers:
+            return (layer,), origin
+        if not self.full_layers:
+            return (layer,), f"{origin}, which sees the picture through its window only"
+        nearest = min(self.full_layers, key=lambda full: abs(full - layer))
+        return (nearest,), f"{origin}, the nearest layer without a window"
 
     def layout(self, width: int, height: int) -> ImageLayout:
         raise NotImplementedError
@@ -133,10 +151,13 @@ class TransformersAdapter:
         return logits
 
     def _mask(self, chunk: Chunk) -> Tensor | None:
-        """A single token's mask is its row: given in four dimensions, transformers asks the device
-        nothing."""
+        """Return the mask as the text model takes it.
+
+        Without windows, a single token's mask is its row: given in four dimensions, transformers asks the
+        device nothing. Otherwise transformers makes the mask of each kind of layer.
+        """
         is_single = chunk.embeddings.shape[1] == 1
-        if chunk.visible is None or not is_single or not self._takes_rows:
+        if chunk.visible is None or not is_single or not self.is_recordable:
             return chunk.visible
         return chunk.visible[:, None, None]
 

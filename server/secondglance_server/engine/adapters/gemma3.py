@@ -22,18 +22,10 @@ from secondglance_server.engine.adapters.protocol import Chunk, ImageLayout
 class Gemma3Adapter(TransformersAdapter):
     model_types = ("gemma3",)
     placeholder = "<start_of_image>"
-    can_pad = False
 
     @classmethod
     def load_image_processor(cls, source: str, config: Any) -> Any:
         return Gemma3ImageProcessorPil.from_pretrained(source, do_pan_and_scan=False)
-
-    def default_layers(self) -> tuple[tuple[int, ...], str]:
-        """Layers with a sliding window need not see the picture: the nearest one that does is read."""
-        (wanted,), origin = super().default_layers()
-        full = [i for i, kind in enumerate(self.text_config.layer_types) if kind == "full_attention"]
-        nearest = min(full, key=lambda layer: abs(layer - wanted))
-        return (nearest,), f"{origin}, the nearest layer without a window"
 
     def layout(self, width: int, height: int) -> ImageLayout:
         cells = int(self.config.mm_tokens_per_image**0.5)

@@ -22,7 +22,10 @@ class Idefics3Adapter(TransformersAdapter):
     def load_image_processor(cls, source: str, config: Any) -> Any:
         side = config.vision_config.image_size
         return Idefics3ImageProcessorPil.from_pretrained(
-            source, do_image_splitting=False, size={"longest_edge": side}
+            source,
+            do_image_splitting=False,
+            size={"longest_edge": side},
+            max_image_size={"longest_edge": side},  # a tile; models are saved with other sides than theirs
         )
 
     def pixels(self, rgb: Any) -> dict[str, Tensor]:
@@ -32,6 +35,8 @@ class Idefics3Adapter(TransformersAdapter):
     def layout(self, width: int, height: int) -> ImageLayout:
         vision = self.config.vision_config
         cells = vision.image_size // vision.patch_size // self.config.scale_factor
+        # patches that do not fill the side leave its last pixels outside the grid
+        end = vision.image_size / (cells * self.config.scale_factor * vision.patch_size)
         around = "<fake_token_around_image>"
         text = f"{around}<global-img>{self.placeholder}{around}"
-        return ImageLayout(text=text, run=cells * cells, rows=cells, cols=cells)
+        return ImageLayout(text=text, run=cells * cells, rows=cells, cols=cells, content=(0.0, 0.0, end, end))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secondglance_server.engine.protocol import LocalizationDefaults, PixelBudget
+from secondglance_server.engine.protocol import EncoderBudget, LocalizationDefaults
 
 Pixels = Mapping[
     str, Tensor
@@ -70,8 +70,8 @@ class Adapter(Protocol):
     end_ids: frozenset[int]
     layers: tuple[int, ...]  # whose attention is read
     localization: LocalizationDefaults
-    image: PixelBudget  # the encoder's useful resolution for the global image
-    patch: PixelBudget
+    image: EncoderBudget  # the encoder's useful resolution for the global image
+    patch: EncoderBudget
 
     @property
     def can_pad(self) -> bool:

@@ -18,7 +18,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 
 from secondglance_server.engine.adapters.base import TransformersAdapter
 from secondglance_server.engine.adapters.protocol import ImageLayout
-from secondglance_server.engine.protocol import PixelBudget
+from secondglance_server.engine.protocol import EncoderBudget
 
 TOKENS_PER_PICTURE = 576  # as many as LLaVA-1.5 spends on one
 _MAX_SIDE = 4096
@@ -39,8 +39,8 @@ class Qwen25VLAdapter(TransformersAdapter):
         processor.size = {"shortest_edge": shortest, "longest_edge": longest}
         return processor
 
-    def budget(self) -> PixelBudget:
-        return PixelBudget(_MAX_SIDE, _MAX_SIDE, int(self.image_processor.size["longest_edge"]))
+    def budget(self) -> EncoderBudget:
+        return EncoderBudget(_MAX_SIDE, _MAX_SIDE, int(self.image_processor.size["longest_edge"]))
 
     def base_side(self) -> int:
         return 224  # ViCrop's for Qwen2.5-VL

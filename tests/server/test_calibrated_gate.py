@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from secondglance_server.app import create_app
-from secondglance_server.calibrated_gate import WrongModelError, calibrated, read_gate_calibration
+from secondglance_server.calibrated_gate import WrongModelError, read_calibrated_gate, with_calibrated_gate
 from secondglance_server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
 from secondglance_server.errors import SettingsError
 from secondglance_server.settings import load_settings
@@ -53,15 +53,15 @@ async def test_a_request_may_still_name_its_own_gate(tmp_path: Path) -> None:
 async def test_another_models_gate_stops_the_start(tmp_path: Path) -> None:
     app = create_app(load_settings(calibration=write(tmp_path, model="other")), FakeEngine())
     async with app.router.lifespan_context(app):
-        assert app.state.parts.readiness.has_failed
+        assert app.state.server.readiness.has_failed
 
 
 def test_a_hub_id_and_a_local_copy_are_one_model(tmp_path: Path) -> None:
-    calibration = read_gate_calibration(write(tmp_path, model="somebody/fake"))
-    assert calibrated(FAKE_INFO, calibration).gate.threshold == 6.0
-    assert calibrated(FAKE_INFO, None) == FAKE_INFO
+    calibration = read_calibrated_gate(write(tmp_path, model="somebody/fake"))
+    assert with_calibrated_gate(FAKE_INFO, calibration).gate.threshold == 6.0
+    assert with_calibrated_gate(FAKE_INFO, None) == FAKE_INFO
     with pytest.raises(WrongModelError, match="model 'fake2', not for 'fake'"):
-        calibrated(FAKE_INFO, read_gate_calibration(write(tmp_path, model="fake2")))
+        with_calibrated_gate(FAKE_INFO, read_calibrated_gate(write(tmp_path, model="fake2")))
 
 
 @pytest.mark.parametrize(

@@ -251,10 +251,10 @@ class TwoStages:
         given = f"the patch is {size.width}x{size.height}"
         if seen_size(size, self.info.patch) != size:
             budget = self.info.patch
-            raise ProblemError(
-                ErrorCode.PATCH_SIZE_MISMATCH,
-                f"{given}, more than the offer's {budget.max_width}x{budget.max_height}",
-            )
+            offered = f"{budget.max_width}x{budget.max_height}"
+            if budget.max_pixels is not None:
+                offered += f" and {budget.max_pixels} pixels"
+            raise ProblemError(ErrorCode.PATCH_SIZE_MISMATCH, f"{given}, more than the offer's {offered}")
         if not has_shape_of(size, asked):
             raise ProblemError(
                 ErrorCode.PATCH_SIZE_MISMATCH,

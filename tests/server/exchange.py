@@ -13,9 +13,10 @@ import httpx
 import uvicorn
 from PIL import Image
 
-from secondglance_protocol.wire import Confidence, InferenceResponse, TimingMs, Usage
+from secondglance_protocol.geometry import fit_within
+from secondglance_protocol.wire import Confidence, ImageSize, InferenceResponse, TimingMs, Usage
 from secondglance_server.app import create_app
-from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.engine.protocol import Engine
 from secondglance_server.keys import ApiKey, hash_key
 from secondglance_server.serving import uvicorn_config
 from secondglance_server.settings import ServerSettings
@@ -74,9 +75,9 @@ async def ask(
 def patch_for(reply: dict[str, Any], color: str = "blue") -> bytes:
     """A crop of the size that the reply asks for, within its offer."""
     pixels, offer = reply["roi"]["pixels"], reply["patch"]
-    width, height = pixels["right"] - pixels["left"], pixels["bottom"] - pixels["top"]
-    scale = min(1.0, offer["max_width"] / width, offer["max_height"] / height)
-    return encode(max(1, round(width * scale)), max(1, round(height * scale)), color=color)
+    region = ImageSize(width=pixels["right"] - pixels["left"], height=pixels["bottom"] - pixels["top"])
+    size = fit_within(region, **{name: offer[name] for name in ("max_width", "max_height", "max_pixels")})
+    return encode(size.width, size.height, color=color)
 
 
 async def put_patch(
@@ -113,7 +114,7 @@ def bearer(key: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def running_client(
-    engine: FakeEngine,
+    engine: Engine,
     *,
     headers: dict[str, str] | None = None,
     tracer: Tracer | None = None,
@@ -152,7 +153,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def live_server(engine: FakeEngine, **settings: Any) -> AsyncIterator[str]:
+async def live_server(engine: Engine, **settings: Any) -> AsyncIterator[str]:
     """The base URL of a real uvicorn on a free loopback port, in this process."""
     app = create_app(ServerSettings(port=0, **settings), engine)
     server = uvicorn.Server(uvicorn_config(app, app.state.server.settings))

@@ -1,4 +1,4 @@
-"""The evaluation and what is run from a checkout: few modules side by side, no import cycles."""
+"""Every tree: few modules side by side, no import cycles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ TREES = {
     "lab": ROOT,
     "scenes": ROOT,
     "training": ROOT,
+    "secondglance": ROOT / "edge_client",
     "secondglance_eval": ROOT / "evaluation",
+    "secondglance_protocol": ROOT / "shared",
+    "secondglance_server": ROOT / "server",
 }
 MOST_MODULES = 16
 

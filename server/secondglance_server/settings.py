@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnparsableError
 
@@ -31,6 +31,8 @@ _NO_SETTINGS = {f"{ENV_PREFIX}{name}" for name in ("API_KEY", "API_KEYS", "KEY")
 def _read_calibration(value: object) -> object:
     return read_calibrated_gate(Path(value)) if isinstance(value, (str, Path)) else value
 
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 # Given as a path and read with the settings, so that a bad file stops the start.
 CalibrationFile = Annotated[CalibratedGate | None, NoDecode, BeforeValidator(_read_calibration)]
@@ -82,7 +84,7 @@ class ServerSettings(BaseSettings):
 
     max_connections: PositiveInt = _SHARED.max_connections
     """Most open connections; above it 503. Raise it with `ulimit -n` for many cameras."""
-    body_timeout_s: PositiveFloat = _SHARED.body_timeout_s
+    body_timeout_s: Seconds = _SHARED.body_timeout_s
     """Seconds from the last header to the end of a body. Raise it and the proxy's for slow uplinks."""
     max_buffered_bytes: PositiveInt = 256 * 1024 * 1024
     """Most bytes of all request bodies in memory; above it 503. Set it by the machine's memory."""
@@ -97,15 +99,15 @@ class ServerSettings(BaseSettings):
     max_decoding_bytes: PositiveInt = 96 * 1024 * 1024
     """Memory of the images that are being decoded; a larger one waits to be alone. Set it by the machine's
     memory."""
-    inference_deadline_s: PositiveFloat = _SHARED.inference_deadline_s
+    inference_deadline_s: Seconds = _SHARED.inference_deadline_s
     """Seconds from the end of a body to its answer; then 504. Raise it for slow devices, with the proxy's."""
-    device_call_timeout_s: PositiveFloat = 300.0
+    device_call_timeout_s: Seconds = 300.0
     """Seconds of one call after which the device is given up and the process ends with 1. Raise it for
     devices that take longer for a full batch."""
     default_max_new_tokens: PositiveInt = _SHARED.max_new_tokens
     """Tokens of an answer where a request does not say. Raise it where answers are sentences."""
 
-    session_ttl_s: PositiveFloat = _SHARED.session_ttl_s
+    session_ttl_s: Seconds = _SHARED.session_ttl_s
     """Seconds for which an inference, its image and its reply are remembered. Raise it for slow uplinks."""
     max_sessions: PositiveInt = _SHARED.max_sessions
     """Most inferences remembered; above it the tenant with the most loses its oldest. Raise it with load."""

@@ -363,6 +363,9 @@ class Protocol(RuleBasedStateMachine):
         else:
             assert response.status_code == 204
             self.known[known.id] = replace(known, is_deleted=True)
+            # S3: the image and the reply by key are forgotten with it.
+            self.images.pop(known.reply["image_id"], None)
+            self.replies = {key: held for key, held in self.replies.items() if held[1]["id"] != known.id}
 
     @rule(seconds=st.sampled_from([1.0, 10.0, TTL_S / 2, TTL_S - 0.5, TTL_S + 0.5]))
     def let_time_pass(self, seconds: float) -> None:

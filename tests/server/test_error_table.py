@@ -106,10 +106,18 @@ upload_case(ErrorCode.IMAGE_SHAPE_REFUSED, "one_pixel", lambda: encode(1, 1))
 upload_case(ErrorCode.IMAGE_SHAPE_REFUSED, "side_too_short", lambda: encode(100, 1))
 upload_case(ErrorCode.IMAGE_SHAPE_REFUSED, "too_narrow", lambda: encode(403, 2))
 upload_case(ErrorCode.UNREADABLE_IMAGE, "truncated_png", lambda: encode(64, 48)[:-30])
+
+
+def with_one_bit_turned(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
 upload_case(ErrorCode.UNREADABLE_IMAGE, "truncated_jpeg", lambda: encode(640, 480, "JPEG")[:-200])
 upload_case(ErrorCode.UNREADABLE_IMAGE, "truncated_webp", lambda: encode(64, 48, "WEBP")[:-20])
 upload_case(ErrorCode.UNREADABLE_IMAGE, "signature_only", lambda: b"\x89PNG\r\n\x1a\n")
-upload_case(ErrorCode.UNREADABLE_IMAGE, "sixteen_bits", lambda: encode(8, 8, mode="I;16", color=0))
+upload_case(
+    ErrorCode.UNREADABLE_IMAGE, "damaged_pixels", lambda: with_one_bit_turned(encode(64, 48, "PNG"), 60)
+)
 upload_case(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "gif", lambda: encode(64, 48, "GIF"))
 upload_case(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "bmp_labelled_png", lambda: encode(64, 48, "BMP"))
 upload_case(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "text", lambda: b"not an image")

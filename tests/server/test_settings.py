@@ -27,6 +27,7 @@ def test_the_environment_and_then_arguments_decide(monkeypatch: pytest.MonkeyPat
         ("PORT", "70000"),
         ("BODY_TIMEOUT_S", "-1"),
         ("BODY_TIMEOUT_S", "nan"),
+        ("INFERENCE_DEADLINE_S", "inf"),
         ("MODEL", ""),
         ("LOG_LEVEL", "loud"),
     ],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secondglance.commands.console import complain, exit_code_of_errors, progress
-from secondglance.commands.lines import printable, text_line
+from secondglance.commands.lines import text_line
 from secondglance.commands.options import (
     Json,
     MaxUplinkBytes,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from secondglance.errors import EdgeError
     from secondglance.reply import Reply
     from secondglance.settings import EdgeSettings
-    from secondglance.watching.delivery import Delivery
+    from secondglance.watching.answers.delivery import Delivery
     from secondglance.watching.spool import Spool, Waiting
     from secondglance.watching.watch import Watch
 
@@ -205,7 +205,9 @@ def _tell_undelivered(watching: Watch, was_stopped: bool) -> int:
 
 
 def _warn(text: str) -> None:
-    complain(printable(text))
+    """Complain where that can be read; a full disk behind stderr must not end the watch."""
+    with suppress(OSError):
+        complain(text)
 
 
 def _print_json(record: Mapping[str, Any]) -> None:
@@ -284,7 +286,7 @@ class _Teller:
 
 
 def _targets(cmd: str | None, webhook: str | None, settings: EdgeSettings) -> dict[str, Delivery]:
-    from secondglance.watching.delivery import Command, Webhook
+    from secondglance.watching.answers.delivery import Command, Webhook
 
     targets: dict[str, Delivery] = {}
     if cmd is not None:

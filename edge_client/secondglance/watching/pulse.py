@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from secondglance.errors import UsageError
-from secondglance.watching.outbox import Outbox
+from secondglance.watching.answers.outbox import Outbox
 from secondglance.watching.spool import Spool
 from secondglance.watching.supervisor import Supervisor
 

@@ -77,10 +77,14 @@ class Supervisor:
             self._failures += 1
             self._restarts += 1
 
-    def alive(self) -> None:
-        """Note a sign of life."""
-        self._failures = 0
+    def turn(self) -> None:
+        """Note that the source's thread goes round: it does not hang."""
         self.last_turn = self._clock()
+
+    def alive(self) -> None:
+        """Note that the source works."""
+        self._failures = 0
+        self.turn()
         self.health = SourceHealth(self._name, "up", None, self._restarts, time.time())
         if self._said and self.last_turn - self._last_trouble > self.steady_s:
             self._warn(f"{self._name}: it is back")

@@ -18,12 +18,12 @@ from secondglance.errors import EdgeError, UsageError
 from secondglance.reply import Reply
 from secondglance.settings import EdgeSettings
 from secondglance.watching import camera
+from secondglance.watching.answers.courier import Courier
+from secondglance.watching.answers.delivery import Delivery
+from secondglance.watching.answers.outbox import Outbox
 from secondglance.watching.changes import ChangeFilter
-from secondglance.watching.courier import Courier
-from secondglance.watching.delivery import Delivery
 from secondglance.watching.folder import Arrival, Folder, Unreadable
 from secondglance.watching.names import shown_address, shown_path
-from secondglance.watching.outbox import Outbox
 from secondglance.watching.pipeline import Asker, Listener, Pipeline
 from secondglance.watching.pulse import Pulse, StatusFile
 from secondglance.watching.sightings import Sightings
@@ -226,12 +226,13 @@ class Watch:
         self._state.begin()
         forget_at = time.monotonic() + _FORGET_EVERY_S
         while not self._stopping.is_set():
-            began = time.monotonic()
+            began, works = time.monotonic(), False
             for found in folder.scan():
                 self._take(found, sightings)
+                works = True
                 if self._stopping.is_set():
                     return
-            self._tell_health(folder)
+            self._tell_health(folder, works or folder.is_settled)
             if self._plan.once and folder.is_settled:
                 return
             if time.monotonic() > forget_at:
@@ -240,9 +241,12 @@ class Watch:
             took_s = time.monotonic() - began
             self._stopping.wait(max(min(1.0, self._plan.settle_s / 2), 4 * took_s))
 
-    def _tell_health(self, folder: Folder) -> None:
+    def _tell_health(self, folder: Folder, works: bool) -> None:
+        """A look that only found what has to settle shows nothing yet: it may not fit the disk."""
+        self._supervisor.turn()
         if folder.trouble is None:
-            self._supervisor.alive()
+            if works:
+                self._supervisor.alive()
         elif self._plan.once:
             raise SourceEndedError(f"{shown_path(str(self._plan.folder))}: {folder.trouble}")
         else:

@@ -19,7 +19,8 @@ from transformers.utils.logging import (
     is_progress_bar_enabled,
 )
 
-import secondglance_server.engine.embedded.tower  # noqa: F401  # registers its encoder
+import secondglance_server.engine.embedded.tower  # registers its encoder
+import secondglance_server.engine.reader.model  # noqa: F401  # registers its class
 from secondglance_server.engine.adapters import discover
 from secondglance_server.engine.adapters.base import TransformersAdapter
 from secondglance_server.engine.attention import SOFTCAP, register_capture
@@ -33,6 +34,9 @@ from secondglance_server.engine.steps import STEPS_BEFORE_RECORDING
 
 EMBEDDED = "embedded"
 EMBEDDED_WEIGHTS = pathlib.Path(__file__).parent / "embedded" / "weights"
+READER = "reader"
+READER_WEIGHTS = pathlib.Path(__file__).parent / "reader" / "weights"
+_OWN_MODELS = {EMBEDDED: EMBEDDED_WEIGHTS, READER: READER_WEIGHTS}
 _MAX_NEW_TOKENS = 256
 # of a model's generation_config: what acts on greedy logits, with the values that leave them as they are
 _LOGITS_SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -74,7 +78,7 @@ def load_engine(
 
     Raises ModelLoadError.
     """
-    source = str(EMBEDDED_WEIGHTS) if model == EMBEDDED else model
+    source = str(_OWN_MODELS.get(model, model))
     max_pixels, had_progress_bar = PIL.Image.MAX_IMAGE_PIXELS, is_progress_bar_enabled()
     disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     try:
@@ -126,6 +130,7 @@ def build_engine(
         image=adapter.image,
         patch=adapter.patch,
         max_new_tokens=defaults.max_new_tokens or _MAX_NEW_TOKENS,
+        usual_new_tokens=defaults.usual_new_tokens,
         gate=defaults.gate_defaults(),
         localization=localization,
         notes=tuple(reasons),

@@ -2,8 +2,8 @@
 family's table.
 
 Every key may be left out. Keys: `gate` {metric, aggregate, threshold}, `localization` {attention, window,
-base_side, min_side_cells, pad_cells, layers, origin}, `max_new_tokens`. Unknown keys are refused: a misspelt
-threshold must not be silently ignored.
+base_side, min_side_cells, pad_cells, layers, origin}, `max_new_tokens`, `usual_new_tokens`. Unknown keys
+are refused: a misspelt threshold must not be silently ignored.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class ModelDefaults(_Section):
     gate: GateSection = Field(default_factory=GateSection)
     localization: LocalizationSection = Field(default_factory=LocalizationSection)
     max_new_tokens: PositiveInt | None = None
+    usual_new_tokens: PositiveInt | None = None
 
     def gate_defaults(self) -> GateDefaults:
         return replace(GateDefaults(), **self.gate.given())

@@ -161,6 +161,7 @@ class PrefixEngine:
                 completion_tokens=len(row.ids),
                 prefill_ms=1e3 * (prefilled - started),
                 generate_ms=1e3 * (generated - prefilled),
+                is_off_domain=bool(row.ids) and row.ids[0] in self.adapter.off_domain_ids,
             )
             for job, row, attention in zip(jobs, decoded, state.maps, strict=True)
         ]

@@ -65,6 +65,7 @@ class EngineInfo:
     max_new_tokens: int
     gate: GateDefaults = field(default_factory=GateDefaults)
     localization: LocalizationDefaults = field(default_factory=LocalizationDefaults)
+    usual_new_tokens: int | None = None  # where a request doesn't say; None: the server's setting
     notes: tuple[str, ...] = ()  # reasons of automatic choices, logged once
 
 
@@ -124,7 +125,8 @@ class AnswerRequest:
 class AnswerResult:
     """`tokens` excludes the end-of-sequence token.
 
-    `attention` belongs to stage one (None where a patch was given).
+    `attention` belongs to stage one (None where a patch was given). `is_off_domain`: the model says that the
+    question is none that it can answer; only a model that knows its domain says so.
     """
 
     text: str
@@ -135,6 +137,7 @@ class AnswerResult:
     completion_tokens: int
     prefill_ms: float
     generate_ms: float
+    is_off_domain: bool = False
 
 
 class EngineError(Exception):

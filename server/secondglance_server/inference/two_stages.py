@@ -97,7 +97,9 @@ class TwoStages:
             confidence = judge(result.tokens, gate)
 
             search = _Search()
-            asks = request.mode == "always" or is_doubtful(confidence, result.tokens)
+            # a closer look does not make a question one about text
+            doubts = is_doubtful(confidence, result.tokens) and not result.is_off_domain
+            asks = request.mode == "always" or doubts
             if asks and request.mode != "answer_only":
                 with facts.phase("localize"):
                     search = await self._search(picture, result.attention, request.image)
@@ -233,7 +235,7 @@ class TwoStages:
     def _max_new_tokens(self, asked: int | None) -> int:
         most = self.info.max_new_tokens
         if asked is None:
-            return min(self._settings.default_max_new_tokens, most)
+            return min(self.info.usual_new_tokens or self._settings.default_max_new_tokens, most)
         if asked > most:
             raise ProblemError(ErrorCode.INVALID_REQUEST, f"max_new_tokens: at most {most}")
         return asked

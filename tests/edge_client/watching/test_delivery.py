@@ -14,7 +14,7 @@ import pytest
 
 from secondglance.errors import UsageError
 from secondglance.retry import RetryPolicy
-from secondglance.watching.delivery import Command, DeliveryError, Webhook
+from secondglance.watching.answers.delivery import Command, DeliveryError, Webhook
 
 RECORD = {"name": "a b.jpg", "question": "$(touch x)?", "answer": "42; rm -rf 'x' \0", "stage": 2}
 QUICK = RetryPolicy(first_wait_s=0.001, max_wait_s=0.002)

@@ -72,6 +72,7 @@ class Adapter(Protocol):
     localization: LocalizationDefaults
     image: EncoderBudget  # the encoder's useful resolution for the global image
     patch: EncoderBudget
+    off_domain_ids: frozenset[int]  # an answer that starts with one says: not a question for this model
 
     @property
     def can_pad(self) -> bool:

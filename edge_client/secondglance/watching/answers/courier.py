@@ -18,8 +18,8 @@ from typing import Any
 
 from secondglance.conversation.failures import wait_s
 from secondglance.retry import RetryPolicy
-from secondglance.watching.delivery import Delivery, DeliveryError
-from secondglance.watching.outbox import Outbox, Parcel
+from secondglance.watching.answers.delivery import Delivery, DeliveryError
+from secondglance.watching.answers.outbox import Outbox, Parcel
 
 MAX_DEAD_BYTES = 16 * 1024 * 1024
 _LOOK_EVERY_S = 0.5

@@ -1,0 +1,123 @@
+"""The frozen text reader: PP-OCRv6 small as the package `rapidocr` ships it, run by onnxruntime.
+
+It gives lines with the recogniser's posterior for every character, folded into the model's alphabet. It
+knows no tokens and no torch. Its weights come with the package; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondglance_server.engine.reader.alphabet import CHARACTERS, OTHER_INDEX, folding
+
+CANDIDATES = 5  # alphabet characters kept of each posterior
+MOST_LINES = 24
+_HEIGHT = 48  # the recogniser's input
+_LEAST_WIDTH_PER_HEIGHT = 160 / 48  # half the package's own: a third faster, short texts read as well
+_BLANK = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadLine:
+    """One line of text.
+
+    `corners` float32 [4, 2] in [0, 1] of the picture, clockwise from the text's own top left. `ids`
+    uint8 and `probabilities` float32, both [characters, CANDIDATES], most likely first. `score`: the
+    detector's.
+    """
+
+    corners: NDArray[np.float32]
+    ids: NDArray[np.uint8]
+    probabilities: NDArray[np.float32]
+    score: float
+
+    @property
+    def text(self) -> str:
+        return "".join(CHARACTERS[i] for i in self.ids[:, 0])
+
+    @property
+    def confidence(self) -> float:
+        """The mean of the characters' largest probabilities."""
+        return float(self.probabilities[:, 0].mean()) if len(self.ids) else 0.0
+
+
+class TextReader:
+    """Detection and recognition. `threads`: of each network; calls are not thread-safe.
+
+    `least_side`: the detector enlarges a picture whose shorter side is below it. Raises ImportError where
+    the package `rapidocr` is missing.
+    """
+
+    def __init__(self, *, threads: int = 2, least_side: int = 352) -> None:
+        settings: dict[str, Any] = {
+            "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+            "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+            "Global.log_level": "critical",
+            "Global.use_cls": False,
+            "Det.limit_side_len": least_side,
+        }
+        self._ocr: Any = importlib.import_module("rapidocr").RapidOCR(params=settings)
+        self._detector = self._ocr._load_det_model()
+        self._recogniser = self._ocr._load_rec_model()
+        self._folding = folding(self._classes())
+
+    def read(self, rgb: NDArray[np.uint8]) -> list[ReadLine]:
+        """Return the lines of a picture (uint8 [height, width, 3]), largest first, at most `MOST_LINES`."""
+        height, width = rgb.shape[:2]
+        if min(height, width) < 8:
+            return []
+        bgr = np.ascontiguousarray(rgb[:, :, ::-1])
+        image, _ = self._ocr.preprocess_img(bgr)
+        found = self._detector(image)
+        if found.boxes is None:
+            return []
+        boxes = np.asarray(found.boxes, np.float32)
+        sizes = np.linalg.norm(boxes[:, 3] - boxes[:, 0], axis=1)
+        largest = np.argsort(-sizes, kind="stable")[:MOST_LINES]
+        crops = self._ocr.crop_text_regions(image, boxes[largest])
+        scale = np.array([image.shape[1], image.shape[0]], np.float32)
+        lines = []
+        for index, crop in zip(largest, crops, strict=True):
+            ids, probabilities = self._recognise(crop)
+            if len(ids):
+                lines.append(ReadLine(boxes[index] / scale, ids, probabilities, float(found.scores[index])))
+        return lines
+
+    def _recognise(self, crop: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        ratio = max(_LEAST_WIDTH_PER_HEIGHT, crop.shape[1] / max(crop.shape[0], 1))
+        inputs = self._recogniser.resize_norm_img(crop, ratio)[None]
+        frames: NDArray[np.float32] = np.asarray(self._recogniser.session(inputs.astype(np.float32)))[0]
+        return peaks(frames, self._folding)
+
+    def _classes(self) -> list[str]:
+        """The recogniser's classes in order: blank, the characters, the space."""
+        return list(self._recogniser.postprocess_op.character)
+
+
+def peaks(
+    frames: NDArray[np.float32], fold_to: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return candidates and probabilities of each character: a run of frames with one most likely class, at
+    its peak frame. `frames` [T, classes], summing to one."""
+    best = frames.argmax(1)
+    top = frames.max(1)
+    starts = np.flatnonzero(np.diff(best, prepend=-1))
+    ends = np.append(starts[1:], len(best))
+    places = [s + int(top[s:e].argmax()) for s, e in zip(starts, ends, strict=True) if best[s] != _BLANK]
+    ids = np.zeros((len(places), CANDIDATES), np.uint8)
+    probabilities = np.zeros((len(places), CANDIDATES), np.float32)
+    for row, place in enumerate(places):
+        folded = np.bincount(fold_to, weights=frames[place], minlength=len(CHARACTERS))
+        order = np.argsort(-folded, kind="stable")[:CANDIDATES]
+        ids[row], probabilities[row] = order, folded[order]
+    return ids, probabilities
+
+
+def folded_blank() -> int:
+    """Return the class that the blank folds into: perhaps no character."""
+    return OTHER_INDEX

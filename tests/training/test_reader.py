@@ -1,0 +1,161 @@
+"""Training of the model that reads: honest made-up readings, answers that follow from what was read."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.off_domain import QUESTIONS
+from secondglance_server.engine.reader.alphabet import INDEX
+from secondglance_server.engine.reader.vocabulary import CANNOT, NOTHING, Vocabulary
+from tests.engine.reader_lines import read_line
+from training.reader import decoder_stage
+from training.reader.asking import Asked, at_place, dominant
+from training.reader.foreign import OFF_DOMAIN
+from training.reader.model import Example, Outcome, Picture, Reader, cell_mask, run
+from training.reader.records import TrueLine, TrueSign, View
+from training.reader.symbolic import read_of
+from training.reader.targets import expected_text, see, target_of
+from training.reader.wordings import known_words
+
+VOCABULARY = Vocabulary.of(known_words())
+needs_words = pytest.mark.skipif(
+    not pathlib.Path("/usr/share/dict/ngerman").exists(), reason="apt-get install wamerican wngerman wfrench"
+)
+
+
+def sign(color: str | None, *lines: tuple[str, tuple[float, float, float, float]]) -> TrueSign:
+    boxes = np.array([box for _, box in lines])
+    box = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist())
+    return TrueSign(color, box, 1.0, tuple(TrueLine(text, "words", where) for text, where in lines))
+
+
+TWO_LINES = sign("red", ("NO", (0.1, 0.2, 0.4, 0.28)), ("WAY", (0.1, 0.32, 0.4, 0.4)))
+OTHER_SIGN = sign("blue", ("42", (0.6, 0.7, 0.8, 0.9)))
+
+
+def view(*, is_read: bool = True) -> View:
+    lines = [read_line("N0", 0.1, 0.2, 0.4, 0.28), read_line("WAY", 0.1, 0.32, 0.4, 0.4)]
+    return View((448, 448), b"", tuple(lines) if is_read else (), (TWO_LINES, OTHER_SIGN), None)
+
+
+def answer(asked: Asked, shown: View) -> list[str]:
+    target = target_of(asked, [see(shown)], VOCABULARY)
+    return [VOCABULARY.tokens[i] for i in target.tokens]
+
+
+def test_an_answer_names_its_block_and_spells_the_truth() -> None:
+    """The reader saw N0 for NO: what is learnt is the truth."""
+    tokens = answer(Asked("color", "", "sign", sign=0), view())
+    assert tokens == ["<b0.0>", "N", "O", "<nl>", "W", "A", "Y", "<end>", "</s>"]
+
+
+def test_a_single_line_of_a_block_is_named_as_a_line() -> None:
+    tokens = answer(Asked("size", "", "line", sign=0, line=1), view())
+    assert tokens == ["<l0.1>", "W", "A", "Y", "<end>", "</s>"]
+
+
+def test_what_is_not_read_or_not_about_text_has_two_equal_answers() -> None:
+    unread = target_of(Asked("color", "", "sign", sign=1), [see(view())], VOCABULARY)
+    assert (unread.tokens[0], unread.partner) == tuple(VOCABULARY.ids[t] for t in NOTHING)
+    foreign = target_of(Asked("cannot", "", "cannot"), [see(view())], VOCABULARY)
+    assert (foreign.tokens[0], foreign.partner) == tuple(VOCABULARY.ids[t] for t in CANNOT)
+
+
+def test_a_colour_comes_after_the_line_that_it_is_asked_of() -> None:
+    tokens = answer(Asked("color_of", "", "word", "red", 0, 1), view())
+    assert tokens == ["<l0.1>", "red", "</s>"]
+
+
+def test_either_of_two_equal_answers_comes_first() -> None:
+    """Both are seen as input, so that both are known to end the answer."""
+    target = target_of(Asked("cannot", "", "cannot"), [see(view())], VOCABULARY)
+    question = VOCABULARY.question("Is it raining?")
+    slots = see(view()).slots
+    colors = np.zeros((3, 11), np.float32)
+    example = Example([Picture(slots, None, colors)], [(question, target)] * 2)
+    with torch.no_grad():
+        outcome = run(Reader(VOCABULARY), [example], np.random.default_rng(0))
+    firsts = outcome.truth[outcome.partner >= 0].tolist()
+    assert sorted(firsts) == sorted(VOCABULARY.ids[token] for token in CANNOT)
+
+
+def test_a_refusal_costs_least_when_both_answers_are_equally_likely() -> None:
+    """So a trained refusal has a probability of about a half: above 0.69 nats, unsure by construction."""
+
+    def loss(probability: float) -> float:
+        logits = torch.tensor([[probability, 1 - probability, 1e-9]]).log()
+        outcome = Outcome(logits, torch.tensor([0]), torch.tensor([1]), torch.tensor([0]), torch.zeros(()))
+        return float(outcome.loss())
+
+    assert loss(0.5) < min(loss(0.6), loss(0.4))
+
+
+def test_a_made_up_reading_is_as_sure_as_it_is_right() -> None:
+    """Of the characters read with a probability of about p, a share of about p is right."""
+    rng = np.random.default_rng(0)
+    promised, right = [], []
+    for _ in range(500):
+        ids, probabilities = read_of(rng, "B", 0.8)
+        promised.append(float(probabilities[0, 0]))
+        right.append(int(ids[0, 0]) == INDEX["B"])
+    edges = [0.0, 0.6, 0.85, 1.01]
+    for low, high in itertools.pairwise(edges):
+        inside = [i for i, p in enumerate(promised) if low <= p < high]
+        if len(inside) > 40:
+            difference = np.mean([promised[i] for i in inside]) - np.mean([right[i] for i in inside])
+            assert abs(float(difference)) < 0.15
+
+
+def test_a_sharp_reading_is_the_truth() -> None:
+    ids, probabilities = read_of(np.random.default_rng(1), "Rue 12", 0.0)
+    assert [int(i) for i in ids[:, 0]] == [INDEX[c] for c in "Rue 12"]
+    assert probabilities[:, 0].min() > 0.9
+
+
+def test_the_sign_means_the_only_one_or_one_much_larger() -> None:
+    small = sign("green", ("tiny", (0.8, 0.1, 0.85, 0.12)))
+    assert dominant([TWO_LINES]) == 0
+    assert dominant([small, TWO_LINES]) == 1
+    assert dominant([TWO_LINES, TWO_LINES]) is None
+
+
+def test_places_are_named_only_where_one_sign_is_alone_there() -> None:
+    assert at_place([TWO_LINES, OTHER_SIGN], "right") == 1
+    assert at_place([TWO_LINES, OTHER_SIGN], "top left") == 0
+    assert at_place([TWO_LINES, TWO_LINES], "left") is None
+
+
+def test_expected_text_joins_lines() -> None:
+    assert expected_text(Asked("only", "", "sign", sign=0), [TWO_LINES]) == "NO WAY"
+
+
+def test_cells_cover_the_box() -> None:
+    mask = cell_mask((0.0, 0.0, 1 / 6, 1 / 12))
+    assert mask.nonzero().flatten().tolist() == [0, 1]
+    assert mask[0] == pytest.approx(1.0)
+
+
+@needs_words
+def test_the_same_seed_gives_the_same_losses() -> None:
+    def loss() -> float:
+        torch.manual_seed(0)
+        rng = np.random.default_rng(0)
+        model = Reader(VOCABULARY)
+        drawn = [
+            decoder_stage.symbolic_example(rng, decoder_stage.LEVELS[1], [], VOCABULARY) for _ in range(2)
+        ]
+        return run(model, [example for example, _ in drawn], rng).loss().item()
+
+    assert loss() == loss()
+
+
+def test_off_domain_questions_are_measured_in_wordings_of_their_own() -> None:
+    skeletons = {re.sub(r"\{\w+\}", "X", wording).lower() for wording in OFF_DOMAIN}
+    assert len(set(QUESTIONS)) >= 200
+    assert not {question.lower() for question in QUESTIONS} & skeletons

@@ -1,0 +1,123 @@
+"""Stage 2: the decoder learns to choose lines and to copy, on symbolic pictures without pixels.
+
+Short forms with the selector last come first, few lines, nothing blurred; each level ends when its reading is
+right often enough, not at a set time.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from secondglance_server.engine.reader.slots import content_of, lay_out
+from secondglance_server.engine.reader.vocabulary import Vocabulary
+from training.journal import Journal, cosine, load_checkpoint, save_checkpoint
+from training.muon import Optimizers
+from training.reader.asking import Asker
+from training.reader.model import Example, Picture, Reader, run
+from training.reader.symbolic import Difficulty, PooledLine, symbolic_view
+from training.reader.targets import SeenView, _found, target_of
+from training.reader.wordings import known_words
+
+STEPS = 3200
+QUESTIONS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """`enough`: the share of right readings that ends the level."""
+
+    short: float
+    off_domain: float
+    enough: float
+    difficulty: Difficulty
+
+
+LEVELS = (
+    Level(1.0, 0.02, 0.75, Difficulty(signs=2, blur=0.0, pooled=0.0, longest=8, multi=0.0)),
+    Level(0.7, 0.05, 0.80, Difficulty(signs=4, blur=0.0, pooled=0.1, longest=16, multi=0.2)),
+    Level(0.25, 0.10, 0.80, Difficulty(signs=5, blur=0.2, pooled=0.3, longest=26, multi=0.3)),
+    Level(0.0, 0.12, 2.0, Difficulty(signs=6, blur=0.35, pooled=0.5, longest=26, multi=0.35)),
+)
+
+
+def symbolic_example(
+    rng: np.random.Generator, level: Level, pool: list[PooledLine], vocabulary: Vocabulary
+) -> tuple[Example, list[str]]:
+    """Return one picture with its questions, and their kinds."""
+    view, colors = symbolic_view(rng, level.difficulty, pool)
+    content = content_of(*view.size)
+    slots = lay_out(view.lines, content)
+    seen = SeenView(view, content, slots, _found(view, slots), 0)
+    by_number = np.zeros((max(len(slots.blocks), 1), colors.shape[1]), np.float32)
+    for index, number in enumerate(slots.order):
+        if number >= 0:
+            by_number[number] = colors[index]
+    asked = Asker(rng, short=level.short, off_domain=level.off_domain).ask(view.signs, QUESTIONS)
+    questions = [(vocabulary.question(a.text), target_of(a, [seen], vocabulary)) for a in asked]
+    return Example([Picture(slots, None, by_number)], questions), [a.kind for a in asked]
+
+
+def train(
+    root: pathlib.Path,
+    pool_source: pathlib.Path,
+    *,
+    steps: int = STEPS,
+    batch: int = 12,
+    seed: int = 2,
+    seconds: float = 1e9,
+) -> None:
+    """Train until `steps`, or for `seconds`; resume from the last checkpoint."""
+    from training.reader.pool import load_pool
+
+    torch.manual_seed(seed)
+    vocabulary = Vocabulary.of(known_words())
+    model = Reader(vocabulary)
+    trained = nn.ModuleList([model.tower.slots, model.decoder])
+    optimizer = Optimizers(model.decoder, rest=[*model.tower.slots.parameters()], matrix_lr=0.02, lr=2e-3)
+    checkpoint = root / "decoder.pt"
+    first = load_checkpoint(checkpoint, {"model": model}, optimizer)
+    journal = Journal(root, "decoder", steps, first_step=first)
+    state_path = root / "decoder-level.txt"
+    level = int(state_path.read_text()) if first and state_path.exists() else 0
+    journal.write("start", first, steps=steps, batch=batch, seed=seed, level=level)
+    right: dict[str, list[float]] = {}
+    pool: list[PooledLine] = []
+    started, clean = time.monotonic(), 0
+    for step in range(first, steps):
+        rng = np.random.default_rng([seed, step])
+        if step % 250 == 0 or not pool:
+            pool = load_pool(pool_source)
+        drawn = [symbolic_example(rng, LEVELS[level], pool, vocabulary) for _ in range(batch)]
+        outcome = run(model, [example for example, _ in drawn], rng)
+        loss = outcome.loss()
+        optimizer.scale(cosine(step, steps, peak=1.0))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        optimizer.step()
+        kinds = [kind for _, names in drawn for kind in names]
+        for kind, good in zip(kinds, outcome.right().tolist(), strict=True):
+            right.setdefault(kind, []).append(good)
+        if (step + 1) % 25 == 0:
+            scores = {kind: float(np.mean(values)) for kind, values in sorted(right.items())}
+            reading = float(np.mean([v for k in ("color", "only") for v in right.get(k, [0.0])]))
+            right.clear()
+            journal.progress(step + 1, loss=loss.item(), level=level, reading=reading, **scores)
+            if (step + 1) % 100 == 0:
+                journal.write(
+                    "evaluation", step + 1, loss=loss.item(), level=level, reading=reading, **scores
+                )
+            clean = clean + 1 if reading >= LEVELS[level].enough else 0
+            if clean >= 1 and level + 1 < len(LEVELS):
+                level, clean = level + 1, 0
+                state_path.write_text(str(level))
+            if (step + 1) % 200 == 0 or step + 1 == steps or time.monotonic() - started > seconds:
+                save_checkpoint(checkpoint, step + 1, {"model": model}, optimizer)
+            if time.monotonic() - started > seconds:
+                return

@@ -1,0 +1,109 @@
+"""Stage 3: the dense grid learns where signs are and their colours, on photographs and drawn backgrounds."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from secondglance_server.engine.reader.tower import CLASSES, DenseNet, ReaderTowerConfig
+from training.journal import Journal, cosine, load_checkpoint, save_checkpoint
+from training.muon import Optimizers
+from training.reader.drawing.views import IGNORED, dense_labels, load_records, padded_pixels
+from training.reader.records import View
+
+STEPS = 1200
+_HELD_BACK = 100  # views of the last records, never trained on
+
+
+class DenseData:
+    """All views' pixels and labels in memory."""
+
+    def __init__(self, views: list[View]) -> None:
+        self.pixels = np.stack([padded_pixels(view) for view in views])
+        labels = [dense_labels(view) for view in views]
+        self.fine = np.stack([fine for fine, _ in labels])
+        self.coarse = np.stack([coarse for _, coarse in labels])
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(
+        self, rows: NDArray[np.int64], rng: np.random.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pixels, fine and coarse labels; with `rng`, mirrored and in other light."""
+        pixels = torch.from_numpy(self.pixels[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        fine, coarse = torch.from_numpy(self.fine[rows]), torch.from_numpy(self.coarse[rows])
+        if rng is None:
+            return pixels, fine, coarse
+        if rng.random() < 0.5:
+            pixels, fine, coarse = pixels.flip(3), fine.flip(2), coarse.flip(2)
+        gain = torch.from_numpy(rng.uniform(0.85, 1.1, (len(rows), 1, 1, 1))).float()
+        tint = torch.from_numpy(rng.uniform(0.95, 1.05, (len(rows), 3, 1, 1))).float()
+        shift = torch.from_numpy(rng.uniform(-0.08, 0.08, (len(rows), 1, 1, 1))).float()
+        return (((pixels + 1) * gain * tint - 1) + shift).clamp(-1, 1), fine, coarse
+
+
+def dense_loss(net: DenseNet, pixels: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
+    """Return cross-entropy of both maps; cells with a sign count more, as there are few of them."""
+    weights = torch.full((CLASSES,), 2.0)
+    weights[-1] = 1.0
+    _, colors, _, centers = net(pixels)
+    loss = functional.cross_entropy(colors, fine, weights, ignore_index=IGNORED)
+    return loss + functional.cross_entropy(centers, coarse, weights)
+
+
+@torch.no_grad()
+def evaluate(net: DenseNet, data: DenseData) -> dict[str, float]:
+    """Return the share of right colours on signs, of right empty cells, and of pictures counted right."""
+    net.eval()
+    pixels, fine, coarse = data.batch(np.arange(len(data)), None)
+    _, colors, _, centers = net(pixels)
+    net.train()
+    best, on_sign, empty = colors.argmax(1), (fine >= 0) & (fine < CLASSES - 1), fine == CLASSES - 1
+    counted = (centers.argmax(1) < CLASSES - 1).sum((1, 2))
+    true = (coarse < CLASSES - 1).sum((1, 2))
+    return {
+        "color": float((best == fine)[on_sign].float().mean()),
+        "empty": float((best == fine)[empty].float().mean()),
+        "count": float((counted == true).float().mean()),
+    }
+
+
+def train(
+    root: pathlib.Path, scenes: pathlib.Path, *, steps: int = STEPS, batch: int = 32, seed: int = 3,
+    seconds: float = 1e9, shards: int | None = None,
+) -> None:  # fmt: skip
+    torch.manual_seed(seed)
+    views = [view for record in load_records(scenes, most=shards) for view in record.views]
+    data, kept = DenseData(views[:-_HELD_BACK]), DenseData(views[-_HELD_BACK:])
+    config = ReaderTowerConfig()
+    net = DenseNet(config.fine_channels, config.coarse_channels)
+    optimizer = Optimizers(net, rest=[], matrix_lr=0.02, lr=2e-3)
+    checkpoint = root / "dense.pt"
+    first = load_checkpoint(checkpoint, {"dense": net}, optimizer)
+    journal = Journal(root, "dense", steps, first_step=first)
+    journal.write("start", first, steps=steps, batch=batch, seed=seed, views=len(data))
+    started = time.monotonic()
+    for step in range(first, steps):
+        rng = np.random.default_rng([seed, step])
+        rows = rng.integers(0, len(data), batch)
+        optimizer.scale(cosine(step, steps, peak=1.0))
+        loss = dense_loss(net, *data.batch(rows, rng))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+        optimizer.step()
+        is_over = time.monotonic() - started > seconds
+        if (step + 1) % 50 == 0:
+            journal.progress(step + 1, loss=loss.item())
+        if (step + 1) % 200 == 0 or step + 1 == steps or is_over:
+            journal.write("evaluation", step + 1, loss=loss.item(), **evaluate(net, kept))
+            save_checkpoint(checkpoint, step + 1, {"dense": net}, optimizer)
+        if is_over:
+            return

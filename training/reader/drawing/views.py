@@ -1,0 +1,76 @@
+"""Records in memory, as the stages want them: pixels in the tower's square, and what each cell shows."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from secondglance_server.engine.reader.slots import content_of
+from secondglance_server.engine.reader.tower import CLASSES, COARSE, FINE
+from training.reader.drawing.placards import ALL_COLORS
+from training.reader.records import THUMB_PX, Record, View, read_shard
+
+IGNORED = -100
+
+
+def load_records(directory: pathlib.Path, *, most: int | None = None, first: int = 0) -> list[Record]:
+    """Return the records of the shards in a directory, in order."""
+    paths = sorted(directory.glob("*.jsonl.gz"))[first : None if most is None else first + most]
+    return [record for path in paths for record in read_shard(path)]
+
+
+def padded_pixels(view: View) -> NDArray[np.uint8]:
+    """Return the thumbnail centred in a grey square, uint8 [192, 192, 3]."""
+    image = Image.open(io.BytesIO(view.thumb)).convert("RGB")
+    return letterboxed(image)
+
+
+def letterboxed(image: Image.Image) -> NDArray[np.uint8]:
+    square = Image.new("RGB", (THUMB_PX, THUMB_PX), (127, 127, 127))
+    square.paste(image, ((THUMB_PX - image.width) // 2, (THUMB_PX - image.height) // 2))
+    return np.asarray(square)
+
+
+def colored_box(view: View, index: int) -> tuple[float, float, float, float]:
+    """Return a sign's box in the square."""
+    left, top, right, bottom = content_of(*view.size)
+    x0, y0, x1, y1 = view.signs[index].box
+    return (
+        left + x0 * (right - left),
+        top + y0 * (bottom - top),
+        left + x1 * (right - left),
+        top + y1 * (bottom - top),
+    )
+
+
+def dense_labels(view: View) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the colour of each fine cell [24, 24] and of the sign centred in each coarse one [12, 12].
+
+    Cells at a sign's edge are ignored. Text without a panel counts as no sign.
+    """
+    fine = np.full((FINE, FINE), CLASSES - 1, np.int64)
+    coarse = np.full((COARSE, COARSE), CLASSES - 1, np.int64)
+    middle = (np.arange(FINE) + 0.5) / FINE
+    for index, sign in enumerate(view.signs):
+        if sign.color is None or sign.shown <= 0.05:
+            continue
+        x0, y0, x1, y1 = colored_box(view, index)
+        half = 0.5 / FINE
+        inside_x, inside_y = (middle > x0) & (middle < x1), (middle > y0) & (middle < y1)
+        near_x, near_y = (
+            (middle > x0 - half) & (middle < x1 + half),
+            (middle > y0 - half) & (middle < y1 + half),
+        )
+        color = ALL_COLORS.index(sign.color)
+        edge = near_y[:, None] & near_x[None]
+        fine[edge & (fine == CLASSES - 1)] = IGNORED
+        fine[inside_y[:, None] & inside_x[None]] = color
+        cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
+        if 0 <= cx < 1 and 0 <= cy < 1:
+            coarse[int(cy * COARSE), int(cx * COARSE)] = color
+            fine[min(int(cy * FINE), FINE - 1), min(int(cx * FINE), FINE - 1)] = color
+    return fine, coarse

@@ -1,0 +1,178 @@
+"""A world: placards before a background, rendered as any view of it.
+
+Half of the backgrounds are photographs; the rest are those of `scenes/`, plain walls and tiles. Nothing is
+painted finer than the original's own pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageChops, ImageFilter
+
+from scenes.backgrounds import light_view, make_background, paint_background
+from scenes.fonts import Split, font_files
+from scenes.generator import add_noise
+from training.reader.drawing.placards import ALL_COLORS, Line, Placard, make_placard, paint_placard
+from training.reader.drawing.textures import PhotoBackground
+from training.reader.drawing.words import random_kind, text_of
+
+VIEW_SIDE_PX = 448  # the model's view: the longer side of both pictures
+LEAST_TEXT_PX = 13.0  # in the original
+Box = tuple[float, float, float, float]
+
+
+class Paintable(Protocol):
+    def paint(self, size: tuple[int, int], part: Box) -> Image.Image: ...
+
+
+class DrawnBackground:
+    """One of the procedural backgrounds of `scenes/`."""
+
+    def __init__(self, rng: np.random.Generator, split: Split) -> None:
+        self._background = make_background(rng, split)
+
+    def paint(self, size: tuple[int, int], part: Box) -> Image.Image:
+        view = paint_background(self._background, size, part)
+        light = light_view(self._background, size, part)
+        lit = ImageChops.multiply(view, Image.merge("RGB", (light,) * 3))
+        return lit.point([min(v * 2, 255) for v in range(256)] * 3)
+
+
+class PlainWall:
+    """A wall or a screen of one colour with a soft gradient and perhaps joints between tiles."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        base = rng.uniform(20, 245) + rng.normal(0, 18, 3)
+        corners = base + rng.normal(0, 14, (2, 2, 1)) + rng.normal(0, 3, (2, 2, 3))
+        self._corners = Image.fromarray(np.clip(corners, 0, 255).astype(np.uint8))
+        self._tiles = int(rng.integers(4, 16)) if rng.random() < 0.35 else 0
+        self._joint = float(rng.uniform(-30, 30))
+
+    def paint(self, size: tuple[int, int], part: Box) -> Image.Image:
+        box = tuple(0.5 + v for v in part)
+        view = self._corners.resize(size, Image.Resampling.BILINEAR, box)
+        if not self._tiles:
+            return view
+        across = np.linspace(part[0], part[2], size[0])[None] * self._tiles % 1 < 0.03
+        down = np.linspace(part[1], part[3], size[1])[:, None] * self._tiles % 1 < 0.03
+        pixels = np.asarray(view, np.float32) + (across | down)[..., None] * self._joint
+        return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class World:
+    """Sizes in pixels of the original."""
+
+    seed: int
+    width: int
+    height: int
+    background: Paintable
+    placards: tuple[Placard, ...]
+    noise: float
+    blur: float
+
+
+def make_world(seed: int, split: Split) -> World:
+    """Return a world; the same seed gives the same world where fonts, words and photographs are the same."""
+    rng = np.random.default_rng([seed, 7 if split == "train" else 8])
+    longer, aspect = int(rng.integers(900, 4001)), float(np.exp(rng.uniform(-np.log(2), np.log(2))))
+    shorter = max(round(longer * min(aspect, 1 / aspect)), longer // 2)
+    size = (longer, shorter) if aspect > 1 else (shorter, longer)
+    background = _background(rng, split, size[0] / size[1])
+    placards = _placards(rng, size, split)
+    return World(seed, *size, background, placards, float(rng.uniform(0, 9)), float(rng.uniform(0, 1.4)))
+
+
+def _background(rng: np.random.Generator, split: Split, aspect: float) -> Paintable:
+    draw = rng.random()
+    if split == "test" or draw < 0.68:
+        return PhotoBackground(rng, split, aspect)
+    return DrawnBackground(rng, split) if draw < 0.84 else PlainWall(rng)
+
+
+def random_lines(rng: np.random.Generator, split: Split) -> tuple[Line, ...]:
+    """Return the lines of one placard, the first at height 1."""
+    count = int(rng.choice((1, 2, 3), p=(0.66, 0.23, 0.11)))
+    lines = [_line(rng, split, 1.0)]
+    for _ in range(count - 1):
+        same = rng.random() < 0.55
+        lines.append(_line(rng, split, 1.0 if same else float(rng.uniform(0.45, 0.9))))
+    return tuple(lines)
+
+
+def _line(rng: np.random.Generator, split: Split, height: float) -> Line:
+    kind = random_kind(rng)
+    return Line(text_of(rng, kind, split), kind, height)
+
+
+def _placards(rng: np.random.Generator, size: tuple[int, int], split: Split) -> tuple[Placard, ...]:
+    fonts = font_files(split)
+    view_px = max(size) / VIEW_SIDE_PX
+    count = int(rng.choice(7, p=(0.04, 0.30, 0.20, 0.18, 0.13, 0.08, 0.07)))
+    distinct = [str(c) for c in rng.permutation(ALL_COLORS)]
+    low, high = max(4.0 * view_px, LEAST_TEXT_PX), (80.0 if count == 1 else 44.0) * view_px
+    placed: list[Placard] = []
+    for index in range(count):
+        color: str | None = distinct[index]
+        if rng.random() < 0.22:
+            color = None
+        elif rng.random() < 0.15:
+            color = str(rng.choice(ALL_COLORS))
+        for _ in range(4):
+            height = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+            font = fonts[int(rng.integers(len(fonts)))]
+            placard = make_placard(rng, random_lines(rng, split), color, font, height)
+            moved = _free_spot(rng, placard, size, placed, 5 * view_px)
+            if moved is not None:
+                placed.append(moved)
+                break
+    return tuple(placed)
+
+
+def _free_spot(
+    rng: np.random.Generator, placard: Placard, size: tuple[int, int], taken: list[Placard], gap: float
+) -> Placard | None:
+    left, top, right, bottom = placard.box
+    if right - left + 2 * gap >= size[0] or bottom - top + 2 * gap >= size[1]:
+        return None
+    for _ in range(25):
+        x, y = rng.uniform(gap - left, size[0] - gap - right), rng.uniform(gap - top, size[1] - gap - bottom)
+        x0, y0, x1, y1 = left + x - gap, top + y - gap, right + x + gap, bottom + y + gap
+        boxes = [other.box for other in taken]
+        if all(x1 < a or x0 > c or y1 < b or y0 > d for a, b, c, d in boxes):
+            return placard.moved(x, y)
+    return None
+
+
+def render_world(world: World, box: Box | None = None, size: tuple[int, int] | None = None) -> Image.Image:
+    """Return the part `box` (original pixels) as `size` pixels; by default the whole original."""
+    box = box or (0.0, 0.0, float(world.width), float(world.height))
+    span = box[2] - box[0], box[3] - box[1]
+    size = size or (round(span[0]), round(span[1]))
+    scale = min(1.0, size[0] / span[0])
+    paint_size = max(round(span[0] * scale), 1), max(round(span[1] * scale), 1)
+    part = (box[0] / world.width, box[1] / world.height, box[2] / world.width, box[3] / world.height)
+    view = world.background.paint(paint_size, part)
+    for placard in world.placards:
+        paint_placard(view, placard, (box[0], box[1]), scale)
+    if world.blur * scale > 0.3:
+        view = view.filter(ImageFilter.GaussianBlur(world.blur * scale))
+    view = add_noise(view, world.noise * scale, world.seed % 251)
+    return view if view.size == size else view.resize(size, Image.Resampling.BICUBIC)
+
+
+def compressed(image: Image.Image, quality: int) -> Image.Image:
+    """Return what is left of an image after WebP."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=2)
+    return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
+
+
+def view_size(span: tuple[float, float]) -> tuple[int, int]:
+    """Return the size of a view of `span` original pixels: at most `VIEW_SIDE_PX`, never enlarged."""
+    scale = min(1.0, VIEW_SIDE_PX / max(span))
+    return max(round(span[0] * scale), 1), max(round(span[1] * scale), 1)

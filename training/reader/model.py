@@ -1,0 +1,249 @@
+"""The model as training sees it: tower and decoder side by side, several questions to one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from secondglance_server.engine.reader.slots import ASK_POSITION, EMPTY, Slots
+from secondglance_server.engine.reader.tower import COARSE, ReaderTower, ReaderTowerConfig
+from secondglance_server.engine.reader.vocabulary import ASK, BOS, IMAGE, SYMBOLS, Vocabulary
+from training.gaze import Gaze
+from training.reader.targets import Target
+
+WIDTH = 192
+CELLS = COARSE * COARSE
+
+
+def decoder_config(vocabulary: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=WIDTH,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+
+
+class Reader(nn.Module):
+    """Tower and decoder; the decoder's embeddings of symbols are what slots are made of."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.tower = ReaderTower(ReaderTowerConfig(hidden_size=WIDTH))
+        self.decoder = LlamaForCausalLM(decoder_config(len(vocabulary.tokens)))
+        nn.init.normal_(self.decoder.model.embed_tokens.weight, std=0.3)
+        nn.init.constant_(self.decoder.model.norm.weight, 0.3)
+        self.decoder.model.config._attn_implementation = "sdpa"
+        self.gaze = Gaze(self.decoder)
+
+    @property
+    def symbols(self) -> Tensor:
+        first = self.vocabulary.first_symbol
+        return self.decoder.model.embed_tokens.weight[first : first + len(SYMBOLS)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """One view for a batch: slots, and pixels uint8 [192, 192, 3] or, without any, its lines' colours."""
+
+    slots: Slots
+    pixels: NDArray[np.uint8] | None
+    colors: NDArray[np.float32] | None = None  # [lines, classes], by the lines' numbers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """One or two views and the questions about them: (ids of the question, target)."""
+
+    views: Sequence[Picture]
+    questions: Sequence[tuple[Sequence[int], Target]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """Logits [M, V] where an answer's token is predicted; `truth`, `partner` [M].
+
+    `owner` [M]: which question, counted through the batch; `gaze`: the loss of looking elsewhere.
+    """
+
+    logits: Tensor
+    truth: Tensor
+    partner: Tensor
+    owner: Tensor
+    gaze: Tensor
+
+    def loss(self) -> Tensor:
+        """Return cross-entropy, shared between both answers where two are right."""
+        log_p = self.logits.float().log_softmax(-1)
+        own = log_p.gather(1, self.truth[:, None]).squeeze(1)
+        other = log_p.gather(1, self.partner.clamp(min=0)[:, None]).squeeze(1)
+        return -torch.where(self.partner >= 0, (own + other) / 2, own).mean()
+
+    def right(self) -> Tensor:
+        """Return whether all tokens of each question's answer are the most likely ones, bool [questions]."""
+        best = self.logits.argmax(-1)
+        good = (best == self.truth) | (best == self.partner)
+        wrong = torch.zeros(int(self.owner.max()) + 1).index_add_(0, self.owner, 1 - good.float())
+        return wrong == 0
+
+
+def slot_tensors(slots: Sequence[Slots], length: int) -> dict[str, Tensor]:
+    """Return the tower's inputs of several pictures, cut or padded to `length` slots."""
+
+    def stack(name: str, kind: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.stack([getattr(s, name)[:length] for s in slots])).to(kind)
+
+    return {
+        "slot_ids": stack("ids", torch.long), "slot_probabilities": stack("probabilities", torch.float32),
+        "slot_kind": stack("kind", torch.long), "slot_line": stack("line", torch.long),
+        "slot_block": stack("block", torch.long), "slot_geometry": stack("geometry", torch.float32),
+        "slot_corners": stack("corners", torch.float32),
+    }  # fmt: skip
+
+
+def pixel_values(pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Return [B, 3, 192, 192] in [-1, 1]."""
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _used(slots: Slots) -> int:
+    return int((slots.kind != EMPTY).sum())
+
+
+def view_tokens(
+    model: Reader, pictures: Sequence[Picture], length: int, *, is_second: bool
+) -> tuple[Tensor, Tensor]:
+    """Return tokens [B, T, width] and rotary positions [B, T] of one view of each example."""
+    slots = slot_tensors([p.slots for p in pictures], length)
+    positions = torch.from_numpy(np.stack([p.slots.position[:length] for p in pictures]))
+    if pictures[0].pixels is None:
+        colors = [_line_colors(p, length) for p in pictures]
+        tokens = model.tower.slots(slots, model.symbols, torch.from_numpy(np.stack(colors)), None)
+    else:
+        tokens = model.tower.tokens(
+            pixel_values([p.pixels for p in pictures if p.pixels is not None]), slots, model.symbols
+        )
+        positions = torch.cat([torch.full((len(pictures), CELLS), ASK_POSITION), positions], dim=1)
+    return (tokens + model.tower.second_view if is_second else tokens), positions
+
+
+def _line_colors(picture: Picture, length: int) -> NDArray[np.float32]:
+    assert picture.colors is not None
+    if not len(picture.colors):
+        return np.zeros((length, picture.colors.shape[1]), np.float32)
+    return picture.colors[np.minimum(picture.slots.line[:length], len(picture.colors) - 1)]
+
+
+def run(model: Reader, examples: Sequence[Example], rng: np.random.Generator) -> Outcome:
+    """Ask all questions of a batch; all have as many views, all with pixels or all without."""
+    vocabulary = model.vocabulary
+    embed = model.decoder.model.embed_tokens
+    parts = [embed(torch.tensor([[vocabulary.ids[BOS]]])).expand(len(examples), -1, -1)]
+    places = [torch.zeros(len(examples), 1, dtype=torch.long)]
+    for number in range(len(examples[0].views)):
+        pictures = [example.views[number] for example in examples]
+        full = len(pictures[0].slots.kind)
+        length = min(max(_used(p.slots) for p in pictures) + int(rng.integers(1, 40)), full)
+        tokens, positions = view_tokens(model, pictures, length, is_second=number > 0)
+        parts.append(tokens)
+        places.append(positions)
+    prefix = torch.cat(parts, dim=1)
+    packed = _pack(model, examples)
+    length = prefix.shape[1]
+    inputs = torch.cat([prefix, embed(packed["ids"])], dim=1)
+    positions = torch.cat([*places, packed["positions"]], dim=1)
+    allowed = _mask(length, packed["question"])
+    mask = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
+    hidden = model.decoder.model(
+        inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False
+    )
+    wanted = packed["next"] >= 0
+    logits = model.decoder.lm_head(hidden.last_hidden_state[:, length:][wanted])
+    gaze = _gaze(model, examples, packed, allowed, length)
+    return Outcome(logits, packed["next"][wanted], packed["partner"][wanted], packed["owner"][wanted], gaze)
+
+
+def _pack(model: Reader, examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Return [B, T] tensors by name; `next` is the answer's token to predict, -1 elsewhere."""
+    ask = model.vocabulary.ids[ASK]
+    rows = []
+    owner = -1
+    for example in examples:
+        ids, question, positions, following, partner, owners = [], [], [], [], [], []
+        for number, (asked, target) in enumerate(example.questions):
+            owner += 1
+            answer, partner_id = list(target.tokens), target.partner
+            if partner_id >= 0 and owner % 2:  # either comes first equally often: both are seen as input
+                answer[0], partner_id = partner_id, answer[0]
+            whole = [*asked, ask, *answer[:-1]]
+            first = len(asked)
+            ids += whole
+            question += [number] * len(whole)
+            positions += [
+                max(ASK_POSITION - first + i, 1) if i < first else ASK_POSITION - first + i
+                for i in range(len(whole))
+            ]
+            following += [-1] * first + answer
+            partner += [-1] * first + [partner_id] + [-1] * (len(answer) - 1)
+            owners += [owner] * len(whole)
+        rows.append((ids, question, positions, following, partner, owners))
+    longest = max(len(row[0]) for row in rows)
+
+    def stack(index: int, fill: int) -> Tensor:
+        return torch.tensor([list(row[index]) + [fill] * (longest - len(row[index])) for row in rows])
+
+    names = (("ids", 0), ("question", -1), ("positions", 0), ("next", -1), ("partner", -1), ("owner", -1))
+    return {name: stack(index, fill) for index, (name, fill) in enumerate(names)}
+
+
+def _mask(prefix: int, question: Tensor) -> Tensor:
+    """Return bool [B, 1, L, L]: the prefix is causal, a question sees the prefix and itself."""
+    batch, length = question.shape
+    owners = torch.cat([torch.full((batch, prefix), -2), question], dim=1)
+    allowed = (owners[:, None, :] == -2) | (owners[:, None, :] == owners[:, :, None])
+    return (allowed & torch.ones(prefix + length, prefix + length).tril().bool()).unsqueeze(1)
+
+
+def _gaze(
+    model: Reader, examples: Sequence[Example], packed: dict[str, Tensor], allowed: Tensor, length: int
+) -> Tensor:
+    """Return the loss of the layer that the server reads: attention belongs on the first view's cells."""
+    if examples[0].views[0].pixels is None:
+        return torch.zeros(())
+    ask = model.vocabulary.ids[ASK]
+    rows, places = (packed["ids"] == ask).nonzero(as_tuple=True)
+    wanted = torch.stack([cell_mask(target.cells) for example in examples for _, target in example.questions])
+    return model.gaze.loss(rows, places + length, allowed, torch.arange(1, 1 + CELLS), wanted)
+
+
+def cell_mask(box: tuple[float, float, float, float] | None) -> Tensor:
+    """Return [cells]: the share of each cell that the box covers, at least a little where it touches."""
+    if box is None:
+        return torch.zeros(CELLS)
+    edges = torch.arange(COARSE) / COARSE
+    x = (
+        torch.minimum(edges + 1 / COARSE, torch.tensor(box[2])) - torch.maximum(edges, torch.tensor(box[0]))
+    ).clamp(min=0)
+    y = (
+        torch.minimum(edges + 1 / COARSE, torch.tensor(box[3])) - torch.maximum(edges, torch.tensor(box[1]))
+    ).clamp(min=0)
+    return (y[:, None] * x[None, :]).flatten() * COARSE * COARSE
+
+
+def image_token(vocabulary: Vocabulary) -> int:
+    return vocabulary.ids[IMAGE]

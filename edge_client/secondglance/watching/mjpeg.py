@@ -38,6 +38,7 @@ class JpegFrames:
     def __init__(self) -> None:
         self._data = bytearray()
         self._at = 0  # what is before was looked at
+        self._segment = 0  # where the segment begins that was passed last
         self._state = _At.GAP
         self._since_frame = 0
 
@@ -104,7 +105,7 @@ class JpegFrames:
             if self._at == len(_START):
                 self._state = _At.LOOSE
             else:
-                self._restart(len(_START))  # cut short: its segments reached into what follows
+                self._restart(self._segment)  # cut short: this one reached into what follows
             return True
         marker = head[1]
         if marker == 0xD8:
@@ -126,6 +127,7 @@ class JpegFrames:
             return True
         if len(self._data) < self._at + 2 + length:
             return False
+        self._segment = self._at
         self._at += 2 + length
         self._state = _At.SCAN if marker == _SCAN else _At.MARKER
         return True

@@ -17,8 +17,8 @@ def shown_path(path: str) -> str:
 def credentials(address: str) -> tuple[str, str, str]:
     """Split an address into user, password and the address without them.
 
-    Passwords that hold `@`, `/`, `?` or `#` unescaped are understood as people mean them: the last `@` ends
-    them, unless what is before the first `/` is a host already.
+    A password may hold `@`, or else `/`, `?` and `#`, unescaped. One that holds both has to be escaped: to
+    guess the host would send passwords to strangers.
     """
     scheme = _SCHEME.match(address)
     if scheme is None:
@@ -38,26 +38,27 @@ def credentials(address: str) -> tuple[str, str, str]:
 
 
 def shown_address(address: str) -> str:
-    """Return an address without user, password and whatever follows the first `?`, `#`, `;` or `=`."""
-    _, _, bare = credentials(address)
-    scheme = _SCHEME.match(bare)
+    """Return an address without all that may be secret.
+
+    That is what precedes the last `@`, and what follows the first `?`, `#`, `;` or `=` behind it.
+    """
+    scheme = _SCHEME.match(address)
     if scheme is None:
-        return bare
+        return address
+    bare = address[scheme.end() :].rpartition("@")[2]
     shown = re.split(r"[?#;=]", bare, maxsplit=1)[0]
-    shown = scheme[0] + shown[scheme.end() :].rpartition("@")[2]
-    return shown if len(shown) == len(bare) else f"{shown}..."
+    return scheme[0] + shown + ("..." if shown != bare else "")
 
 
 def without_secrets(text: str, address: str) -> str:
     """Return a message about `address` with every secret of the address taken out."""
     text = text.replace(address, shown_address(address))
-    user, password, bare = credentials(address)
-    secrets = {password, user, *re.findall(r"[=]([^=&;#?/]+)", bare)}
     scheme = _SCHEME.match(address)
-    if scheme is not None and address != bare:
-        secrets.add(address[scheme.end() : len(address) - len(bare) + scheme.end() - 1])
+    login, _, bare = address[scheme.end() if scheme else 0 :].rpartition("@")
+    _, password, _ = credentials(address)
+    secrets = {login, login.partition(":")[2], password, *re.findall(r"=([^=&;#?/]+)", bare)}
     secrets |= {part for secret in tuple(secrets) for part in re.split(r"[@/?#:]", secret)}
-    for secret in sorted({*secrets, *map(unquote, secrets)} - {""}, key=len, reverse=True):
-        if len(secret) > 1 or secret == password:
+    for secret in sorted({*secrets, *map(unquote, secrets)}, key=len, reverse=True):
+        if len(secret) > 1:
             text = text.replace(secret, "***")
     return text

@@ -42,11 +42,19 @@ hardening: $(VENV)/.dev ## abuse, overload and faults at full length
 pictures: $(VENV)/.dev ## 2,000 generated pictures through edge and server: no silent difference
 	$(BIN)/python -m pytest -q -s -m slow tests/edge_client/formats/test_metamorphic.py
 
-fuzz: $(VENV)/.dev ## image intake, request parser and the edge's decoders, coverage-guided, ten minutes each
-	mkdir -p out/fuzz/image out/fuzz/request out/fuzz/original
-	$(BIN)/python -m tests.fuzz original out/fuzz/original tests/fuzz/corpus/original -max_total_time=600 -artifact_prefix=out/fuzz/
-	$(BIN)/python -m tests.fuzz image out/fuzz/image tests/fuzz/corpus/image -max_total_time=600 -artifact_prefix=out/fuzz/
-	$(BIN)/python -m tests.fuzz request out/fuzz/request tests/fuzz/corpus/request -max_total_time=600 -artifact_prefix=out/fuzz/
+FUZZED_FORMATS := png jpg webp gif tif bmp ppm avif heic
+FUZZ = $(BIN)/python -m tests.fuzz
+FUZZ_OPTIONS = -max_total_time=600 -artifact_prefix=out/fuzz/
+
+fuzz: $(VENV)/.dev ## image intake, request parser and each of the edge's formats, coverage-guided, ten minutes each
+	for format in $(FUZZED_FORMATS); do \
+		mkdir -p out/fuzz/original-$$format && \
+		seeds=$$(ls tests/fuzz/corpus/original/*.$$format | paste -sd, -) && \
+		$(FUZZ) original out/fuzz/original-$$format -seed_inputs=$$seeds $(FUZZ_OPTIONS) || exit 1; \
+	done
+	mkdir -p out/fuzz/image out/fuzz/request
+	$(FUZZ) image out/fuzz/image tests/fuzz/corpus/image $(FUZZ_OPTIONS)
+	$(FUZZ) request out/fuzz/request tests/fuzz/corpus/request $(FUZZ_OPTIONS)
 
 # Advisories that are explained in docs/operations.md, by their ids.
 EXPLAINED := PYSEC-2021-427

@@ -57,8 +57,12 @@ def test_every_ignored_advisory_is_explained() -> None:
     assert [advisory for advisory in ignored.split() if advisory not in PAGE] == []
 
 
-def test_every_file_named_as_a_defence_exists() -> None:
+def test_every_file_and_test_named_as_a_defence_exists() -> None:
     table = PAGE.split("## Threat model")[1].split("Not defended")[0]
-    named = re.findall(r"`((?:server|deploy|tests)/[\w./]+)`", table)
-    assert len(named) > 10
+    named = re.findall(r"`((?:server|edge_client|deploy|tests)/[\w./]+)`", table)
+    assert len(named) > 40
     assert [path for path in named if not (ROOT / path).exists()] == []
+    rows = [line for line in table.splitlines() if line.startswith("|")][2:]
+    assert [row for row in rows if "`tests/" not in row and not row.startswith(("| ---", "| wants"))] == []
+    sources = "".join((ROOT / path).read_text() for path in set(named) if path.startswith("tests/"))
+    assert [name for name in re.findall(r"`(test_\w+)`", table) if f"def {name}(" not in sources] == []

@@ -264,15 +264,20 @@ def _ask(question: str, terms: QuestionTerms) -> Ask:
     return Ask(question, **values)
 
 
-def _http_options(settings: EdgeSettings, url: str | None, api_key: str | None) -> dict[str, Any]:
-    key = api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
+def headers_of(key: str | None) -> dict[str, str]:
+    """Return the headers that every request of an edge with this API key carries."""
     headers = {"User-Agent": "second-glance-edge", **NO_COMPRESSION}
     if key:
         headers[API_KEY_HEADER] = f"Bearer {key}"
+    return headers
+
+
+def _http_options(settings: EdgeSettings, url: str | None, api_key: str | None) -> dict[str, Any]:
+    key = api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
     timeout = httpx.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s)
     return {
         "base_url": _checked(url or settings.url),
-        "headers": headers,
+        "headers": headers_of(key),
         "timeout": timeout,
         "cookies": _no_cookies(),
     }

@@ -12,7 +12,7 @@ import copy
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 
@@ -33,6 +33,7 @@ from secondglance_server.http.openapi import DESCRIPTION, describe
 from secondglance_server.http.routes import router
 from secondglance_server.http.state import ServerState
 from secondglance_server.http.validation import on_validation_error, refusal_handler
+from secondglance_server.inference.decoding import Decoders
 from secondglance_server.inference.device_queue import DeviceQueue
 from secondglance_server.inference.idempotency import IdempotentReplies
 from secondglance_server.inference.images import ImageStore
@@ -136,7 +137,7 @@ def _lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        decoders = ThreadPoolExecutor(state.settings.decode_threads, thread_name_prefix="decode")
+        decoders = Decoders(state.settings)
         loading = state.device.start(lambda: engine or _load(state.settings))
         ready = asyncio.create_task(_become_ready(state, loading, decoders))
         if engine is not None:
@@ -150,7 +151,7 @@ def _lifespan(
             ready.cancel()
             watching.cancel()
             await asyncio.to_thread(state.device.close)
-            decoders.shutdown(wait=False, cancel_futures=True)
+            decoders.close()
             await asyncio.to_thread(state.tracer.close)
 
     return lifespan
@@ -177,7 +178,7 @@ def _origin_of_gate(settings: ServerSettings) -> str:
     return f"calibrated on {origin.date} with {origin.questions} questions of {origin.dataset}"
 
 
-async def _become_ready(state: ServerState, loading: Future[Engine], decoders: ThreadPoolExecutor) -> None:
+async def _become_ready(state: ServerState, loading: Future[Engine], decoders: Decoders) -> None:
     try:
         engine = await asyncio.wrap_future(loading)
         info = with_calibrated_gate(engine.info, state.settings.calibration)

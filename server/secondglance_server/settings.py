@@ -95,7 +95,7 @@ class ServerSettings(BaseSettings):
     max_batch: PositiveInt = 8
     """Most answers that run together on the device. Lower it when the device runs out of memory."""
     decode_threads: PositiveInt = 2
-    """Images decoded at a time. Raise it on machines with many cores."""
+    """Images decoded at a time, of small and of large ones each. Raise it on machines with many cores."""
     max_decoding_bytes: PositiveInt = 96 * 1024 * 1024
     """Memory of the images that are being decoded; a larger one waits to be alone. Set it by the machine's
     memory."""

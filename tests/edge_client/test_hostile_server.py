@@ -264,6 +264,24 @@ def test_an_id_that_cannot_be_sent_back_costs_its_own_answer_and_not_the_next(
         assert client.ask(PHOTO, "And now?").answer == "final"
 
 
+def test_markup_in_a_reply_is_text_in_a_report(honest: dict[str, Any]) -> None:
+    """What a server says becomes no element of the page that a person opens."""
+    markup = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    for route, field in (("first", "answer"), ("patch", "answer"), ("patch", "model")):
+        replies = {**honest, route: with_value(honest[route], (field,), markup)}
+
+        def answer(request: httpx.Request, replies: dict[str, Any] = replies) -> httpx.Response:
+            route = {"GET": "model", "POST": "first", "PUT": "patch"}[request.method]
+            return httpx.Response(200, content=json.dumps(replies[route]))
+
+        with EdgeClient(settings=EdgeSettings(), transport=httpx.MockTransport(answer)) as client:
+            said = client.ask(PHOTO, "What?")
+        page = report_page(PHOTO, markup, said, [], max_original_pixels=10**9)
+        assert "&lt;script&gt;alert(1)" in page
+        assert "<script>alert" not in page
+        assert "<img src=x" not in page
+
+
 @pytest.mark.parametrize("text", [ESCAPES, "a\x1b[2Jb", "\u202e", "\ud800", "\x9b", "\u2028", "\ufeff"])
 def test_printable_leaves_nothing_that_a_terminal_obeys_or_hides(text: str) -> None:
     assert unprintable(printable(text)) == []

@@ -10,7 +10,8 @@ import sys
 
 import atheris
 
-OPTIONS = ("-timeout=10", "-rss_limit_mb=2048", "-max_len=16384")  # seconds for one input; MB; bytes of one
+# Seconds for one input; MB, of which 300 are for one input and the rest for the fuzzer; bytes of one.
+OPTIONS = ("-timeout=10", "-rss_limit_mb=512", "-max_len=16384")
 
 with atheris.instrument_imports(
     include=["secondglance", "secondglance_server", "secondglance_protocol", "PIL", "python_multipart"]

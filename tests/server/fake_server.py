@@ -15,11 +15,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from secondglance_server.engine.fake import FakeEngine, FakeScript
+from secondglance_server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
+from secondglance_server.engine.protocol import EncoderBudget
 from secondglance_server.serving import leave, run_until_stopped
 from secondglance_server.settings import ENV_PREFIX, load_settings
 from secondglance_server.telemetry.logs import configure_logging
@@ -69,9 +70,11 @@ def fake_server(
     *,
     log: int = subprocess.DEVNULL,
     constants: dict[str, float] | None = None,
+    patch_side: int = FAKE_INFO.patch.max_width,
     **settings: Any,
 ) -> Iterator[FakeServer]:
-    """A ready server; killed at the end, if it still runs. `log`: where stderr goes."""
+    """A ready server; killed at the end, if it still runs. `log`: where stderr goes; `patch_side`: of the
+    largest patch, in pixels."""
     port = free_port()
     environment = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
     process = subprocess.Popen(
@@ -81,6 +84,7 @@ def fake_server(
             "tests.server.fake_server",
             json.dumps(script or {}),
             json.dumps(constants or {}),
+            str(patch_side),
         ],
         cwd=ROOT,
         env={**os.environ, **environment, f"{ENV_PREFIX}PORT": str(port)},
@@ -103,7 +107,9 @@ def main() -> None:
         home = importlib.import_module(f"secondglance_server.{module}")
         assert hasattr(home, constant), name
         setattr(home, constant, value)
-    engine = FakeEngine(FakeScript(**json.loads(sys.argv[1])))
+    side = int(sys.argv[3])
+    info = replace(FAKE_INFO, patch=EncoderBudget(max_width=side, max_height=side))
+    engine = FakeEngine(FakeScript(**json.loads(sys.argv[1])), info=info)
     leave(is_well=run_until_stopped(load_settings(), engine))
 
 

@@ -95,7 +95,7 @@ async def test_a_request_holds_its_place_while_it_is_decoded(
         release.wait(10)
         raise ValueError("never shown")
 
-    monkeypatch.setattr("secondglance_server.inference.two_stages.decode", slow_decode)
+    monkeypatch.setattr("secondglance_server.inference.decoding.inspect", slow_decode)
     async with running_client(FakeEngine(), max_queue=1) as client:
         first = asyncio.create_task(ask(client))
         await until(began.is_set)

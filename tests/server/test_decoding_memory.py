@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,7 +19,9 @@ import pytest
 from PIL import Image
 
 from secondglance_protocol.wire import ImageSize
+from secondglance_server.inference.decoding import Decoders
 from secondglance_server.inference.intake import BYTES_PER_PIXEL, DecodingMemory, decode, patch_limits
+from secondglance_server.inference.ticket import Ticket
 from secondglance_server.settings import ServerSettings
 from tests.needs import needs_linux
 
@@ -144,3 +148,23 @@ def test_room_is_given_back_after_a_failure() -> None:
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), memory.room_for("JPEG", size):
             raise ZeroDivisionError
+
+
+async def test_a_small_picture_does_not_wait_for_large_ones() -> None:
+    """Criterion 4 of the strangers: large pictures that fill all threads and all memory hold up no other."""
+    settings = ServerSettings(decode_threads=1)
+    decoders, limits, ticket = Decoders(settings), patch_limits(settings), Ticket(deadline=math.inf)
+    large, small = (file_of("PNG", "RGB", {}, side) for side in (SIDE, 40))
+
+    async def shape_of(data: bytes) -> tuple[int, ...]:
+        return (await decoders.decode(data, limits, ticket, lambda _: None)).shape
+
+    try:
+        with decoders._large_memory.room_for("WEBP", ImageSize(width=5000, height=5000)):
+            waiting = [asyncio.create_task(shape_of(large)) for _ in range(3)]
+            for _ in range(5):
+                assert await asyncio.wait_for(shape_of(small), 10) == (40, 40, 3)
+            assert not any(task.done() for task in waiting)
+        assert await asyncio.gather(*waiting) == [(SIDE, SIDE, 3)] * 3
+    finally:
+        decoders.close()

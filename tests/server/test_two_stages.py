@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-import secondglance_server.inference.two_stages
+import secondglance_server.inference.decoding
 from secondglance_protocol.defaults import DEFAULT_LIMITS
 from secondglance_server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
 from secondglance_server.engine.protocol import LocalizationDefaults
@@ -325,11 +325,11 @@ async def test_pixels_for_which_there_is_no_room_are_decoded_again(
 def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What the server decodes from now on, in order."""
     decoded: list[bytes] = []
-    decode = secondglance_server.inference.two_stages.decode
+    inspect = secondglance_server.inference.decoding.inspect
 
     def counting(data: bytes, *arguments: Any) -> Any:
         decoded.append(data)
-        return decode(data, *arguments)
+        return inspect(data, *arguments)
 
-    monkeypatch.setattr(secondglance_server.inference.two_stages, "decode", counting)
+    monkeypatch.setattr(secondglance_server.inference.decoding, "inspect", counting)
     return decoded

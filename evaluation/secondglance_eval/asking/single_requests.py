@@ -13,6 +13,7 @@ from typing import Self
 
 import httpx
 
+from secondglance.client import headers_of
 from secondglance.conversation.failures import failure_of
 from secondglance.conversation.requests import Ask, first_request, patch_request, traced
 from secondglance.conversation.steps import Arrived, Send
@@ -22,7 +23,6 @@ from secondglance.pictures.orientation import Size
 from secondglance.settings import EdgeSettings
 from secondglance.wire.counting import CountingTransport, measuring
 from secondglance_eval.asking.records import StageCost
-from secondglance_protocol.protocol import API_KEY_HEADER
 from secondglance_protocol.wire import InferenceResponse, PatchOffer
 
 
@@ -30,11 +30,12 @@ class SingleRequests:
     """Connections to one server; may be shared by threads."""
 
     def __init__(self, url: str, settings: EdgeSettings) -> None:
-        headers = {"User-Agent": "second-glance-edge"}
-        if settings.api_key is not None:
-            headers[API_KEY_HEADER] = f"Bearer {settings.api_key.get_secret_value()}"
+        key = settings.api_key.get_secret_value() if settings.api_key else None
         self._http = httpx.Client(
-            base_url=url, transport=CountingTransport(), headers=headers, timeout=settings.read_timeout_s
+            base_url=url,
+            transport=CountingTransport(),
+            headers=headers_of(key),
+            timeout=settings.read_timeout_s,
         )
 
     def __enter__(self) -> Self:

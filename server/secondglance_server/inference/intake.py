@@ -134,17 +134,37 @@ class _Header:
     n_frames: int = 1
 
 
-def decode(
-    data: bytes,
-    limits: ImageLimits,
-    check_size: Callable[[ImageSize], None] = lambda _: None,
-    memory: DecodingMemory | None = None,
-) -> NDArray[np.uint8]:
-    """Return the picture as uint8 [height, width, 3].
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """An upload that may be decoded; nothing is allocated for its pixels yet."""
+
+    format_name: str
+    size: ImageSize
+    read: Callable[[], NDArray[np.uint8]]
+
+    @property
+    def n_bytes(self) -> int:
+        """The most that decoding takes."""
+        return BYTES_PER_PIXEL[self.format_name] * self.size.width * self.size.height
+
+    def decode(self, memory: DecodingMemory | None = None) -> NDArray[np.uint8]:
+        """Return the picture as uint8 [height, width, 3]; wait for room in `memory`, and then decode.
+
+        Blocks, so it is called off the event loop. Raises ProblemError UNREADABLE_IMAGE,
+        UNSUPPORTED_MEDIA_TYPE or UNORIENTED_IMAGE.
+        """
+        room = memory.room_for(self.format_name, self.size) if memory else nullcontext()
+        with room, _as_problem(self.format_name):
+            return self.read()
+
+
+def inspect(
+    data: bytes, limits: ImageLimits, check_size: Callable[[ImageSize], None] = lambda _: None
+) -> Inspected:
+    """Check an upload's header.
 
     Raises ProblemError: UNSUPPORTED_MEDIA_TYPE, IMAGE_TOO_LARGE, IMAGE_SHAPE_REFUSED, UNORIENTED_IMAGE or
-    UNREADABLE_IMAGE; and what `check_size` raises, which sees the size before decoding. Waits for room in
-    `memory` and blocks for as long as decoding takes, so it is called off the event loop.
+    UNREADABLE_IMAGE; and what `check_size` raises, which sees the size before decoding.
     """
     format_name = _sniff(data)
     with _as_problem(format_name):
@@ -155,8 +175,17 @@ def decode(
     size = ImageSize(width=header.width, height=header.height)
     check_size(size)
     _check_orientation(header.orientation)
-    with memory.room_for(format_name, size) if memory else nullcontext(), _as_problem(format_name):
-        return header.read()
+    return Inspected(format_name, size, header.read)
+
+
+def decode(
+    data: bytes,
+    limits: ImageLimits,
+    check_size: Callable[[ImageSize], None] = lambda _: None,
+    memory: DecodingMemory | None = None,
+) -> NDArray[np.uint8]:
+    """Inspect and decode at once; return and raise what `inspect` and `Inspected.decode` do."""
+    return inspect(data, limits, check_size).decode(memory)
 
 
 def _sniff(data: bytes) -> str:

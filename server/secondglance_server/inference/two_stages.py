@@ -6,10 +6,8 @@ leave as `ProblemError`. Not covered: HTTP, and how the engine answers.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -21,15 +19,14 @@ from secondglance_protocol.geometry import has_shape_of, roi_of
 from secondglance_protocol.wire import ImageSize, InferenceRequest, InferenceResponse, Roi
 from secondglance_server.engine.protocol import AnswerRequest, AttentionMap, EngineError, EngineInfo, Picture
 from secondglance_server.errors import ProblemError, busy, not_ready
+from secondglance_server.inference.decoding import Decoders
 from secondglance_server.inference.device_queue import DeviceQueue, QueueClosed, QueueFull, TooLate
 from secondglance_server.inference.expiring import ExpiringStore
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.inference.gate import is_doubtful, judge, resolve_gate
 from secondglance_server.inference.images import EncodedImage, ImageStore, Upload, image_id
 from secondglance_server.inference.intake import (
-    DecodingMemory,
     ImageLimits,
-    decode,
     image_limits,
     patch_limits,
 )
@@ -61,7 +58,7 @@ class TwoStages:
         device: DeviceQueue,
         sessions: SessionStore,
         images: ImageStore,
-        decoders: ThreadPoolExecutor,
+        decoders: Decoders,
     ) -> None:
         self.info = info
         self._settings = settings
@@ -69,7 +66,6 @@ class TwoStages:
         self._sessions = sessions
         self._images = images
         self._decoders = decoders
-        self._decoding = DecodingMemory(settings.max_decoding_bytes)
         self._pixels: ExpiringStore[str, NDArray[np.uint8]] = ExpiringStore(
             ttl_s=settings.session_ttl_s,
             max_items=settings.max_sessions,
@@ -287,12 +283,7 @@ class TwoStages:
         ticket: Ticket,
         check_size: Callable[[ImageSize], None] = lambda _: None,
     ) -> NDArray[np.uint8]:
-        def work() -> NDArray[np.uint8]:
-            if ticket.is_late:
-                raise TooLate
-            return decode(data, limits, check_size, self._decoding)
-
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        return await self._decoders.decode(data, limits, ticket, check_size)
 
 
 @contextmanager

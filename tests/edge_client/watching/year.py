@@ -172,7 +172,9 @@ class Year:
     def wait_for(self, condition: Callable[[], bool], seconds: float = 90.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            assert self.process.poll() is None, f"it ended: {self.said[-2000:]}"
+            assert self.process.poll() is None, (
+                f"it ended with {self.process.returncode}: {self.said[-2000:]}"
+            )
             assert time.monotonic() < deadline, f"it does not come about: {self.status()} {self.said[-2000:]}"
             time.sleep(0.02)
 

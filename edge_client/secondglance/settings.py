@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
@@ -85,10 +88,23 @@ class EdgeSettings(BaseSettings):
 def load_settings(**overrides: Any) -> EdgeSettings:
     """Settings from the environment; `overrides` that are not None win. Raises UsageError."""
     given = {name: value for name, value in overrides.items() if value is not None}
+    _refuse_misspelt(os.environ)
     try:
         return EdgeSettings(**given)
     except ValidationError as exc:
         raise UsageError("; ".join(_complaint(error) for error in exc.errors(include_url=False))) from exc
+
+
+def _refuse_misspelt(environment: Iterable[str]) -> None:
+    """Raise UsageError for a variable with our prefix that names no setting: it would change nothing, unseen.
+
+    The gateway's variables have a longer prefix and settings of their own.
+    """
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in EdgeSettings.model_fields.keys() - {"url", "api_key"}}
+    for name in sorted(environment):
+        if name.startswith(ENV_PREFIX) and name not in known and not name.startswith(f"{ENV_PREFIX}GATEWAY_"):
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            raise UsageError(f"{name} is no setting; the nearest one is {nearest[0]}")
 
 
 def _complaint(error: Any) -> str:

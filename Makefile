@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test hardening lint golden edge-endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train clean fuzz pictures audit images compose-demo compose-lab lab lock
+.PHONY: help demo test hardening lint golden edge-endurance endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train clean fuzz pictures audit images compose-demo compose-lab lab lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -73,6 +73,9 @@ golden: $(VENV)/.dev ## write the golden files of the command line anew
 edge-endurance: $(VENV)/.dev ## batch killed 50 times, watch over 500 files, a server away for a minute
 	$(BIN)/python -m pytest -m slow -q -s tests/edge_client/test_batch_kills.py \
 		tests/edge_client/watching/test_watch_many.py tests/edge_client/watching/test_outage.py
+
+endurance: $(VENV)/.dev ## a year of the watch: 10,000 events of disks, clocks, links and kills from a seeded script
+	ENDURANCE_EVENTS=10000 $(BIN)/python -m pytest -q -s tests/edge_client/watching/test_endurance.py
 
 soak: $(VENV)/.dev ## 10,000 mixed requests; memory and what the server holds must stay flat
 	$(BIN)/python -m benchmarks.soak

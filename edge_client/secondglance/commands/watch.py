@@ -200,7 +200,7 @@ def _tell_undelivered(watching: Watch, was_stopped: bool) -> int:
     """Say how many answers wait to be handed on; return how many of them are a failure."""
     if not watching.undelivered:
         return 0
-    complain(f"{watching.undelivered} answers were not taken; those that wait are offered at the next start")
+    _warn(f"{watching.undelivered} answers were not taken; those that wait are offered at the next start")
     return watching.given_up if was_stopped else watching.undelivered
 
 
@@ -248,7 +248,7 @@ class _Teller:
     def answered(self, waiting: Waiting, question: str, reply: Reply) -> Mapping[str, Any]:
         record = self._record(waiting, question, reply)
         if self._is_away:
-            complain(f"the server is back; {record['waiting']} more wait")
+            _warn(f"the server is back; {record['waiting']} more wait")
             self._is_away = False
         if self._as_json:
             _print_json(record)
@@ -266,7 +266,7 @@ class _Teller:
 
     def away(self, error: EdgeError, pause_s: float) -> None:
         if not self._is_away:
-            complain(f"{error}; pictures wait until the server can be asked again")
+            _warn(f"{error}; pictures wait until the server can be asked again")
             self._is_away = True
         self._tell_state()
 

@@ -84,6 +84,24 @@ def test_e11_a_full_stdout_is_one_line_and_the_answer_is_given_again(
     assert (again.returncode, len(again.stdout.splitlines())) == (0, 1)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_e11_a_full_stderr_does_not_end_a_watch(
+    serve: Any, inbox: Path, tmp_path: Path, pictures: Any
+) -> None:
+    """E11: its log on a full disk ended the watch in silence, as soon as there was something to say."""
+    from secondglance_server.engine.fake import FakeEngine
+
+    (inbox / "a.jpg").write_bytes(b"\xff\xd8 no picture \xff\xd9")
+    os.utime(inbox / "a.jpg", ns=(1, 1))
+    (inbox / "b.jpg").write_bytes(pictures.photo((32, 24)))
+    options = ["--once", "--settle", "0.05", "--state", str(tmp_path / "state"), "--cmd", "false"]
+    command = [sys.executable, "-m", "secondglance.cli", "watch", str(inbox), "-q", "What?", *options]
+    command += ["--url", serve(FakeEngine()).url]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True, cwd=ROOT, check=False)
+    assert (ran.returncode, len(ran.stdout.splitlines())) == (1, 1)
+
+
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nobody else: without the variable nothing is sent, and a socket that is gone is no error."""
     notify_systemd("READY=1")

@@ -31,7 +31,16 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class EdgeSettings(BaseSettings):
-    """The edge's configuration, frozen. `url` and `api_key` are SECONDGLANCE_URL and SECONDGLANCE_API_KEY."""
+    """The edge's configuration, frozen; times are in seconds, sizes in pixels.
+
+    `url` and `api_key` are SECONDGLANCE_URL and SECONDGLANCE_API_KEY, all others SECONDGLANCE_EDGE_ and their
+    name. `load_settings` reads them with errors that name the variable.
+
+    >>> from secondglance import EdgeClient
+    >>> with EdgeClient(settings=EdgeSettings(image_quality=60, retries=0)) as client:
+    ...     client.ask("examples/photo.jpg", "How many signs are there?").receipt.retries
+    0
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, frozen=True, extra="forbid", populate_by_name=True
@@ -74,14 +83,17 @@ class EdgeSettings(BaseSettings):
 
     @property
     def image_recipe(self) -> Recipe:
+        """How the small copy is encoded."""
         return Recipe(self.format, self.image_quality, self.min_quality, self.image_subsampling)
 
     @property
     def patch_recipe(self) -> Recipe:
+        """How the region is encoded."""
         return Recipe(self.format, self.patch_quality, self.min_quality, self.patch_subsampling)
 
     @property
     def retry_policy(self) -> RetryPolicy:
+        """When a failed request is tried again."""
         return RetryPolicy(self.retries, self.retry_wait_s, self.max_retry_wait_s, self.max_retry_after_s)
 
 

@@ -42,6 +42,11 @@ hardening: $(VENV)/.dev ## abuse, overload and faults at full length
 pictures: $(VENV)/.dev ## 2,000 generated pictures through edge and server: no silent difference
 	$(BIN)/python -m pytest -q -s -m slow tests/edge_client/formats/test_metamorphic.py
 
+.PHONY: pictures-in-chromium
+pictures-in-chromium: $(VENV)/.dev ## 100 of them beside what Debian's chromium shows (apt-get install chromium)
+	$(INSTALL) playwright
+	$(BIN)/python -m tests.edge_client.formats.in_chromium
+
 FUZZED_FORMATS := png jpg webp gif tif bmp ppm avif heic
 FUZZ = $(BIN)/python -m tests.fuzz
 FUZZ_OPTIONS = -max_total_time=600 -artifact_prefix=out/fuzz/

@@ -59,10 +59,15 @@ class _Options:
     def with_options(
         self, *, observe: Observer | None = None, hooks: Hooks | None = None, **terms: Unpack[Terms]
     ) -> Self:
-        """A client that asks on other terms unless `ask` is told otherwise; what is not given stays.
+        """Return a client that asks on other terms unless `ask` is told otherwise; what is not given stays.
 
         It shares connections, the pictures that the server holds and what is known of it; closing one closes
-        all.
+        all. `terms` are those of `ask`. Raises TypeError for a term that does not exist.
+
+        >>> with EdgeClient() as client:
+        ...     quick = client.with_options(mode="answer_only", timeout_s=30)
+        ...     quick.ask("examples/photo.jpg", "What is written on the red sign?").stage
+        1
         """
         unknown = terms.keys() - Terms.__annotations__.keys()
         if unknown:
@@ -75,7 +80,7 @@ class _Options:
 
     @property
     def link(self) -> Uplink:
-        """What is known of the uplink by now."""
+        """What earlier requests have shown of the uplink: bytes per second and the wait for a reply."""
         return self._known.link
 
     def _conversation(self, source: ImageSource, question: str, terms: QuestionTerms) -> Conversation:
@@ -97,11 +102,19 @@ class _Options:
 
 
 class EdgeClient(_Options):
-    """Asks a Second Glance server about pictures.
+    """A client that asks a Second Glance server about pictures; threads may share it.
 
-    `url` and `api_key` win over `settings`, which win over the environment. `observe` is told every step
-    before it is taken, `hooks` what `Hooks` says. A `transport` of your own (an in-process app, say) counts
-    no bytes.
+    `url` and `api_key` win over `settings`, which win over the environment (SECONDGLANCE_URL,
+    SECONDGLANCE_API_KEY, SECONDGLANCE_EDGE_*). `observe` is told every step before it is taken, `hooks` what
+    `Hooks` says. A `transport` of your own (an in-process app, say) counts no bytes. Raises UsageError for a
+    setting or an address that cannot work.
+
+    >>> with EdgeClient() as client:
+    ...     reply = client.ask("examples/photo.jpg", "What is written on the red sign?")
+    >>> reply.answer, reply.stage
+    ('925', 2)
+    >>> reply.receipt.uplink_bytes < reply.receipt.original_bytes / 100
+    True
     """
 
     def __init__(
@@ -136,19 +149,35 @@ class EdgeClient(_Options):
         self._http.close()
 
     def ask(self, source: ImageSource, question: str, **terms: Unpack[QuestionTerms]) -> Reply:
-        """Ask `question` about the picture in a path, bytes, a binary file object or a PIL image.
+        """Ask `question` (1 to 4,096 bytes of UTF-8) about a picture, and return the reply of the last stage.
 
-        `mode` is "auto" (a second glance if the server is unsure), "answer_only" or "always"; `threshold` is
-        in nats (of the server's default metric); `timeout_s` and `max_uplink_bytes` bound both stages
-        together; `max_new_tokens` bounds the answer; `include` asks for "tokens" and "relevance". Asked again
-        with the same `idempotency_key`, the same picture and the same terms, a server that still remembers
-        gives its first reply again and infers nothing. Raises EdgeError if stage one fails; a failed stage
-        two gives the draft answer with `reply.degraded` set, or raises if `strict`.
+        `source` is a path, the bytes of a picture file, a binary file object or a PIL image. `mode` is "auto"
+        (a second glance if the server is unsure), "answer_only" or "always". `threshold` is in nats (of the
+        server's default metric; the margin has no unit). `timeout_s` (seconds) and `max_uplink_bytes` bound
+        both stages together. `max_new_tokens` bounds the answer. `include` asks for "tokens" and "relevance".
+        Asked again with the same `idempotency_key`, the same picture and the same terms, a server that still
+        remembers gives its first reply again and infers nothing.
+
+        Raises EdgeError if stage one fails. A failed stage two gives the draft answer with `reply.degraded`
+        set, or raises if `strict`.
+
+        >>> from secondglance import BadImageError
+        >>> with EdgeClient() as client:
+        ...     print(client.ask("examples/photo.jpg", "How many signs are there?").answer)
+        ...     try:
+        ...         client.ask(b"no picture", "How many signs are there?")
+        ...     except BadImageError as error:
+        ...         print(error.exit_code)
+        5
+        65
         """
         return self._run(self._conversation(source, question, terms).run())
 
     def model(self) -> ModelResponse:
-        """What the server takes; asked once and remembered."""
+        """Return what the server takes (pixels, bytes, formats); it is asked once and remembered.
+
+        Raises EdgeError.
+        """
         return self._run(self._conversation(b"", "", {}).fetch_model())
 
     def _run(self, steps: Steps[T]) -> T:
@@ -185,7 +214,16 @@ class EdgeClient(_Options):
 
 
 class AsyncEdgeClient(_Options):
-    """`EdgeClient`, awaited. Pictures are decoded and encoded in worker threads."""
+    """`EdgeClient`, awaited; tasks may share it. Pictures are decoded and encoded in worker threads.
+
+    >>> import asyncio
+    >>> async def main() -> str:
+    ...     async with AsyncEdgeClient() as client:
+    ...         reply = await client.ask("examples/photo.jpg", "What is written on the red sign?")
+    ...         return reply.answer
+    >>> asyncio.run(main())
+    '925'
+    """
 
     def __init__(
         self,
@@ -219,11 +257,11 @@ class AsyncEdgeClient(_Options):
         await self._http.aclose()
 
     async def ask(self, source: ImageSource, question: str, **terms: Unpack[QuestionTerms]) -> Reply:
-        """As `EdgeClient.ask`."""
+        """Ask as `EdgeClient.ask` does: the same arguments, units, reply and errors."""
         return await self._run(self._conversation(source, question, terms).run())
 
     async def model(self) -> ModelResponse:
-        """What the server takes; asked once and remembered."""
+        """Return what the server takes, as `EdgeClient.model` does. Raises EdgeError."""
         return await self._run(self._conversation(b"", "", {}).fetch_model())
 
     async def _run(self, steps: Steps[T]) -> T:

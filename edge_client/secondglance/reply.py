@@ -18,7 +18,10 @@ from secondglance_protocol.wire import (
 
 @dataclass(frozen=True, slots=True)
 class StageReceipt:
-    """`elapsed_ms` runs from preparing the picture to the reply; `requests` includes `retries`."""
+    """Bytes, milliseconds and requests of one stage.
+
+    `elapsed_ms` runs from preparing the picture to the reply; `requests` includes `retries`.
+    """
 
     uplink_bytes: int = 0
     downlink_bytes: int = 0
@@ -29,7 +32,9 @@ class StageReceipt:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Everything HTTP put on the socket, both ways; `setup` is asking the server what it takes.
+    """What a conversation cost: everything HTTP put on the socket, both ways, and the time.
+
+    `setup` is asking the server what it takes.
 
     `original_bytes` is the encoded original's size, None for a picture that came decoded. A transport of the
     caller's own counts nothing, so its byte counts are 0.
@@ -47,26 +52,31 @@ class Receipt:
 
     @property
     def uplink_bytes(self) -> int:
+        """Bytes sent, heads and bodies, of all stages."""
         return sum(stage.uplink_bytes for stage in self.stages)
 
     @property
     def downlink_bytes(self) -> int:
+        """Bytes received, heads and bodies, of all stages."""
         return sum(stage.downlink_bytes for stage in self.stages)
 
     @property
     def elapsed_ms(self) -> float:
+        """Milliseconds of all stages."""
         return sum(stage.elapsed_ms for stage in self.stages)
 
     @property
     def requests(self) -> int:
+        """Requests of all stages, retries included."""
         return sum(stage.requests for stage in self.stages)
 
     @property
     def retries(self) -> int:
+        """Requests that repeated a failed one."""
         return sum(stage.retries for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
-        """Totals and stages, ready for JSON."""
+        """Return totals and stages, ready for JSON."""
         return {
             "uplink_bytes": self.uplink_bytes,
             "downlink_bytes": self.downlink_bytes,
@@ -79,7 +89,9 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The server's replies of both stages behind one face; `degraded` says why stage two gave no answer.
+    """The answer, how sure it is and what it cost: the server's replies of both stages behind one face.
+
+    `degraded` says why stage two gave no answer, None if nothing went wrong.
 
     `notes` are what a caller should know about the picture: that only its first frame was looked at.
     `trace_id` (W3C Trace Context) names this conversation in the server's log and spans.
@@ -94,10 +106,12 @@ class Reply:
 
     @property
     def final(self) -> InferenceResponse:
+        """The server's reply of the last stage that answered."""
         return self.second or self.first
 
     @property
     def answer(self) -> str:
+        """The answer of the last stage that answered."""
         return self.final.answer
 
     @property
@@ -107,11 +121,12 @@ class Reply:
 
     @property
     def stage(self) -> Literal[1, 2]:
+        """Which stage the answer is from."""
         return self.final.stage
 
     @property
     def confidence(self) -> Confidence:
-        """Of the answer; higher means less certain."""
+        """How sure the answer is, in nats (the margin has no unit); higher means less certain."""
         return self.final.confidence
 
     @property
@@ -121,32 +136,40 @@ class Reply:
 
     @property
     def draft_confidence(self) -> Confidence:
+        """How sure stage one's answer is, in the same units as `confidence`."""
         return self.first.confidence
 
     @property
     def roi(self) -> Roi | None:
-        """The region that the server asked for, None where it asked for none."""
+        """The region that the server asked for, None where it asked for none.
+
+        `box` is in [0, 1] of the upright original, `pixels` in its pixels, half-open.
+        """
         return self.first.roi
 
     @property
     def id(self) -> str:
+        """The server's name of this inference."""
         return self.first.id
 
     @property
     def model(self) -> str:
+        """The name of the model that answered."""
         return self.final.model
 
     @property
     def usage(self) -> Usage:
+        """Tokens and received bytes of the last stage, as the server counts them."""
         return self.final.usage
 
     @property
     def timing_ms(self) -> TimingMs:
+        """Milliseconds of the last stage's phases on the server."""
         return self.final.timing_ms
 
     @property
     def tokens(self) -> tuple[TokenReport, ...] | None:
-        """Of the answer, if `include` has "tokens"."""
+        """The answer's tokens with their statistics in nats, if `include` has "tokens"."""
         return self.final.tokens
 
     @property
@@ -155,7 +178,7 @@ class Reply:
         return self.first.relevance
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, ready for JSON; None where there is nothing to say."""
+        """Return everything as plain values, ready for JSON; None where there is nothing to say."""
         values: dict[str, Any] = {
             "answer": self.answer,
             "stage": self.stage,

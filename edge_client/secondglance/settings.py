@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
@@ -28,7 +31,16 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class EdgeSettings(BaseSettings):
-    """The edge's configuration, frozen. `url` and `api_key` are SECONDGLANCE_URL and SECONDGLANCE_API_KEY."""
+    """The edge's configuration, frozen; times are in seconds, sizes in pixels.
+
+    `url` and `api_key` are SECONDGLANCE_URL and SECONDGLANCE_API_KEY, all others SECONDGLANCE_EDGE_ and their
+    name. `load_settings` reads them with errors that name the variable.
+
+    >>> from secondglance import EdgeClient
+    >>> with EdgeClient(settings=EdgeSettings(image_quality=60, retries=0)) as client:
+    ...     client.ask("examples/photo.jpg", "How many signs are there?").receipt.retries
+    0
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, frozen=True, extra="forbid", populate_by_name=True
@@ -71,24 +83,40 @@ class EdgeSettings(BaseSettings):
 
     @property
     def image_recipe(self) -> Recipe:
+        """How the small copy is encoded."""
         return Recipe(self.format, self.image_quality, self.min_quality, self.image_subsampling)
 
     @property
     def patch_recipe(self) -> Recipe:
+        """How the region is encoded."""
         return Recipe(self.format, self.patch_quality, self.min_quality, self.patch_subsampling)
 
     @property
     def retry_policy(self) -> RetryPolicy:
+        """When a failed request is tried again."""
         return RetryPolicy(self.retries, self.retry_wait_s, self.max_retry_wait_s, self.max_retry_after_s)
 
 
 def load_settings(**overrides: Any) -> EdgeSettings:
     """Settings from the environment; `overrides` that are not None win. Raises UsageError."""
     given = {name: value for name, value in overrides.items() if value is not None}
+    _refuse_misspelt(os.environ)
     try:
         return EdgeSettings(**given)
     except ValidationError as exc:
         raise UsageError("; ".join(_complaint(error) for error in exc.errors(include_url=False))) from exc
+
+
+def _refuse_misspelt(environment: Iterable[str]) -> None:
+    """Raise UsageError for a variable with our prefix that names no setting: it would change nothing, unseen.
+
+    The gateway's variables have a longer prefix and settings of their own.
+    """
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in EdgeSettings.model_fields.keys() - {"url", "api_key"}}
+    for name in sorted(environment):
+        if name.startswith(ENV_PREFIX) and name not in known and not name.startswith(f"{ENV_PREFIX}GATEWAY_"):
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            raise UsageError(f"{name} is no setting; the nearest one is {nearest[0]}")
 
 
 def _complaint(error: Any) -> str:

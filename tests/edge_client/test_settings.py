@@ -59,3 +59,25 @@ def test_a_wrong_key_is_not_shown() -> None:
     with pytest.raises(UsageError) as raised:
         load_settings(api_key=["s3cret"])
     assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("SECONDGLANCE_EDGE_RETRIS", "SECONDGLANCE_EDGE_RETRIES"),
+        ("SECONDGLANCE_EDGE_IMAGE_QUALTY", "SECONDGLANCE_EDGE_IMAGE_QUALITY"),
+        ("SECONDGLANCE_EDGE_TIMEOUT", "SECONDGLANCE_EDGE_"),
+    ],
+)
+def test_u8_a_misspelt_variable_is_named_with_the_nearest_setting(
+    monkeypatch: pytest.MonkeyPatch, misspelt: str, meant: str
+) -> None:
+    """It was ignored, so whoever set it believed that it worked."""
+    monkeypatch.setenv(misspelt, "1")
+    with pytest.raises(UsageError, match=f"{misspelt} is no setting; the nearest one is {meant}"):
+        load_settings()
+
+
+def test_the_gateways_variables_are_not_the_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECONDGLANCE_EDGE_GATEWAY_PORT", "8002")
+    assert load_settings().retries == 2

@@ -415,7 +415,7 @@ class Protocol(RuleBasedStateMachine):
 
 OFFER = {  # of a patch for an inference that asked for none
     "roi": {"pixels": {"left": 0, "top": 0, "right": 100, "bottom": 100}},
-    "patch": {"max_width": 336, "max_height": 336},
+    "patch": {"max_width": 336, "max_height": 336, "max_pixels": None},
 }
 
 

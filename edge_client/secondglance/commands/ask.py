@@ -35,7 +35,8 @@ def ask(
         Path | None, typer.Option(metavar="OUT.png", help="Draw the region and both answers.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="OUT.html", help="Write a page with all there is to see and know.")
+        Path | None,
+        typer.Option(metavar="OUT.html", help="Write a web page about the answer: pictures, region, bytes."),
     ] = None,
     save_sent: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the exact bytes that are sent.")

@@ -45,15 +45,18 @@ def batch(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="results.jsonl", dir_okay=False, help="One JSON object a line; default: stdout."
+            metavar="results.jsonl",
+            dir_okay=False,
+            help="Write one JSON object on each line of this file; default: stdout.",
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with --out: ask what it does not hold yet.")
+        bool, typer.Option("--resume", help="Go on: ask only what --out does not hold yet.")
     ] = False,
     concurrency: Annotated[int, typer.Option("--concurrency", "-j", min=1, max=64)] = 4,
     wait: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="For a server that is away or busy.")
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="How long to wait for a server that is away or busy."),
     ] = 60.0,
     url: Url = None,
     json_: Json = False,

@@ -23,10 +23,15 @@ def doctor(
     json_: Json = False,
     image: Annotated[
         Path | None,
-        typer.Option(metavar="IMAGE", exists=True, dir_okay=False, help="Work out what would be sent of it."),
+        typer.Option(
+            metavar="IMAGE", exists=True, dir_okay=False, help="Say what would be sent of this picture."
+        ),
     ] = None,
     probe_bytes: Annotated[
-        int, typer.Option(min=0, metavar="BYTES", help="To measure the uplink with; 0 does not measure.")
+        int,
+        typer.Option(
+            min=0, metavar="BYTES", help="How many bytes to measure the uplink with; 0 measures nothing."
+        ),
     ] = 256 * 1024,
 ) -> None:
     """Examine this edge, the link and the server.

@@ -16,29 +16,36 @@ from secondglance.commands.options import Url
 def gateway(
     url: Url = None,
     host: Annotated[
-        str | None, typer.Option(help="Where to listen; beyond loopback needs a key. [default: 127.0.0.1]")
+        str | None,
+        typer.Option(help="The address to listen on; others than loopback need a key. [default: 127.0.0.1]"),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="0 takes a free one. [default: 8001]")
+        int | None,
+        typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one. [default: 8001]"),
     ] = None,
     model_name: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="What apps may call the model, too; may be given again."),
+        typer.Option(
+            metavar="NAME", help="A further name by which apps may call the model; repeat for more."
+        ),
     ] = None,
     system: Annotated[
         Literal["ignore", "prepend"] | None,
-        typer.Option(help="What becomes of system messages. [default: ignore]"),
+        typer.Option(help="What to do with system messages. [default: ignore]"),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="HOST[:PORT]", help="Fetch pictures from there; may be given again."),
+        typer.Option(metavar="HOST[:PORT]", help="Fetch pictures from this host; repeat for more."),
     ] = None,
     allow_private: Annotated[
         bool | None,
-        typer.Option("--allow-private", help="Allowed hosts may have private addresses."),
+        typer.Option("--allow-private", help="Allow hosts with private addresses."),
     ] = None,
     log: Annotated[
-        bool, typer.Option("--log", help="A line on stderr for each request, also if it is no terminal.")
+        bool,
+        typer.Option(
+            "--log", help="Write a line on stderr for each request, even where stderr is no terminal."
+        ),
     ] = False,
 ) -> None:
     """Answer apps that speak OpenAI's API, in two stages.

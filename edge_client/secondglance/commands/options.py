@@ -10,16 +10,19 @@ if TYPE_CHECKING:
     from secondglance.conversation.requests import Terms
 
 Url: TypeAlias = Annotated[str | None, typer.Option(help="The server; default: SECONDGLANCE_URL.")]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Json: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Write the result as one JSON object on stdout.")
+]
 ModeName: TypeAlias = Annotated[
     Literal["auto", "answer_only", "always"],
-    typer.Option(help="Whether to take a second glance: if unsure, never, always."),
+    typer.Option(help="Take a second glance if the model is unsure, never, or always."),
 ]
 Threshold: TypeAlias = Annotated[
     float | None, typer.Option(min=0, help="Take a second glance above this uncertainty (nats).")
 ]
 Timeout: TypeAlias = Annotated[
-    float | None, typer.Option(min=0.001, metavar="SECONDS", help="For a whole conversation.")
+    float | None,
+    typer.Option(min=0.001, metavar="SECONDS", help="The longest time for a whole conversation."),
 ]
 MaxUplinkBytes: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Send no more than this for an answer.")

@@ -10,11 +10,20 @@ from typing import Annotated, TypeAlias
 import typer
 
 Questions: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--question", "-q", metavar="QUESTION", help="May be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--question", "-q", metavar="QUESTION", help="A question; repeat the option to ask several."
+    ),
 ]
 QuestionsFile: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--questions", metavar="FILE", exists=True, dir_okay=False, help="More, one a line."),
+    typer.Option(
+        "--questions",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="A file with further questions, one on each line.",
+    ),
 ]
 
 

@@ -43,47 +43,71 @@ if TYPE_CHECKING:
 def watch(
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Watched to the bottom."),
+        typer.Argument(
+            metavar="DIR", exists=True, file_okay=False, help="The folder to watch, with its subfolders."
+        ),
     ] = None,
     question: Questions = None,
     questions: QuestionsFile = None,
     camera: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Instead of DIR: http(s), or what ffmpeg knows.")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Watch a camera in place of DIR: an http(s) address, or one that ffmpeg reads.",
+        ),
     ] = None,
     every: Annotated[
-        float, typer.Option(min=0.01, metavar="SECONDS", help="Between the frames of a camera.")
+        float, typer.Option(min=0.01, metavar="SECONDS", help="The time between two frames of a camera.")
     ] = 1.0,
     min_change: Annotated[
         float,
-        typer.Option(min=0, max=100, metavar="PERCENT", help="Skip what looks like the last one; try 5."),
+        typer.Option(
+            min=0,
+            max=100,
+            metavar="PERCENT",
+            help="Skip a frame that differs from the last one by less; try 5.",
+        ),
     ] = 0.0,
     existing: Annotated[
         bool, typer.Option("--existing", help="Ask about files that are there at the first start, too.")
     ] = False,
     settle: Annotated[
-        float, typer.Option(min=0.01, metavar="SECONDS", help="Unchanged for this long is complete.")
+        float,
+        typer.Option(
+            min=0.01, metavar="SECONDS", help="A file is complete when it has not changed for this long."
+        ),
     ] = 1.0,
     once: Annotated[
-        bool, typer.Option("--once", help="What is there and not asked about yet (or one frame), then end.")
+        bool, typer.Option("--once", help="Ask about the files that are there (or one frame), then end.")
     ] = False,
     cmd: Annotated[
-        str | None, typer.Option(metavar="PROGRAM", help="Run for each answer; JSON on its stdin, no shell.")
+        str | None,
+        typer.Option(
+            metavar="PROGRAM",
+            help="Run this for each answer, with the JSON on its stdin and without a shell.",
+        ),
     ] = None,
     webhook: Annotated[
         str | None, typer.Option(metavar="URL", help="POST each answer there as JSON.")
     ] = None,
     state: Annotated[
-        Path | None, typer.Option(metavar="DIR", file_okay=False, help="Remember here what was asked.")
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, help="The folder that keeps what was asked."),
     ] = None,
     spool_bytes: Annotated[
-        int, typer.Option(min=1, metavar="BYTES", help="So much may wait; then the oldest is dropped.")
+        int,
+        typer.Option(
+            min=1,
+            metavar="BYTES",
+            help="Waiting pictures may take this much disk; above it the oldest is dropped.",
+        ),
     ] = 256 * 1024 * 1024,
     spool_age: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="What has waited longer is dropped.")
+        float, typer.Option(min=0.1, metavar="SECONDS", help="A picture that has waited longer is dropped.")
     ] = 24 * 3600.0,
     status_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="Keep its health there as JSON."),
+        typer.Option(metavar="FILE", dir_okay=False, help="Write the watch's health to this file as JSON."),
     ] = None,
     url: Url = None,
     json_: Json = False,

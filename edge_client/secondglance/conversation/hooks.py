@@ -15,10 +15,19 @@ from secondglance_protocol.wire import InferenceResponse
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """`on_request` before each attempt, `on_response` after it, `on_answer` after each stage that answered.
+    """Functions that a client calls: before each attempt, after it, and after each stage that answered.
 
     A request's `body` holds pictures and questions: log its length, not its content. An outcome is
-    `steps.Arrived` (with status and bytes) or `steps.Lost` (with the reason).
+    `steps.Arrived` (with status and bytes) or `steps.Lost` (with the reason). What a function raises ends the
+    question.
+
+    >>> from secondglance import EdgeClient
+    >>> seen = []
+    >>> hooks = Hooks(on_request=lambda send: seen.append(send.method))
+    >>> with EdgeClient(hooks=hooks) as client:
+    ...     reply = client.ask("examples/photo.jpg", "What is written on the red sign?")
+    >>> seen  # what the server takes, the small copy, the region
+    ['GET', 'POST', 'PUT']
     """
 
     on_request: Callable[[Send], None] | None = None
@@ -26,13 +35,16 @@ class Hooks:
     on_answer: Callable[[InferenceResponse], None] | None = None
 
     def requested(self, send: Send) -> None:
+        """Call `on_request`, if there is one."""
         if self.on_request is not None:
             self.on_request(send)
 
     def responded(self, send: Send, outcome: ExchangeResult) -> None:
+        """Call `on_response`, if there is one."""
         if self.on_response is not None:
             self.on_response(send, outcome)
 
     def answered(self, reply: InferenceResponse) -> None:
+        """Call `on_answer`, if there is one."""
         if self.on_answer is not None:
             self.on_answer(reply)

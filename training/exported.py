@@ -7,7 +7,8 @@ import pathlib
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from secondglance_server.engine.embedded.tower import AttentionBlock, ResidualBlock, Tower
+from secondglance_server.engine.convolution import ResidualBlock
+from secondglance_server.engine.embedded.tower import AttentionBlock, Tower
 
 PREFIXES = {
     "tower": "vision_tower.",

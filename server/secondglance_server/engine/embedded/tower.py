@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from secondglance_server.engine.convolution import ResidualBlock, convolution
+
 
 class TowerConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # transformers' hook is unannotated
     """`hidden_size` features for each of (image_size / patch_size)^2 tokens; the stem's stride is 16."""
@@ -42,23 +44,6 @@ class TowerConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # transfo
         self.patch_size = patch_size
         self.num_channels = num_channels
         super().__init__(**kwargs)
-
-
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside an identity."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = _convolution(width, width)
-        self.second = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.second(self.first(x)))
 
 
 class AttentionBlock(nn.Module):
@@ -97,14 +82,14 @@ class Tower(PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers' 
         first, second, third = config.stem_channels
         # to stride 8: fine enough for characters of five pixels
         self.fine = nn.Sequential(
-            _convolution(config.num_channels, first, 2),
-            _convolution(first, second, 2),
-            _convolution(second, second),
-            _convolution(second, third, 2),
-            _convolution(third, third),
+            convolution(config.num_channels, first, 2),
+            convolution(first, second, 2),
+            convolution(second, second),
+            convolution(second, third, 2),
+            convolution(third, third),
         )
         blocks = [ResidualBlock(config.hidden_size) for _ in range(config.residual_blocks)]
-        self.coarse = nn.Sequential(_convolution(third, config.hidden_size, 2), *blocks)
+        self.coarse = nn.Sequential(convolution(third, config.hidden_size, 2), *blocks)
         cells = (config.image_size // config.patch_size) ** 2
         self.positions = nn.Parameter(torch.zeros(1, cells, config.hidden_size))
         self.blocks = nn.ModuleList(

@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from secondglance_server.engine.convolution import ResidualBlock, convolution
 from secondglance_server.engine.reader.ocr import MOST_LINES
 from secondglance_server.engine.reader.slots import CHARACTER, EMPTY, GEOMETRY, KINDS, SLOTS, START
 from secondglance_server.engine.reader.vocabulary import COLORS, SYMBOLS
@@ -52,34 +53,17 @@ class ReaderTowerConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # t
         super().__init__(**kwargs)
 
 
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside an identity."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = _convolution(width, width)
-        self.second = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.second(self.first(x)))
-
-
 class DenseNet(nn.Module):
     """[B, 3, 192, 192] to a fine map of colours (24 x 24) and a coarse one of signs (12 x 12)."""
 
     def __init__(self, fine: int, coarse: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            _convolution(3, 32, 2), _convolution(32, 48, 2), _convolution(48, 48), _convolution(48, fine, 2),
+            convolution(3, 32, 2), convolution(32, 48, 2), convolution(48, 48), convolution(48, fine, 2),
             ResidualBlock(fine),
         )  # fmt: skip
         self.colors = nn.Conv2d(fine, CLASSES, 1)
-        self.down = nn.Sequential(_convolution(fine, coarse, 2), ResidualBlock(coarse), ResidualBlock(coarse))
+        self.down = nn.Sequential(convolution(fine, coarse, 2), ResidualBlock(coarse), ResidualBlock(coarse))
         self.centers = nn.Conv2d(coarse, CLASSES, 1)  # the colour of the sign whose centre lies in the cell
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -26,7 +26,9 @@ INFERENCE: Final = f"{INFERENCES}/{{inference_id}}"
 PATCH: Final = f"{INFERENCE}/patch"
 
 # The router's patterns end in `$`, which also matches before a final newline; nothing good has any of these.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+CONTROL_CHARACTERS: Final = r"\x00-\x1f\x7f-\x9f"
+"""As a character class of regular expressions, in Python and in JSON schemas."""
+_CONTROL = re.compile(f"[{CONTROL_CHARACTERS}]")
 
 
 @dataclass(frozen=True, slots=True)

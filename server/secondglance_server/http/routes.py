@@ -19,7 +19,7 @@ from secondglance_protocol.protocol import (
 )
 from secondglance_protocol.wire import InferenceRequest, InferenceResponse, ModelResponse
 from secondglance_server.errors import ProblemError
-from secondglance_server.http.door import INFERENCE, INFERENCES, PATCH
+from secondglance_server.http.door import CONTROL_CHARACTERS, INFERENCE, INFERENCES, PATCH
 from secondglance_server.http.multipart import parse_parts
 from secondglance_server.http.observe import facts_of
 from secondglance_server.http.openapi import (
@@ -52,7 +52,9 @@ def state_of(request: Request) -> ServerState:
 
 State = Annotated[ServerState, Depends(state_of)]
 # The pattern only tells readers of the schema what the door refuses.
-InferenceId = Annotated[str, Path(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+InferenceId = Annotated[
+    str, Path(min_length=1, max_length=MAX_ID_CHARS, pattern=f"^[^{CONTROL_CHARACTERS}]+$")
+]
 
 
 @router.get("/healthz", tags=["operation"], summary="Is the process alive?")

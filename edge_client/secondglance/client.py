@@ -56,6 +56,22 @@ class _Options:
     _observe: Observer | None
     _hooks: Hooks
 
+    def _set_up(
+        self,
+        url: str | None,
+        api_key: str | None,
+        settings: EdgeSettings | None,
+        observe: Observer | None,
+        hooks: Hooks | None,
+    ) -> dict[str, Any]:
+        """Begin without knowledge of the server, and return the options of the HTTP client."""
+        self._settings = settings or load_settings()
+        self._known = KnownServer(max_images=self._settings.remembered_images)
+        self._terms = {}
+        self._observe = observe
+        self._hooks = hooks or Hooks()
+        return _http_options(self._settings, url, api_key)
+
     def with_options(
         self, *, observe: Observer | None = None, hooks: Hooks | None = None, **terms: Unpack[Terms]
     ) -> Self:
@@ -127,12 +143,7 @@ class EdgeClient(_Options):
         observe: Observer | None = None,
         hooks: Hooks | None = None,
     ) -> None:
-        self._settings = settings or load_settings()
-        self._known = KnownServer(max_images=self._settings.remembered_images)
-        self._terms = {}
-        self._observe = observe
-        self._hooks = hooks or Hooks()
-        options = _http_options(self._settings, url, api_key)
+        options = self._set_up(url, api_key, settings, observe, hooks)
         transport = transport or CountingTransport(ssl_context=_ssl_context(options["base_url"]))
         self._http = httpx.Client(transport=transport, **options)
 
@@ -235,12 +246,7 @@ class AsyncEdgeClient(_Options):
         observe: Observer | None = None,
         hooks: Hooks | None = None,
     ) -> None:
-        self._settings = settings or load_settings()
-        self._known = KnownServer(max_images=self._settings.remembered_images)
-        self._terms = {}
-        self._observe = observe
-        self._hooks = hooks or Hooks()
-        options = _http_options(self._settings, url, api_key)
+        options = self._set_up(url, api_key, settings, observe, hooks)
         transport = transport or AsyncCountingTransport(ssl_context=_ssl_context(options["base_url"]))
         self._http = httpx.AsyncClient(transport=transport, **options)
 

@@ -170,16 +170,6 @@ def test_the_arrows_can_be_broken() -> None:
     assert cycle(code) is None
 
 
-def test_a_folder_shows_about_sixteen_modules_at_most() -> None:
-    folders = [folder for folder in (PACKAGE, *PACKAGE.rglob("*/")) if folder.is_dir()]
-    crowded = {
-        str(folder): count
-        for folder in folders
-        if (count := len([path for path in folder.glob("*.py") if path.name != "__init__.py"])) > 19
-    }
-    assert crowded == {}
-
-
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
     import secondglance
 

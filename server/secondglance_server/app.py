@@ -33,6 +33,7 @@ from secondglance_server.http.openapi import DESCRIPTION, describe
 from secondglance_server.http.routes import router
 from secondglance_server.http.state import ServerState
 from secondglance_server.http.validation import on_validation_error, refusal_handler
+from secondglance_server.inference.async_engine import AsyncEngine
 from secondglance_server.inference.decoding import Decoders
 from secondglance_server.inference.device_queue import DeviceQueue
 from secondglance_server.inference.idempotency import IdempotentReplies
@@ -64,12 +65,25 @@ def create_app(
     `clock` says how old what is remembered is. Raises SettingsError.
     """
     tracer = tracer or _tracer_of(settings)
-    state = _build_state(settings, Readiness(on_failure=on_failure), tracer, clock)
+    metrics = Metrics()
+    device = DeviceQueue(
+        max_queue=settings.max_queue,
+        max_batch=settings.max_batch,
+        max_wait_ms=MAX_WAIT_MS,
+        on_batch=metrics.observe_batch,
+    )
+    state = _build_state(settings, device, Readiness(on_failure=on_failure), metrics, tracer, clock)
+
+    def start() -> Future[Engine]:
+        return device.start(lambda: engine or _load(settings))
+
     app = FastAPI(
         title="Second Glance",
         version=version("second-glance-server"),
         description=DESCRIPTION,
-        lifespan=_lifespan(state, engine),
+        lifespan=_lifespan(
+            state, lambda: device.start(lambda: engine or _load(settings)), is_loaded=engine is not None
+        ),
         redirect_slashes=False,
     )
     app.state.server = state
@@ -101,18 +115,17 @@ def _tracer_of(settings: ServerSettings) -> Tracer:
 
 
 def _build_state(
-    settings: ServerSettings, readiness: Readiness, tracer: Tracer, clock: Callable[[], float]
+    settings: ServerSettings,
+    device: AsyncEngine,
+    readiness: Readiness,
+    metrics: Metrics,
+    tracer: Tracer,
+    clock: Callable[[], float],
 ) -> ServerState:
-    metrics = Metrics()
     state = ServerState(
         settings=settings,
         readiness=readiness,
-        device=DeviceQueue(
-            max_queue=settings.max_queue,
-            max_batch=settings.max_batch,
-            max_wait_ms=MAX_WAIT_MS,
-            on_batch=metrics.observe_batch,
-        ),
+        device=device,
         sessions=MemorySessionStore(settings, clock),
         images=ImageStore(settings, clock),
         replies=IdempotentReplies(settings, clock),
@@ -125,7 +138,7 @@ def _build_state(
         sessions=state.sessions,
         images=state.images,
         replies=state.replies,
-        cache_bytes=lambda: state.engine.held_bytes if state.engine else 0,
+        cache_bytes=lambda: device.held_bytes,
         max_queue=settings.max_queue,
         max_sessions=settings.max_sessions,
     )
@@ -133,14 +146,14 @@ def _build_state(
 
 
 def _lifespan(
-    state: ServerState, engine: Engine | None
+    state: ServerState, start: Callable[[], Future[Engine]], *, is_loaded: bool
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         decoders = Decoders(state.settings)
-        loading = state.device.start(lambda: engine or _load(state.settings))
+        loading = start()
         ready = asyncio.create_task(_become_ready(state, loading, decoders))
-        if engine is not None:
+        if is_loaded:
             await ready
         max_call_s = state.settings.device_call_timeout_s
         watching = asyncio.create_task(watch(state.device, state.readiness, max_call_s=max_call_s))
@@ -192,6 +205,5 @@ async def _become_ready(state: ServerState, loading: Future[Engine], decoders: D
         _log.info("choice", extra={"note": note})
     _log.info("choice", extra={"note": f"gate {info.gate}: {_origin_of_gate(state.settings)}"})
     state.metrics.show_model(info)
-    state.engine = engine
     state.two_stages = TwoStages(state.settings, info, state.device, state.sessions, state.images, decoders)
     state.readiness.become_ready()

@@ -271,6 +271,7 @@ class ModelResponse(_Wire):
     patch: ImageBudget
     gate: DefaultGate
     limits: Limits
+    answers_only: str | None = None  # why this model never asks for a region; None: it does
 
 
 class Problem(_Wire):

@@ -20,7 +20,8 @@ from secondglance_server.engine.protocol import (
     EngineError,
     Picture,
 )
-from secondglance_server.inference.device_queue import Answered, DeviceQueue, QueueClosed, QueueFull, TooLate
+from secondglance_server.inference.async_engine import Answered, QueueClosed, QueueFull, TooLate
+from secondglance_server.inference.device_queue import DeviceQueue
 from secondglance_server.inference.ticket import Ticket
 from tests.server.exchange import until
 

@@ -333,3 +333,15 @@ def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
     monkeypatch.setattr(secondglance_server.inference.decoding, "inspect", counting)
     return decoded
+
+
+async def test_a_model_that_cannot_look_answers_says_why_and_never_asks_for_a_region() -> None:
+    why = "the model's grid could not be confirmed"
+    engine = FakeEngine(info=replace(FAKE_INFO, answers_only=why))
+    async with running_client(engine) as client:
+        for mode in ("auto", "always"):
+            reply = await asked(client, mode=mode)
+            assert (reply["status"], reply["answer"], reply["roi"]) == ("answered", "a sign", None)
+        assert (await client.get("/readyz")).json() == {"status": "ready", "answers_only": why}
+        assert (await client.get("/v1/model")).json()["answers_only"] == why
+        assert 'secondglance_skips_total{reason="answers_only"} 2.0' in (await client.get("/metrics")).text

@@ -67,6 +67,7 @@ class EngineInfo:
     localization: LocalizationDefaults = field(default_factory=LocalizationDefaults)
     usual_new_tokens: int | None = None  # where a request doesn't say; None: the server's setting
     notes: tuple[str, ...] = ()  # reasons of automatic choices, logged once
+    answers_only: str | None = None  # why this model never asks for a region; None: it does
 
 
 @dataclass(frozen=True, slots=True, eq=False)

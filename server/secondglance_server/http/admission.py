@@ -18,7 +18,7 @@ from secondglance_protocol.protocol import DEADLINE_HEADER, MAX_DEADLINE_MS
 from secondglance_server.errors import ProblemError
 from secondglance_server.http.door import destination_of
 from secondglance_server.http.observe import facts_of
-from secondglance_server.inference.device_queue import Stage
+from secondglance_server.inference.async_engine import Stage
 
 
 class AdmissionMiddleware:

@@ -20,7 +20,7 @@ from secondglance_protocol.errors import ErrorCode
 from secondglance_server.errors import ProblemError, busy
 from secondglance_server.http.door import destination_of
 from secondglance_server.http.observe import facts_of
-from secondglance_server.inference.device_queue import Stage
+from secondglance_server.inference.async_engine import Stage
 from secondglance_server.inference.ticket import deadline_exceeded
 from secondglance_server.settings import ServerSettings
 

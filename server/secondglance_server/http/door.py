@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.protocol import API_PREFIX
 from secondglance_server.errors import ProblemError
-from secondglance_server.inference.device_queue import Stage
+from secondglance_server.inference.async_engine import Stage
 
 INFERENCES: Final = f"{API_PREFIX}/inferences"
 INFERENCE: Final = f"{INFERENCES}/{{inference_id}}"

@@ -65,7 +65,8 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", tags=["operation"], summary="Does the server want requests?", **READY_DOCS)
 async def readyz(server: State) -> dict[str, str]:
     server.readiness.check()
-    return {"status": "ready"}
+    why = server.loaded().info.answers_only
+    return {"status": "ready"} if why is None else {"status": "ready", "answers_only": why}
 
 
 @router.get("/metrics", tags=["operation"], summary="Prometheus metrics", **METRICS_DOCS)

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from secondglance_server.engine.protocol import Engine
 from secondglance_server.errors import not_ready
-from secondglance_server.inference.device_queue import DeviceQueue, QueueFull
+from secondglance_server.inference.async_engine import AsyncEngine, QueueFull
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.inference.idempotency import IdempotentReplies
 from secondglance_server.inference.images import ImageStore
@@ -25,17 +24,16 @@ from secondglance_server.telemetry.tracing import Tracer
 
 @dataclass(slots=True)
 class ServerState:
-    """`engine` and `two_stages` come with the loaded model."""
+    """`two_stages` comes with the loaded model."""
 
     settings: ServerSettings
     readiness: Readiness
-    device: DeviceQueue
+    device: AsyncEngine
     sessions: MemorySessionStore
     images: ImageStore
     replies: IdempotentReplies
     metrics: Metrics
     tracer: Tracer
-    engine: Engine | None = None
     two_stages: TwoStages | None = None
     n_running: int = 0
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondglance_protocol.wire import ImageSize
-from secondglance_server.inference.device_queue import TooLate
+from secondglance_server.inference.async_engine import TooLate
 from secondglance_server.inference.intake import DecodingMemory, ImageLimits, Inspected, inspect
 from secondglance_server.inference.ticket import Ticket
 from secondglance_server.settings import ServerSettings

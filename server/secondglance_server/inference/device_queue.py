@@ -16,44 +16,25 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from secondglance_server.engine.protocol import (
     AnswerRequest,
-    AnswerResult,
     AttentionMap,
     BrokenDeviceError,
     Engine,
     EngineError,
     Picture,
 )
+from secondglance_server.inference.async_engine import (
+    Answered,
+    OnToken,
+    QueueClosed,
+    QueueFull,
+    Stage,
+    TooLate,
+)
 from secondglance_server.inference.ticket import Ticket
-
-Stage = Literal[1, 2]
-
-
-class QueueFull(Exception):  # noqa: N818  # reads as the state it names, like queue.Full
-    """No room; `retry_after_s` is how long the waiting work may take."""
-
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(f"retry after {retry_after_s:.1f} s")
-        self.retry_after_s = retry_after_s
-
-
-class QueueClosed(Exception):  # noqa: N818  # see QueueFull
-    """The owner thread has ended or was never started."""
-
-
-class TooLate(Exception):  # noqa: N818  # see QueueFull
-    """The deadline passed before the device had time for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """An engine's result and the milliseconds that its request waited for the device."""
-
-    result: AnswerResult
-    queue_ms: float
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +56,10 @@ R = TypeVar("R")
 
 
 class DeviceQueue:
-    """Start it once with a function that loads the engine, await answers on the event loop, close it once."""
+    """Implements `AsyncEngine` for an `Engine`.
+
+    Start it once with a function that loads the engine, await answers on the event loop, close it once.
+    """
 
     def __init__(
         self,
@@ -102,6 +86,7 @@ class DeviceQueue:
         self._death: str | None = None
         self._last_batch = 0  # requests in the batch before
         self._last_batch_s = 0.0
+        self._engine: Engine | None = None
 
     def start(self, load: Callable[[], Engine]) -> Future[Engine]:
         """Load the engine on the owner thread; the future holds it, or why it could not be loaded."""
@@ -125,6 +110,11 @@ class DeviceQueue:
         self._cancel_waiting()
         for work in self._running:
             _fail(work.future, QueueClosed())
+
+    @property
+    def held_bytes(self) -> int:
+        """Of cached prefixes; may be read from any thread."""
+        return 0 if self._engine is None else self._engine.held_bytes
 
     @property
     def call_age_s(self) -> float:
@@ -164,15 +154,20 @@ class DeviceQueue:
         finally:
             self._preparing[stage] -= 1
 
-    async def answer(self, request: AnswerRequest, ticket: Ticket | None = None) -> Answered:
-        """Raises QueueFull at once, EngineError, QueueClosed, TooLate. Cancelling it, or dropping its ticket,
-        drops work that has not begun."""
+    async def answer(
+        self, request: AnswerRequest, ticket: Ticket | None = None, on_token: OnToken | None = None
+    ) -> Answered:
+        """As `AsyncEngine.answer`; tokens come together, with the answer."""
         self.check_room(1 if request.patch is None else 2)
         work = _Answer(request, Future(), ticket or Ticket())
         work.ticket.queue(work.future)
         waiting = self._first if request.patch is None else self._second
         self._enqueue(waiting, work)
-        return await asyncio.wrap_future(work.future)
+        answered = await asyncio.wrap_future(work.future)
+        if on_token is not None:
+            for token in answered.result.tokens:
+                on_token(token)
+        return answered
 
     async def neutral_attention(self, picture: Picture) -> AttentionMap:
         """Raises EngineError, QueueClosed. Never refused for room: its request was admitted before."""
@@ -207,6 +202,7 @@ class DeviceQueue:
             self._is_open = False
             loaded.set_exception(exc)
             return
+        self._engine = engine
         loaded.set_result(engine)
         try:
             while self._step(engine):

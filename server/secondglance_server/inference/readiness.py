@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from secondglance_server.errors import not_ready
-from secondglance_server.inference.device_queue import DeviceQueue
+from secondglance_server.inference.async_engine import AsyncEngine
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Readiness:
         return self.failure or _REASONS[self.state]
 
 
-async def watch(device: DeviceQueue, readiness: Readiness, *, max_call_s: float) -> None:
+async def watch(device: AsyncEngine, readiness: Readiness, *, max_call_s: float) -> None:
     """Wait until the device must be given up, and give it up. Cancel it to stop watching."""
     while (reason := _complaint(device, max_call_s)) is None:
         await asyncio.sleep(min(1.0, max_call_s / 4))
@@ -78,7 +78,7 @@ async def watch(device: DeviceQueue, readiness: Readiness, *, max_call_s: float)
     device.abandon()
 
 
-def _complaint(device: DeviceQueue, max_call_s: float) -> str | None:
+def _complaint(device: AsyncEngine, max_call_s: float) -> str | None:
     if device.death is not None:
         return device.death
     if device.call_age_s > max_call_s:

@@ -32,7 +32,7 @@ from secondglance_protocol.wire import (
     Usage,
 )
 from secondglance_server.engine.protocol import AttentionMap, EncoderBudget, EngineInfo, TokenStats
-from secondglance_server.inference.device_queue import Answered
+from secondglance_server.inference.async_engine import Answered
 from secondglance_server.settings import ServerSettings
 
 _ROUNDING_CELLS = 1e-6  # a border that ends on a cell's edge leaves nothing in the next one
@@ -119,6 +119,7 @@ def model_response(info: EngineInfo, settings: ServerSettings) -> ModelResponse:
                 **{name: getattr(settings, name) for name in _SET_LIMITS},
             }
         ),
+        answers_only=info.answers_only,
     )
 
 

@@ -19,8 +19,8 @@ from secondglance_protocol.geometry import has_shape_of, roi_of
 from secondglance_protocol.wire import ImageSize, InferenceRequest, InferenceResponse, Roi
 from secondglance_server.engine.protocol import AnswerRequest, AttentionMap, EngineError, EngineInfo, Picture
 from secondglance_server.errors import ProblemError, busy, not_ready
+from secondglance_server.inference.async_engine import AsyncEngine, QueueClosed, QueueFull, TooLate
 from secondglance_server.inference.decoding import Decoders
-from secondglance_server.inference.device_queue import DeviceQueue, QueueClosed, QueueFull, TooLate
 from secondglance_server.inference.expiring import ExpiringStore
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.inference.gate import is_doubtful, judge, resolve_gate
@@ -55,7 +55,7 @@ class TwoStages:
         self,
         settings: ServerSettings,
         info: EngineInfo,
-        device: DeviceQueue,
+        device: AsyncEngine,
         sessions: SessionStore,
         images: ImageStore,
         decoders: Decoders,
@@ -202,6 +202,8 @@ class TwoStages:
 
     async def _search(self, picture: Picture, attention: AttentionMap | None, original: ImageSize) -> _Search:
         """Find the region and judge whether its crop can help."""
+        if self.info.answers_only is not None:
+            return _Search(skip="answers_only")
         height, width = picture.rgb.shape[:2]
         seen = seen_size(ImageSize(width=width, height=height), self.info.image)
         skip = skip_before_looking(original, seen)

@@ -22,7 +22,7 @@ from prometheus_client import (
 
 from secondglance_protocol.errors import ErrorCode
 from secondglance_server.engine.protocol import EngineInfo
-from secondglance_server.inference.device_queue import DeviceQueue
+from secondglance_server.inference.async_engine import AsyncEngine
 from secondglance_server.inference.facts import Outcome, RequestFacts
 from secondglance_server.inference.idempotency import IdempotentReplies
 from secondglance_server.inference.images import ImageStore
@@ -107,7 +107,7 @@ class Metrics:
         self,
         *,
         readiness: Readiness,
-        device: DeviceQueue,
+        device: AsyncEngine,
         sessions: MemorySessionStore,
         images: ImageStore,
         replies: IdempotentReplies,

@@ -37,9 +37,9 @@ from secondglance_server.inference.async_engine import AsyncEngine
 from secondglance_server.inference.decoding import Decoders
 from secondglance_server.inference.device_queue import DeviceQueue
 from secondglance_server.inference.idempotency import IdempotentReplies
-from secondglance_server.inference.images import ImageStore
 from secondglance_server.inference.readiness import Readiness, watch
-from secondglance_server.inference.sessions import MemorySessionStore
+from secondglance_server.inference.stores.memory import memory_stores
+from secondglance_server.inference.stores.protocol import Stores
 from secondglance_server.inference.two_stages import TwoStages
 from secondglance_server.settings import ENV_PREFIX, ServerSettings
 from secondglance_server.telemetry.metrics import Metrics
@@ -56,15 +56,17 @@ def create_app(
     *,
     tracer: Tracer | None = None,
     clock: Callable[[], float] = time.monotonic,
+    stores: Stores | None = None,
     on_failure: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The server, with its `ServerState` in `app.state.server`.
 
     Without `engine`, the model of the settings is loaded in the lifespan. If that fails, or the device is
-    given up later, it is logged and `on_failure` is called. `tracer` goes before the one of the settings;
-    `clock` says how old what is remembered is. Raises SettingsError.
+    given up later, it is logged and `on_failure` is called. `tracer` and `stores` go before those of
+    the settings; `clock` says how old what is remembered in memory is. Raises SettingsError.
     """
     tracer = tracer or _tracer_of(settings)
+    stores = stores or memory_stores(settings, clock)
     metrics = Metrics()
     device = DeviceQueue(
         max_queue=settings.max_queue,
@@ -72,7 +74,7 @@ def create_app(
         max_wait_ms=MAX_WAIT_MS,
         on_batch=metrics.observe_batch,
     )
-    state = _build_state(settings, device, Readiness(on_failure=on_failure), metrics, tracer, clock)
+    state = _build_state(settings, device, Readiness(on_failure=on_failure), metrics, tracer, stores)
 
     def start() -> Future[Engine]:
         return device.start(lambda: engine or _load(settings))
@@ -94,7 +96,7 @@ def create_app(
     # Starlette puts the last one added outermost.
     app.add_middleware(BodyMiddleware, settings=settings)
     app.add_middleware(AdmissionMiddleware, admit=state.admitted)
-    app.add_middleware(KeyMiddleware, keys=settings.keys)
+    app.add_middleware(KeyMiddleware, keys=settings.keys, quotas=stores.quotas)
     app.add_middleware(DoorMiddleware, routes=app.routes)
     app.add_middleware(ObserveMiddleware, metrics=state.metrics, tracer=tracer)
     app.add_middleware(LingerMiddleware)
@@ -120,24 +122,21 @@ def _build_state(
     readiness: Readiness,
     metrics: Metrics,
     tracer: Tracer,
-    clock: Callable[[], float],
+    stores: Stores,
 ) -> ServerState:
     state = ServerState(
         settings=settings,
         readiness=readiness,
         device=device,
-        sessions=MemorySessionStore(settings, clock),
-        images=ImageStore(settings, clock),
-        replies=IdempotentReplies(settings, clock),
+        stores=stores,
+        replies=IdempotentReplies(stores.replies),
         metrics=metrics,
         tracer=tracer,
     )
     metrics.show_state(
         readiness=state.readiness,
         device=state.device,
-        sessions=state.sessions,
-        images=state.images,
-        replies=state.replies,
+        stores=state.stores,
         cache_bytes=lambda: device.held_bytes,
         max_queue=settings.max_queue,
         max_sessions=settings.max_sessions,
@@ -205,5 +204,7 @@ async def _become_ready(state: ServerState, loading: Future[Engine], decoders: D
         _log.info("choice", extra={"note": note})
     _log.info("choice", extra={"note": f"gate {info.gate}: {_origin_of_gate(state.settings)}"})
     state.metrics.show_model(info)
-    state.two_stages = TwoStages(state.settings, info, state.device, state.sessions, state.images, decoders)
+    state.two_stages = TwoStages(
+        state.settings, info, state.device, state.stores.sessions, state.stores.images, decoders
+    )
     state.readiness.become_ready()

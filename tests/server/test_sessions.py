@@ -11,8 +11,10 @@ from secondglance_protocol.geometry import roi_of
 from secondglance_protocol.wire import ImageSize, PixelBox
 from secondglance_server.engine.protocol import GateDefaults
 from secondglance_server.errors import ProblemError
-from secondglance_server.inference.images import EncodedImage, ImageStore, image_id
-from secondglance_server.inference.sessions import MemorySessionStore, PendingPatch, Session, new_inference_id
+from secondglance_server.inference.images import EncodedImage, image_id
+from secondglance_server.inference.sessions import PendingPatch, Session, new_inference_id
+from secondglance_server.inference.stores.memory import MemoryImageStore, MemorySessionStore
+from secondglance_server.inference.stores.protocol import Holding
 from secondglance_server.settings import ServerSettings
 from tests.server.exchange import REPLY, Clock
 
@@ -27,42 +29,42 @@ def sessions(clock: Clock, **settings: Any) -> MemorySessionStore:
     return MemorySessionStore(ServerSettings(**settings), clock)
 
 
-def code_of(held: MemorySessionStore, tenant: str, name: str) -> ErrorCode:
+async def code_of(held: MemorySessionStore, tenant: str, name: str) -> ErrorCode:
     with pytest.raises(ProblemError) as caught:
-        held.get(tenant, name)
+        await held.recall(tenant, name)
     return caught.value.code
 
 
-def test_expired_unknown_and_foreign_sessions_are_told_apart(clock: Clock) -> None:
+async def test_expired_unknown_and_foreign_sessions_are_told_apart(clock: Clock) -> None:
     held = sessions(clock)
-    held.put(waiting("a"))
-    assert held.get("tenant", "a").pending is not None
-    assert code_of(held, "another", "a") == ErrorCode.UNKNOWN_INFERENCE
+    await held.remember(waiting("a"))
+    assert (await held.claim("tenant", "a", "0f")).session.pending is not None
+    assert await code_of(held, "another", "a") == ErrorCode.UNKNOWN_INFERENCE
     clock.advance(120)
-    assert code_of(held, "tenant", "a") == ErrorCode.INFERENCE_EXPIRED
-    assert code_of(held, "another", "a") == ErrorCode.UNKNOWN_INFERENCE
-    assert code_of(held, "tenant", "b") == ErrorCode.UNKNOWN_INFERENCE
+    assert await code_of(held, "tenant", "a") == ErrorCode.INFERENCE_EXPIRED
+    assert await code_of(held, "another", "a") == ErrorCode.UNKNOWN_INFERENCE
+    assert await code_of(held, "tenant", "b") == ErrorCode.UNKNOWN_INFERENCE
 
 
-def test_a_deleted_session_is_unknown(clock: Clock) -> None:
+async def test_a_deleted_session_is_unknown(clock: Clock) -> None:
     held = sessions(clock)
-    held.put(waiting("a"))
-    held.remove("tenant", "a")
-    assert code_of(held, "tenant", "a") == ErrorCode.UNKNOWN_INFERENCE
+    await held.remember(waiting("a"))
+    await held.forget("tenant", "a")
+    assert await code_of(held, "tenant", "a") == ErrorCode.UNKNOWN_INFERENCE
 
 
-def test_images_that_wait_are_held_within_the_byte_budget(clock: Clock) -> None:
+async def test_images_that_wait_are_held_within_the_byte_budget(clock: Clock) -> None:
     held = sessions(clock, max_session_bytes=25)
     for name in "abc":
-        held.put(waiting(name))
-    assert held.n_bytes == 20
-    assert code_of(held, "tenant", "a") == ErrorCode.INFERENCE_EXPIRED
+        await held.remember(waiting(name))
+    assert held.holding.n_bytes == 20
+    assert await code_of(held, "tenant", "a") == ErrorCode.INFERENCE_EXPIRED
 
 
-def test_an_answered_session_holds_no_image(clock: Clock) -> None:
+async def test_an_answered_session_holds_no_image(clock: Clock) -> None:
     held = sessions(clock)
-    held.put(Session("a", "tenant", REPLY))
-    assert (len(held), held.n_bytes) == (1, 0)
+    await held.remember(Session("a", "tenant", REPLY))
+    assert held.holding == Holding(1, 0)
 
 
 def test_ids_do_not_repeat() -> None:
@@ -73,17 +75,17 @@ def test_the_same_bytes_of_two_tenants_have_two_ids() -> None:
     assert image_id("a", "0f") == image_id("a", "0f") != image_id("b", "0f")
 
 
-def test_an_image_is_found_by_its_tenant_only_and_until_it_expires(clock: Clock) -> None:
-    store = ImageStore(ServerSettings(), clock)
+async def test_an_image_is_found_by_its_tenant_only_and_until_it_expires(clock: Clock) -> None:
+    store = MemoryImageStore(ServerSettings(), clock)
     image = EncodedImage(image_id("a", "0f"), b"bytes")
-    store.put("a", image)
+    await store.remember("a", image)
     clock.advance(100)
-    assert store.get("a", image.id) is image
+    assert await store.recall("a", image.id) is image
     clock.advance(100)  # renewed by being asked for
-    assert store.get("a", image.id) is image
+    assert await store.recall("a", image.id) is image
     with pytest.raises(ProblemError) as caught:
-        store.get("b", image.id)
+        await store.recall("b", image.id)
     assert caught.value.code == ErrorCode.IMAGE_EXPIRED
     clock.advance(120)
     with pytest.raises(ProblemError):
-        store.get("a", image.id)
+        await store.recall("a", image.id)

@@ -37,8 +37,8 @@ from secondglance_server.inference.async_engine import AsyncEngine
 from secondglance_server.inference.decoding import Decoders
 from secondglance_server.inference.device_queue import DeviceQueue
 from secondglance_server.inference.idempotency import IdempotentReplies
-from secondglance_server.inference.readiness import Readiness, watch
-from secondglance_server.inference.stores.memory import memory_stores
+from secondglance_server.inference.readiness import Readiness, look_after, look_at, watch
+from secondglance_server.inference.stores.opening import open_stores
 from secondglance_server.inference.stores.protocol import Stores
 from secondglance_server.inference.two_stages import TwoStages
 from secondglance_server.settings import ENV_PREFIX, ServerSettings
@@ -66,8 +66,8 @@ def create_app(
     the settings; `clock` says how old what is remembered in memory is. Raises SettingsError.
     """
     tracer = tracer or _tracer_of(settings)
-    stores = stores or memory_stores(settings, clock)
     metrics = Metrics()
+    stores = stores or open_stores(settings, metrics.observe_store, clock)
     device = DeviceQueue(
         max_queue=settings.max_queue,
         max_batch=settings.max_batch,
@@ -152,17 +152,22 @@ def _lifespan(
         decoders = Decoders(state.settings)
         loading = start()
         ready = asyncio.create_task(_become_ready(state, loading, decoders))
+        tasks = [ready]
+        if state.stores.is_shared:
+            await look_at(state.stores.check, state.readiness)
+            tasks.append(asyncio.create_task(look_after(state.stores.check, state.readiness)))
         if is_loaded:
             await ready
         max_call_s = state.settings.device_call_timeout_s
-        watching = asyncio.create_task(watch(state.device, state.readiness, max_call_s=max_call_s))
+        tasks.append(asyncio.create_task(watch(state.device, state.readiness, max_call_s=max_call_s)))
         try:
             yield
         finally:
             state.readiness.drain()
-            ready.cancel()
-            watching.cancel()
+            for task in tasks:
+                task.cancel()
             await asyncio.to_thread(state.device.close)
+            await state.stores.close()
             decoders.close()
             await asyncio.to_thread(state.tracer.close)
 

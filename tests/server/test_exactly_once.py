@@ -31,6 +31,8 @@ from tests.server.exchange import (
     until,
 )
 
+pytestmark = pytest.mark.usefixtures("each_store")
+
 KEY = {"Idempotency-Key": "key-1"}
 Post = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
 from secondglance_protocol.wire import InferenceResponse
 from secondglance_server.engine.fake import FakeEngine, FakeScript
@@ -10,6 +11,8 @@ from secondglance_server.inference.idempotency import IdempotentReplies, payload
 from secondglance_server.inference.stores.memory import MemoryReplyStore
 from secondglance_server.settings import ServerSettings
 from tests.server.exchange import REPLY, assert_problem, message, parts_of
+
+pytestmark = pytest.mark.usefixtures("each_store")
 
 KEY = {"Idempotency-Key": "key-1"}
 

@@ -52,7 +52,7 @@ class ServerState:
 
     def _check_admission(self, stage: Literal[1, 2]) -> None:
         self.loaded()
-        if stage == 1 or self.readiness.has_failed:
+        if stage == 1 or self.readiness.has_failed or self.readiness.lacks:
             self.readiness.check()
         try:
             self.device.check_room(stage)

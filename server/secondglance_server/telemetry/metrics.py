@@ -95,6 +95,16 @@ class Metrics:
             "metric",
         )
 
+        self._store_operations = self._counter(
+            "store_operations",
+            "Operations on the shared store by verb and outcome: ok, away (no answer in time) or full.",
+            "verb",
+            "outcome",
+        )
+        self._store_seconds = self._histogram(
+            "store_seconds", "Seconds of each operation on the shared store.", _SECONDS, "verb"
+        )
+
         self._begin_at_zero()
 
     def observe_batch(self, answers: int) -> None:
@@ -177,6 +187,11 @@ class Metrics:
         if facts.confidence is not None:
             for metric in ("min_entropy", "shannon", "margin"):
                 self._gate.labels(stage, metric).observe(getattr(facts.confidence, metric))
+
+    def observe_store(self, verb: str, outcome: str, elapsed_s: float) -> None:
+        """Count one operation on the shared store."""
+        self._store_operations.labels(verb, outcome).inc()
+        self._store_seconds.labels(verb).observe(elapsed_s)
 
     def refused(self, code: ErrorCode) -> None:
         """Count what was answered with a problem before it became a request."""

@@ -48,6 +48,10 @@ class RedisServer:
                 assert time.monotonic() < deadline, "redis-server does not start"
                 time.sleep(0.02)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def client(self) -> redis.Redis:
         """Return a blocking client for the test itself."""
         return redis.Redis(port=self.port, socket_timeout=20)

@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import pytest
 import trustme
-from redis import Redis
 
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.engine.loader import load_engine
@@ -167,17 +166,24 @@ async def test_a_full_redis_is_busy_and_says_so(tmp_path: Path) -> None:
 
 
 async def test_sessions_take_little(tmp_path: Path) -> None:
-    """What a conversation leaves behind, with a picture of 5 kB, in Redis' own count."""
+    """What waits for a patch, with a picture of 5 kB, and its reply by idempotency key, as Redis counts."""
+    n_sessions = 200
     with redis_server(tmp_path) as redis, redis.client() as client:
         stores = stores_of(redis.url)
-        await conversations(stores, range(40))  # connections and scripts are there after it
-        before = stored_bytes(client)
-        await conversations(stores, range(40, 240))
-        each = (stored_bytes(client) - before) / 200
+        await conversations(stores, range(n_sessions))
         await stores.check()
-        print(f"{each:.0f} bytes for each session")
-        assert stores.sessions.holding.count == 240
-        assert each <= 8000
+        assert stores.sessions.holding.count == n_sessions
+        of_keys = {"link", "reply", "replies"}  # the last is a ledger
+        by_part: Counter[str] = Counter()
+        for key in client.scan_iter(count=1000):
+            _, kind, tag = key.decode().split(":")[:3]
+            part = tag.strip("{}").removeprefix("ledger-") if tag.startswith("{ledger-") else kind
+            by_part[part] += client.memory_usage(key, samples=0)
+        for_keys = sum(size for part, size in by_part.items() if part in of_keys) / n_sessions
+        for_session = by_part.total() / n_sessions - for_keys
+        print(f"{for_session:.0f} bytes for a session, {for_keys:.0f} for its key: {dict(by_part)}")
+        assert 5000 < for_session <= 8000
+        assert for_keys <= 2000
         await stores.close()
 
 
@@ -198,12 +204,6 @@ async def test_sessions_that_expire_leave_redis_empty(tmp_path: Path, is_full: b
         await stores.close()
 
 
-def stored_bytes(client: Redis) -> int:
-    """All of Redis' memory but the buffers of its connections."""
-    memory = client.info("memory")
-    return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
-
-
 async def conversations(stores: Stores, numbers: range) -> None:
     for first in range(numbers.start, numbers.stop, 40):
         await asyncio.gather(*(one_conversation(stores, number) for number in range(first, first + 40)))
@@ -213,7 +213,7 @@ async def one_conversation(stores: Stores, number: int) -> None:
     """As far as the patch, the largest that is stored of it."""
     session = waiting(f"inf_{number:022}", n_bytes=0)
     assert session.pending is not None
-    image = type(session.pending.image)(f"img_{number:040}", number.to_bytes(8, "big", signed=True) * 640)
+    image = type(session.pending.image)(f"img_{number:040}", number.to_bytes(8, "big") * 625)
     reply = reply_of(session.id, image_id=image.id, answer="a sign with a number", roi=session.pending.roi)
     pending = type(session.pending)(
         image, "What number is on the red sign?", session.pending.gate, 64, (), session.pending.roi

@@ -124,8 +124,13 @@ class FakeEngine:
         text = script.draft if request.patch is None else script.answer
         entropy = script.draft_entropy_nats if request.patch is None else script.answer_entropy_nats
         tokens = tuple(
-            TokenStats(text=word, min_entropy=entropy, shannon=entropy * 1.5, margin=1 - np.exp(-entropy))
-            for word in text.split()[: request.max_new_tokens]
+            TokenStats(
+                text=f" {word}" if index else word,  # texts put together are the answer
+                min_entropy=entropy,
+                shannon=entropy * 1.5,
+                margin=1 - np.exp(-entropy),
+            )
+            for index, word in enumerate(text.split()[: request.max_new_tokens])
         )
         prompt_tokens = self._grid[0] * self._grid[1] + len(request.question.split())
         return AnswerResult(

@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from secondglance_server.inference.ticket import Ticket
 from tests.server.exchange import until
 
 PICTURE = Picture("p", np.zeros((2, 2, 3), np.uint8))
+ONE_TOKEN = FakeScript(draft="sign")  # an answer ends with the step after its beginning
 
 
 def first(question: str) -> AnswerRequest:
@@ -69,7 +71,7 @@ class Device:
 
 @contextlib.asynccontextmanager
 async def running(max_queue: int = 64, max_batch: int = 1, **options: Any) -> AsyncIterator[Device]:
-    engine = FakeEngine()
+    engine = FakeEngine(ONE_TOKEN)
     queue = DeviceQueue(max_queue=max_queue, max_batch=max_batch, **options)
     await asyncio.wrap_future(queue.start(lambda: engine))
     device = Device(queue, engine)
@@ -110,7 +112,7 @@ async def test_half_done_work_goes_first() -> None:
             tasks.append(device.ask(request))
             await device.wait_for_depth(len(tasks) - 1)
         neutral = asyncio.create_task(device.queue.neutral_attention(PICTURE))
-        await asyncio.sleep(0)
+        await until(lambda: len(device.queue._neutrals) == 1)
         device.let_go()
         await asyncio.gather(*tasks, neutral)
         assert device.served == [("neutral",), ("2a",), ("2b",), ("1a",), ("1b",)]
@@ -182,7 +184,7 @@ async def test_work_whose_client_left_never_runs_and_makes_room() -> None:
 async def test_one_failure_of_a_batch_does_not_touch_the_others() -> None:
     async with running(max_batch=3) as device:
         holding = await device.hold()
-        device.engine.script = FakeScript(fails=lambda request: request.question == "bad")
+        device.engine.script = replace(ONE_TOKEN, fails=lambda request: request.question == "bad")
         tasks = [device.ask(first(name)) for name in ("good", "bad", "fine")]
         await device.wait_for_depth(3)
         device.let_go()
@@ -203,7 +205,7 @@ async def test_an_engine_that_raises_is_survived() -> None:
         with pytest.raises(EngineError):
             await device.queue.neutral_attention(PICTURE)
         device.engine.before_call = None
-        assert (await device.queue.answer(first("b"))).result.text == "a sign"
+        assert (await device.queue.answer(first("b"))).result.text == "sign"
 
 
 async def test_the_time_in_the_queue_is_told() -> None:
@@ -279,7 +281,7 @@ async def test_a_ticket_can_be_dropped_until_the_device_begins() -> None:
         assert not running_one.drop()
         assert waiting_one.drop()
         device.let_go()
-        assert (await begun).result.text == "a sign"
+        assert (await begun).result.text == "sign"
         with pytest.raises(asyncio.CancelledError):
             await waiting
         assert len(device.engine.calls) == 1

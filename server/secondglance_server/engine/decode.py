@@ -49,7 +49,7 @@ class DecodeBatch:
         self.rows = rows
         self.answers = list(answers)
         self._end_ids = end_ids
-        self._lag = 0 if logits.device.type == "cpu" else 1
+        self._lag = _steps_behind(logits.device)
         self._unread: deque[tuple[list[Decoded], Tensor, Tensor]] = deque()
         for answer in self.answers:
             answer.is_done = answer.limit <= 0
@@ -95,6 +95,11 @@ class DecodeBatch:
         if len(order) < len(self.answers):
             self.answers = [self.answers[row] for row in order]
             self._tokens = self._tokens[torch.tensor(order, dtype=torch.long, device=self._tokens.device)]
+
+
+def _steps_behind(device: torch.device) -> int:
+    """Return how many steps are queued on the device when the host reads one's tokens."""
+    return 0 if device.type == "cpu" else 1
 
 
 def uncertainty(logits: Tensor) -> tuple[Tensor, Tensor]:

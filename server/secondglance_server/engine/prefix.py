@@ -285,6 +285,8 @@ class PrefixEngine:
     def _run(self, batch: DecodeBatch, *, alone: bool) -> None:
         """Let the batch take its steps, with the others if it can join them."""
         live = self._live()
+        if not batch.answers:  # none takes a step: all have ended with their first token
+            return
         if alone or not self.adapter.can_pad:
             self._batches = [*live, batch]
         elif self._shared in live:

@@ -29,7 +29,7 @@ def wants(folder: str, *extras: str) -> list[str]:
 FILES = {
     "constraints.txt": [
         *wants("edge_client", "camera", "gateway", "heic"),
-        *wants("server", "otel"),
+        *wants("server", "devices", "otel"),
         *wants("evaluation"),
         *(each for group in GROUPS.values() for each in group if isinstance(each, str)),
     ],

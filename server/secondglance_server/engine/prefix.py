@@ -97,7 +97,9 @@ class PrefixEngine:
     def close(self) -> None:
         self.prefixes.clear()
         self.steps.clear()
-        self.adapter.model.to("meta")
+        model = self.adapter.model
+        if not getattr(model, "hf_device_map", None) and not getattr(model, "is_quantized", False):
+            model.to("meta")  # others refuse to move; their memory goes with the last reference
 
     def _job(self, request: AnswerRequest) -> Job:
         pictures = [request.picture] + ([request.patch] if request.patch else [])

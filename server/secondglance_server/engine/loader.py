@@ -110,10 +110,10 @@ def load_engine(
             revision=revision,
             check=lambda found, download_bytes: _refuse_early(found, placement, download_bytes),
         )
+        family, config = _family(str(directory))
+        placement = _with_room(directory, config, placement, device_map, may_spread=device == "auto")
         with logged_loading(model):
-            adapter, placement = _load_adapter(
-                str(directory), placement, device_map, may_spread=device == "auto"
-            )
+            adapter = _load_adapter(family, str(directory), config, placement)
         defaults = read_model_defaults(directory)
         if localization is not None:
             defaults = defaults.model_copy(update={"localization": localization})
@@ -252,64 +252,73 @@ def _refuse_missing_packages(config: Any) -> None:
 
 
 def _load_adapter(
-    source: str, placement: Placement, device_map: str | None, *, may_spread: bool
-) -> tuple[TransformersAdapter, Placement]:
-    """Return the adapter around the loaded model, and where it went."""
-    family, config = _family(source)
+    family: type[TransformersAdapter], source: str, config: Any, placement: Placement
+) -> TransformersAdapter:
     text_config = config.get_text_config()
     full_layers(text_config)  # refuses what cannot be served before gigabytes are read
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     templates = _chat_templates(family, source, tokenizer)
     template = _usable_template(tokenizer, templates, family.placeholder)
     image_processor = family.load_image_processor(source, config)
-    devices, placement = _devices(source, config, placement, device_map, may_spread=may_spread)
+    setting = attention_setting(_text_attention(text_config, placement))
+    model = _load_model(source, config, placement, setting)
+    return family(model, tokenizer, image_processor, template)
+
+
+def _load_model(source: str, config: Any, placement: Placement, attention: Any) -> Any:
+    """Return the model where the placement says. Raises ModelLoadError for weights with gaps."""
+    options: dict[str, Any] = {}
+    if placement.device_map is not None:
+        options["device_map"] = dict(placement.device_map)
+        if "disk" in placement.device_map.values():
+            options["offload_folder"] = tempfile.mkdtemp(prefix="second-glance-offload-")
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
         source,
         config=config,
         dtype=placement.dtype,
-        attn_implementation=attention_setting(_text_attention(text_config, placement)),
+        attn_implementation=attention,
         trust_remote_code=False,
         use_safetensors=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are in the report
-        **devices,
+        **options,
     )
     model, report = loaded
     _refuse_gaps(report)
-    if not devices and not _is_quantized(config):  # quantised ones are where they belong
+    if placement.device_map is None and not _is_quantized(config):  # quantised ones are where they belong
         model = model.to(placement.device)
-    return family(model.eval().requires_grad_(False), tokenizer, image_processor, template), placement
+    return model.eval().requires_grad_(False)
 
 
 def _is_quantized(config: Any) -> bool:
     return getattr(config, "quantization_config", None) is not None
 
 
-def _devices(
-    source: str, config: Any, placement: Placement, device_map: str | None, *, may_spread: bool
-) -> tuple[dict[str, Any], Placement]:
-    """Return from_pretrained's options for several devices, and the placement with its reason.
+def _with_room(
+    directory: pathlib.Path, config: Any, placement: Placement, device_map: str | None, *, may_spread: bool
+) -> Placement:
+    """Return the placement, over several devices if that is asked for or, with `may_spread`, needed.
 
-    No options for one device that has room for all weights. `may_spread`: over several where one is too
-    small.
+    Raises ModelLoadError for weights that are not whole, and for those that do not fit one device.
     """
     is_quantized = _is_quantized(config)
-    needed = read_weights(pathlib.Path(source)).bytes_as(placement.dtype, is_quantized=is_quantized)
+    needed = read_weights(directory).bytes_as(placement.dtype, is_quantized=is_quantized)
     if device_map is None and may_spread and needs_several(needed, placement):
         device_map = "auto"
     if device_map is None:
         refuse_too_large(needed, placement, as_stored=is_quantized)
-        return {}, placement
+        return placement
     refuse_without_accelerate()
     devices: str | Devices = parse_device_map(device_map)
     if isinstance(devices, str):
         devices = spread(devices, config, placement.dtype)
-    reason = f"device_map over {', '.join(sorted({str(device) for device in devices.values()}))}"
-    reasons = (*placement.reasons[:-1], reason, "decode eager: a step over several devices is not recorded")
-    options: dict[str, Any] = {"device_map": devices}
-    if "disk" in devices.values():
-        options["offload_folder"] = tempfile.mkdtemp(prefix="second-glance-offload-")
-    return options, replace(placement, is_recording=False, reasons=reasons)
+    names = ", ".join(sorted({str(device) for device in devices.values()}))
+    reasons = (
+        *placement.reasons[:-1],
+        f"device_map over {names}",
+        "decode eager: a step over several devices is not recorded",
+    )
+    return replace(placement, is_recording=False, reasons=reasons, device_map=devices)
 
 
 def _refuse_gaps(report: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers.utils.import_utils import is_flash_attn_2_available
@@ -21,13 +23,15 @@ _ACCELERATOR_CACHE_SHARE = (
 @dataclass(frozen=True, slots=True)
 class Placement:
     """`attention`: transformers' name of the text model's kernel. `is_recording`: whether decode steps are
-    recorded and replayed. `reasons`: one sentence for each automatic choice."""
+    recorded and replayed. `reasons`: one sentence for each automatic choice. `device_map`: where each part
+    goes, None for one device."""
 
     device: torch.device
     dtype: torch.dtype
     attention: str
     is_recording: bool
     reasons: tuple[str, ...]
+    device_map: Mapping[str, Any] | None = None
 
 
 def place(device: str, dtype: str, attn: str, decode: str = "auto") -> Placement:

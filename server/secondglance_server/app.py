@@ -20,8 +20,8 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from secondglance_server.calibrated_gate import with_calibrated_gate
-from secondglance_server.engine.protocol import Engine
+from secondglance_server.calibrated_gate import WrongModelError, with_calibrated_gate
+from secondglance_server.engine.protocol import Engine, ModelLoadError
 from secondglance_server.errors import SettingsError
 from secondglance_server.http.admission import AdmissionMiddleware
 from secondglance_server.http.auth import KeyMiddleware
@@ -178,12 +178,16 @@ def _load(settings: ServerSettings) -> Engine:
     # Torch is imported here, on the thread that will own the device, and only where a model is wanted.
     from secondglance_server.engine.loader import load_engine
 
+    calibration = settings.calibration
     return load_engine(
         settings.model,
+        revision=settings.revision,
         device=settings.device,
+        device_map=settings.device_map,
         dtype=settings.dtype,
         attn=settings.attn,
         decode=settings.decode,
+        localization=calibration.localization if calibration else None,
         cache_bytes=settings.prefix_cache_bytes,
     )
 
@@ -199,7 +203,12 @@ async def _become_ready(state: ServerState, loading: Future[Engine], decoders: D
     try:
         engine = await asyncio.wrap_future(loading)
         info = with_calibrated_gate(engine.info, state.settings.calibration)
-    except Exception as exc:  # any failure to load means the same: there will be no answers
+    except (ModelLoadError, WrongModelError) as exc:
+        _log.error("model not loaded", extra={"model": state.settings.model, "reason": str(exc)})
+        is_lasting = not getattr(exc, "may_pass", False)
+        state.readiness.fail("the model could not be loaded", mistake=str(exc) if is_lasting else "")
+        return
+    except Exception as exc:  # any other failure to load means the same: there will be no answers
         facts = {"model": state.settings.model, "reason": f"{type(exc).__name__}: {exc}"}
         _log.error("model not loaded", extra=facts, exc_info=True)
         state.readiness.fail("the model could not be loaded")

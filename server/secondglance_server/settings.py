@@ -60,8 +60,15 @@ class ServerSettings(BaseSettings):
     model: str = Field(default="embedded", min_length=1)
     """embedded, a directory, or a hub id. Everyone who asks about more than the demonstration's signs sets
     it."""
+    revision: str | None = Field(default=None, min_length=1)
+    """A branch, tag or commit of the hub; unset: its main branch. Set it so that a start loads what was
+    tested."""
     device: str = Field(default="auto", min_length=1)
-    """auto, cpu, cuda, cuda:1 or mps. Set it on machines with several devices."""
+    """auto, cpu, cuda, cuda:1 or mps; auto takes several CUDA devices for a model that one cannot hold. Set
+    it on machines with several devices."""
+    device_map: str | None = Field(default=None, min_length=1)
+    """How one model is spread: auto, balanced, sequential, or a JSON object of modules and devices. Set it
+    for models that one device cannot hold."""
     dtype: str = Field(default="auto", min_length=1)
     """auto, float32, bfloat16 or float16. Set it where a model's own choice is too large or too coarse."""
     attn: str = Field(default="auto", min_length=1)
@@ -70,8 +77,8 @@ class ServerSettings(BaseSettings):
     """auto, eager, or recorded (steps replayed without Python). Set eager where recording takes too much
     memory."""
     calibration: CalibrationFile = None
-    """The file that `secondglance-eval calibrate` wrote. Set it after calibrating the model on your own
-    questions."""
+    """The file that `secondglance-eval calibrate` wrote: gate, layer, window. Set it after calibrating the
+    model on your own questions."""
 
     max_image_bytes: PositiveInt = _SHARED.max_image_bytes
     """Most bytes of a POST's body. Raise it for models that take global images of more than 4 megapixels."""

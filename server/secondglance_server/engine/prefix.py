@@ -148,7 +148,9 @@ class PrefixEngine:
         self._answering.clear()
         self.prefixes.clear()
         self.steps.clear()
-        self.adapter.model.to("meta")
+        model = self.adapter.model
+        if not getattr(model, "hf_device_map", None) and not getattr(model, "is_quantized", False):
+            model.to("meta")  # others refuse to move; their memory goes with the last reference
 
     def _finish(self, works: Sequence[Work]) -> list[Outcome]:
         """Begin all of them, as many at a time as can, and step until the last has its outcome."""

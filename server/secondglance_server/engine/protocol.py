@@ -176,6 +176,17 @@ class EngineError(Exception):
     """The model failed on this input or this device; the server answers 503 and goes on."""
 
 
+class ModelLoadError(Exception):
+    """The model cannot be served; the message says what to change.
+
+    `may_pass`: whether the same start may succeed later, as where the hub does not answer.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+
+
 class BrokenDeviceError(Exception):
     """The device will answer nothing more in this process; the server ends for its supervisor."""
 

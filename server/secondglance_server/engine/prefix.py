@@ -161,10 +161,14 @@ class PrefixEngine:
                 completion_tokens=len(row.ids),
                 prefill_ms=1e3 * (prefilled - started),
                 generate_ms=1e3 * (generated - prefilled),
-                is_off_domain=bool(row.ids) and row.ids[0] in self.adapter.off_domain_ids,
+                is_off_domain=self._is_off_domain(row.ids),
             )
             for job, row, attention in zip(jobs, decoded, state.maps, strict=True)
         ]
+
+    def _is_off_domain(self, answer: Sequence[int]) -> bool | None:
+        refusals = self.adapter.off_domain_ids
+        return bool(answer) and answer[0] in refusals if refusals else None
 
     def _prefill(self, jobs: list[Job]) -> Prefilled:
         """Runs the prompts and keeps the prefixes that are new."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from secondglance_protocol.wire import Include
 
 
+_NOT_SURE = 3  # the exit code of --fail-on-doubt
+
+
 def ask(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, readable=True)],
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
@@ -41,12 +44,16 @@ def ask(
     save_sent: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the exact bytes that are sent.")
     ] = None,
+    fail_on_doubt: Annotated[
+        bool, typer.Option("--fail-on-doubt", help="Exit with 3 if the model is not sure of its answer.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")] = False,
 ) -> None:
     """Ask QUESTION about IMAGE.
 
     A small copy of IMAGE is sent; if the server's model is unsure, the region that it asks for follows. If
-    that second stage fails, the draft answer is given with a warning, unless --strict.
+    that second stage fails, the draft answer is given with a warning, unless --strict. An answer that should
+    not be relied on comes with "(not sure)" on stderr.
 
     \b
     Examples:
@@ -61,7 +68,8 @@ def ask(
 
     \b
     Exit codes:
-      0 answered   2 usage   65 IMAGE cannot be read or was refused
+      0 answered   2 usage   3 answered, but not sure (--fail-on-doubt)
+      65 IMAGE cannot be read or was refused
       69 server unavailable   75 busy, try later   77 not allowed   124 timed out
     """
     _check_outputs(picture, report, save_sent)
@@ -81,6 +89,10 @@ def ask(
             _draw(image, terms.question, reply, picture, settings)
         if report is not None:
             _report(image, terms.question, reply, sent, report, settings)
+    if fail_on_doubt and reply.doubtful:
+        if json_:
+            complain(reply.notes[-1])
+        raise typer.Exit(_NOT_SURE)
 
 
 def _converse(

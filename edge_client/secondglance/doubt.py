@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from secondglance.text import NOT_SURE
 from secondglance_protocol.reasons import in_words
 from secondglance_protocol.wire import InferenceResponse
-
-NOT_SURE: Final = "(not sure)"
 
 _NO_ANSWER = "the model gave no answer: it ended without a word, and its uncertainty says nothing"
 

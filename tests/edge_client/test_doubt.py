@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 
 from secondglance import EdgeClient, Hooks
 from secondglance.cli import app
-from secondglance.doubt import NOT_SURE
 from secondglance.show.answer_sheet import caption_lines
+from secondglance.text import NOT_SURE
 from secondglance_protocol.reasons import REASONS
 from secondglance_protocol.wire import DefaultGate, InferenceResponse, ModelResponse
 from secondglance_server.engine.fake import FAKE_INFO, FakeEngine, FakeScript

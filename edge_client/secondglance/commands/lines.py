@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from secondglance.doubt import NOT_SURE
-from secondglance.text import printable
+from secondglance.text import NOT_SURE, printable
 
 __all__ = ["printable", "text_line"]
 

@@ -39,7 +39,7 @@ async def test_the_measured_gate_is_advertised_and_decides(tmp_path: Path) -> No
         engine = FakeEngine(FakeScript(draft="a sign", draft_entropy_nats=2.0))
         async with running_client(engine, calibration=path) as client:
             gate = (await client.get("/v1/model")).json()["gate"]
-            assert gate == GATE | {"threshold": threshold, "doubt_threshold": threshold}
+            assert gate == GATE | {"threshold": threshold, "doubt_threshold": None}
             reply = (await ask(client)).json()
             assert (reply["status"], reply["confidence"]["metric"]) == (status, "shannon")
 

@@ -271,7 +271,7 @@ async def test_the_model_page_says_what_an_edge_must_know(client: httpx.AsyncCli
         "metric": "min_entropy",
         "aggregate": "max",
         "threshold": 0.5,
-        "doubt_threshold": 0.5,
+        "doubt_threshold": None,
     }
     limits, settings = model["limits"], DEFAULT_LIMITS.model_dump() | ServerSettings().model_dump()
     assert limits.pop("max_question_bytes") == 4096

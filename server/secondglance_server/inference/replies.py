@@ -127,7 +127,7 @@ def model_response(info: EngineInfo, settings: ServerSettings) -> ModelResponse:
             metric=info.gate.metric,
             aggregate=info.gate.aggregate,
             threshold=info.gate.threshold,
-            doubt_threshold=info.gate.doubts_above,
+            doubt_threshold=info.gate.doubt_threshold,
         ),
         limits=DEFAULT_LIMITS.model_copy(
             update={

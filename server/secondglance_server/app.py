@@ -213,7 +213,8 @@ async def _become_ready(state: ServerState, loading: Future[Engine], decoders: D
         _log.error("model not loaded", extra=facts, exc_info=True)
         state.readiness.fail("the model could not be loaded")
         return
-    _log.info("model loaded", extra={"model": info.name, "device": info.device, "dtype": info.dtype})
+    loaded = {"model": info.name, "device": info.device, "dtype": info.dtype, "domain": info.domain}
+    _log.info("model loaded", extra=loaded)
     for note in info.notes:
         _log.info("choice", extra={"note": note})
     _log.info("choice", extra={"note": f"gate {info.gate}: {_origin_of_gate(state.settings)}"})

@@ -165,6 +165,7 @@ def build_engine(
         usual_new_tokens=defaults.usual_new_tokens,
         gate=defaults.gate_defaults(),
         localization=localization,
+        domain=defaults.domain,
         notes=tuple(reasons),
     )
     return PrefixEngine(

@@ -8,6 +8,7 @@ from the paged cache: those that another request left there are among them. A re
     key    name under which the map is fetched; unique
     start  first prompt token of the picture's grid
     stop   one past the last
+    cells  instead of both: the prompt tokens of a grid that do not follow each other, in its order
     check  True: also compare with what the layer was given and gave back (`Check`)
 
 A failure here is noted and leaves a map out; it never reaches the engine, which any exception would end. Not
@@ -143,8 +144,8 @@ class AttentionCapture:
         weights = self._weights(last, keys)
         if row.ask.get("check"):
             self.checks.put(name, self._compare(self._seen.pop(name), weights, last, output[row.end - 1]))
-        grid = weights[:, int(row.ask["start"]) : int(row.ask["stop"])].mean(dim=0)
-        self.maps.put(name, grid.tolist())
+        cells = row.ask.get("cells") or slice(int(row.ask["start"]), int(row.ask["stop"]))
+        self.maps.put(name, weights[:, cells].mean(dim=0).tolist())
 
     def _weights(self, last: Tensor, keys: Tensor) -> Tensor:
         """Return softmax(q K^T * scale) [heads, tokens] float32; heads of a group share a key head."""

@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any
 
-from secondglance_vllm_capture import ASKED_BY, N_LOGPROBS
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -33,6 +32,7 @@ from secondglance_server.engine.vllm.inputs import InputBuilder, Prepared
 from secondglance_server.engine.vllm.launch import stop_vllm
 from secondglance_server.engine.vllm.maps import MapFetcher
 from secondglance_server.engine.vllm.tokens import AnswerTokens
+from secondglance_vllm_capture import ASKED_BY, N_LOGPROBS
 
 _URGENT, _USUAL = 0, 1  # vLLM serves the lower number first
 

@@ -154,7 +154,10 @@ class AttentionCapture:
         grouped = last.float().view(key_heads, heads // key_heads, width)
         scores = torch.einsum("kgd,tkd->kgt", grouped, keys.float()).reshape(heads, -1) * self._impl.scale
         cap = self._impl.logits_soft_cap
-        return (torch.tanh(scores / cap) * cap if cap else scores).softmax(dim=-1)
+        if cap:
+            scores = torch.tanh(scores / cap) * cap
+        weights: Tensor = scores.softmax(dim=-1)
+        return weights
 
     def _compare(self, seen: _Seen, weights: Tensor, last: Tensor, returned: Tensor) -> Check:
         keys, values = torch.cat(seen.keys), torch.cat(seen.values)

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from benchmarks.instruments.processes import ROOT, ServerProcess
 from secondglance import EdgeClient
 from tests.vllm.faults import FAULT_FILE, WRONG_KEYS
-from tests.vllm.http.conftest import ROOT, VllmServer, vllm_serving
+from tests.vllm.http.conftest import vllm_serving
 
 PHOTO = ROOT / "examples" / "photo.jpg"
 TRUTH = json.loads((ROOT / "examples" / "photo.json").read_text())
@@ -24,7 +25,7 @@ END_S = 60.0
 @pytest.fixture(params=["exception", "memory", "hang", "death"])
 def faulty(
     request: pytest.FixtureRequest, tmp_path: pathlib.Path
-) -> Iterator[tuple[str, VllmServer, pathlib.Path]]:
+) -> Iterator[tuple[str, ServerProcess, pathlib.Path]]:
     """A server whose model breaks when the file appears; for one fault its keys are also read wrongly."""
     fault = tmp_path / "fault"
     environment = {FAULT_FILE: str(fault), "SECONDGLANCE_SERVER_DEVICE_CALL_TIMEOUT_S": str(HANG_S)}
@@ -36,7 +37,7 @@ def faulty(
         yield request.param, server, fault
 
 
-def test_a_broken_worker_ends_as_documented(faulty: tuple[str, VllmServer, pathlib.Path]) -> None:
+def test_a_broken_worker_ends_as_documented(faulty: tuple[str, ServerProcess, pathlib.Path]) -> None:
     """Those who wait get 503; the server is not ready, ends with 1, and takes all its processes along."""
     name, server, fault = faulty
     if name == "exception":
@@ -83,7 +84,7 @@ def small_photo() -> bytes:
         return jpeg(fitted(photo.convert("RGB"), {"max_width": 224, "max_height": 224}))
 
 
-def check_that_it_only_answers(server: VllmServer) -> None:
+def check_that_it_only_answers(server: ServerProcess) -> None:
     """Keys read as another backend lays them out: the check notices, and the server only answers."""
     ready, model = (httpx.get(f"{server.url}{path}").json() for path in ("/readyz", "/v1/model"))
     assert ready["status"] == "ready"

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from benchmarks.instruments.edges import converse_all
+from benchmarks.instruments.processes import ROOT, ServerProcess
 from benchmarks.throughput import conversations
 from scenes.generator import make_scene, render
 from secondglance import EdgeClient
-from tests.vllm.http.conftest import ROOT, VllmServer
 
 PHOTO = ROOT / "examples" / "photo.jpg"
 TRUTH = json.loads((ROOT / "examples" / "photo.json").read_text())
@@ -25,7 +25,7 @@ GLOBAL_TOKENS = 196
 MOST_ENTROPY = 1e-4
 
 
-def both(on_vllm: VllmServer, on_prefix: str, photo: pathlib.Path, question: str) -> tuple[float, int]:
+def both(on_vllm: ServerProcess, on_prefix: str, photo: pathlib.Path, question: str) -> tuple[float, int]:
     """Ask both; return the largest difference of an uncertainty, and the stage."""
     with EdgeClient(on_vllm.url) as vllm, EdgeClient(on_prefix) as prefix:
         one, other = vllm.ask(photo, question), prefix.ask(photo, question)
@@ -36,7 +36,7 @@ def both(on_vllm: VllmServer, on_prefix: str, photo: pathlib.Path, question: str
     return max(abs(getattr(a, m) - getattr(b, m)) for a, b in pairs for m in measures), one.stage
 
 
-def test_the_models_answers_about_themselves_are_the_same(on_vllm: VllmServer, on_prefix: str) -> None:
+def test_the_models_answers_about_themselves_are_the_same(on_vllm: ServerProcess, on_prefix: str) -> None:
     """Gate, budgets and localisation come from the same files."""
     one, other = (httpx.get(f"{url}/v1/model").json() for url in (on_vllm.url, on_prefix))
     assert one == other
@@ -44,11 +44,11 @@ def test_the_models_answers_about_themselves_are_the_same(on_vllm: VllmServer, o
 
 
 @pytest.mark.parametrize("question", [TRUTH["question"], TRUTH["coarse_question"]])
-def test_the_demo_is_the_same(on_vllm: VllmServer, on_prefix: str, question: str) -> None:
+def test_the_demo_is_the_same(on_vllm: ServerProcess, on_prefix: str, question: str) -> None:
     assert both(on_vllm, on_prefix, PHOTO, question)[0] <= MOST_ENTROPY
 
 
-def test_held_out_scenes_are_the_same(on_vllm: VllmServer, on_prefix: str, tmp_path: pathlib.Path) -> None:
+def test_held_out_scenes_are_the_same(on_vllm: ServerProcess, on_prefix: str, tmp_path: pathlib.Path) -> None:
     """Fifty scenes that no model has seen: answers, stages and regions equal, uncertainties to 1e-4."""
     worst, stages = 0.0, [0, 0]
     before = cached_in_stage_two(on_vllm.url)
@@ -77,7 +77,7 @@ def cached_in_stage_two(url: str) -> float:
     return float(found[1])
 
 
-def test_sixty_four_conversations_at_once_are_not_mixed_up(on_vllm: VllmServer) -> None:
+def test_sixty_four_conversations_at_once_are_not_mixed_up(on_vllm: ServerProcess) -> None:
     """Each conversation's replies are those that it gets alone, whoever else is asking."""
     budget = httpx.get(f"{on_vllm.url}/v1/model").json()["image"]
     asked = conversations(64, budget)
@@ -89,7 +89,7 @@ def test_sixty_four_conversations_at_once_are_not_mixed_up(on_vllm: VllmServer) 
     assert len({(e.answer, round(e.uncertainty, 4)) for e in alone}) > 32, "mixed up replies would show"
 
 
-def test_clients_that_leave_free_their_places(on_vllm: VllmServer) -> None:
+def test_clients_that_leave_free_their_places(on_vllm: ServerProcess) -> None:
     """Forty-eight hang up in the middle; nothing waits or runs for them afterwards."""
     picture = Image.new("RGB", (224, 168), "red")
     budget = {"max_width": 224, "max_height": 224, "max_pixels": None}

@@ -16,6 +16,7 @@ from benchmarks.instruments.processes import ROOT, ServerProcess
 from benchmarks.throughput import conversations
 from scenes.generator import make_scene, render
 from secondglance import EdgeClient
+from secondglance.settings import EdgeSettings
 
 PHOTO = ROOT / "examples" / "photo.jpg"
 TRUTH = json.loads((ROOT / "examples" / "photo.json").read_text())
@@ -23,11 +24,12 @@ SCENES = 50
 FIRST_SCENE = 30_000
 GLOBAL_TOKENS = 196
 MOST_ENTROPY = 1e-4
+FIXED = EdgeSettings(link_aware=False)  # both get the same bytes, however fast they answer
 
 
 def both(on_vllm: ServerProcess, on_prefix: str, photo: pathlib.Path, question: str) -> tuple[float, int]:
     """Ask both; return the largest difference of an uncertainty, and the stage."""
-    with EdgeClient(on_vllm.url) as vllm, EdgeClient(on_prefix) as prefix:
+    with EdgeClient(on_vllm.url, settings=FIXED) as vllm, EdgeClient(on_prefix, settings=FIXED) as prefix:
         one, other = vllm.ask(photo, question), prefix.ask(photo, question)
     assert (one.answer, one.stage, one.roi) == (other.answer, other.stage, other.roi)
     assert (one.degraded, other.degraded) == (None, None)

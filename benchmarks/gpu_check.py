@@ -4,9 +4,10 @@
 
 It writes the model to a folder, serves it with the prefix engine here and with vLLM in the environment of
 PYTHON, and checks: that the capture's check at vLLM's start passed on this backend; that answers and regions
-are the same over HTTP; requests per second and the processor time of each; what both do without memory and
-after a fault that sticks. The table goes to benchmarks/results/. Exit code 1 if a check failed. `--cpu` runs
-on a machine without a GPU, to check this script; its numbers say nothing about one.
+are the same over HTTP; requests per second and the processor time of each; what a long answer costs the short
+ones beside it; what both do without memory and after a fault that sticks. The table goes to
+benchmarks/results/. Exit code 1 if a check failed. `--cpu` runs on a machine without a GPU, to check this
+script; its numbers say nothing about one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -32,7 +33,7 @@ import torch
 from benchmarks.instruments.edges import Conversation, Exchange, converse_all
 from benchmarks.instruments.models import MODELS
 from benchmarks.instruments.processes import ROOT, ServerProcess, server_process
-from benchmarks.throughput import KNOWN_WORDS, conversations
+from benchmarks.throughput import KNOWN_WORDS, conversations, count_model
 from secondglance_eval.markdown import markdown_table
 from secondglance_server.engine.loader import EMBEDDED
 
@@ -40,15 +41,21 @@ RESULTS = ROOT / "benchmarks" / "results"
 EDGES = (1, 16, 64)
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}  # of the uncertainty that the gate reads
 FAULTS = ("memory", "exception")
+SHORT_TOKENS, LONG_TOKENS, SHORT_ANSWERS = 4, 120, 20
 
 
 @dataclass
 class Level:
-    """One engine with one number of edges; processor time is the server's with all its children."""
+    """One engine with one number of edges; processor time is the server's with all its children.
+
+    `ceiling_requests_per_s`: as `benchmarks.throughput` has it; with one thread, 1000 / ceiling is the least
+    processor time of a request.
+    """
 
     engine: str
     edges: int
     requests_per_s: float
+    ceiling_requests_per_s: float
     cpu_ms_per_request: float
     p50_ms: float
     p95_ms: float
@@ -63,6 +70,7 @@ class Report:
     checks: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     levels: list[Level] = field(default_factory=list)
+    short_beside_long: dict[str, tuple[float, float]] = field(default_factory=dict)  # p95 ms: alone, beside
 
     def note(self, check: str, outcome: str, *, is_good: bool) -> None:
         self.checks[check] = outcome
@@ -90,6 +98,7 @@ def run_levels(
     edges: Sequence[int],
     expected: Sequence[Exchange],
     tolerance: float,
+    ceiling_of: Callable[[Sequence[Exchange], int], float],
 ) -> tuple[list[Level], list[Exchange]]:
     """Return the levels, and the replies of the first. With no `expected`, the first level's are it."""
     levels, first = [], list(expected)
@@ -104,6 +113,7 @@ def run_levels(
                 engine=engine,
                 edges=number,
                 requests_per_s=round(len(exchanges) / seconds, 2),
+                ceiling_requests_per_s=round(ceiling_of(exchanges, number), 2),
                 cpu_ms_per_request=round(1e3 * spent / len(exchanges), 1),
                 p50_ms=round(1e3 * float(p50), 1),
                 p95_ms=round(1e3 * float(p95), 1),
@@ -125,21 +135,68 @@ def differing(got: Sequence[Exchange], expected: Sequence[Exchange], tolerance: 
 def check_engines(report: Report, source: str, options: argparse.Namespace, work: pathlib.Path) -> None:
     vllm_python = os.environ["SECONDGLANCE_VLLM_PYTHON"]
     common = ("--model", source, "--dtype", options.dtype)
+    costs, machine, info = count_model(options.model)
+
+    def ceiling_of(exchanges: Sequence[Exchange], edges: int) -> float:
+        least = (
+            costs[e.kind].least_seconds(machine, steps=e.completion_tokens, batch=edges) for e in exchanges
+        )
+        return len(exchanges) / sum(least)
+
     with server_process(sys.executable, work / "prefix.log", *common) as prefix:
         model = httpx.get(f"{prefix.url}/v1/model").json()
-        report.dtype = str(httpx.get(f"{prefix.url}/metrics").text.partition('dtype="')[2].partition('"')[0])
+        report.dtype = info.dtype
         words = None if source == EMBEDDED else KNOWN_WORDS
         asked = conversations(options.conversations, model["image"], words=words)
         tolerance = TOLERANCE[report.dtype]
-        levels, expected = run_levels(prefix, "prefix", asked, options.edges, (), tolerance)
+        levels, expected = run_levels(prefix, "prefix", asked, options.edges, (), tolerance, ceiling_of)
         report.levels += levels
+        report.short_beside_long["prefix"] = short_beside_long(
+            prefix.url, asked[0], model["limits"]["max_new_tokens"]
+        )
     with server_process(vllm_python, work / "vllm.log", *common, "--engine", "vllm") as vllm:
         reason = httpx.get(f"{vllm.url}/readyz").json().get("answers_only")
         report.note("capture's check at the start", reason or "passed", is_good=reason is None)
-        levels, _ = run_levels(vllm, "vllm", asked, options.edges, expected, tolerance)
+        levels, _ = run_levels(vllm, "vllm", asked, options.edges, expected, tolerance, ceiling_of)
         report.levels += levels
+        report.short_beside_long["vllm"] = short_beside_long(
+            vllm.url, asked[0], model["limits"]["max_new_tokens"]
+        )
     worst = max(level.differ for level in levels)
     report.note("replies as the prefix engine's", f"{worst} differ of {len(expected)}", is_good=worst == 0)
+
+
+def short_beside_long(url: str, asked: Conversation, most_tokens: int) -> tuple[float, float]:
+    """Return p95 milliseconds of short answers one after the other: alone, and beside a long one."""
+    long_tokens = min(LONG_TOKENS, most_tokens)
+
+    async def ask(client: httpx.AsyncClient, tokens: int) -> float:
+        size = {"width": asked.original.width, "height": asked.original.height}
+        request = {"question": asked.question, "image": size, "max_new_tokens": tokens, "mode": "answer_only"}
+        parts = {
+            "request": (None, json.dumps(request), "application/json"),
+            "image": ("image.jpg", asked.upload, "image/jpeg"),
+        }
+        began = time.perf_counter()
+        (await client.post("/v1/inferences", files=parts)).raise_for_status()
+        return time.perf_counter() - began
+
+    async def measure() -> tuple[float, float]:
+        async with httpx.AsyncClient(base_url=url, timeout=600) as client:
+            await ask(client, SHORT_TOKENS)
+            alone = [await ask(client, SHORT_TOKENS) for _ in range(SHORT_ANSWERS)]
+            beside: list[float] = []
+            while len(beside) < SHORT_ANSWERS:
+                long = asyncio.create_task(ask(client, long_tokens))
+                await asyncio.sleep(0)
+                while not long.done() and len(beside) < SHORT_ANSWERS:
+                    beside.append(await ask(client, SHORT_TOKENS))
+                await long
+        return tuple(round(1e3 * float(np.quantile(times, 0.95)), 1) for times in (alone, beside))  # type: ignore[return-value]  # two
+
+    found = asyncio.run(measure())
+    print(f"p95 of short answers: {found[0]} ms alone, {found[1]} ms beside {long_tokens} tokens", flush=True)
+    return found
 
 
 def check_faults(report: Report, source: str, work: pathlib.Path) -> None:
@@ -183,14 +240,19 @@ def write(report: Report) -> None:
     name = f"gpu_check_{'cpu' if report.device.startswith('CPU') else 'gpu'}"
     (RESULTS / f"{name}.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
     rows = [
-        (r.engine, r.edges, r.requests_per_s, r.cpu_ms_per_request, r.p50_ms, r.p95_ms, r.differ)
+        (
+            *(r.engine, r.edges, r.requests_per_s, r.ceiling_requests_per_s, r.cpu_ms_per_request),
+            *(r.p50_ms, r.p95_ms, r.differ),
+        )
         for r in report.levels
     ]
-    head = ("engine", "edges", "requests/s", "CPU ms/request", "p50 ms", "p95 ms", "other replies")
+    head = ("engine", "edges", "requests/s", "ceiling", "CPU ms/request", "p50 ms", "p95 ms", "other replies")
     text = (
         f"# GPU check\n\n{report.device} · {report.model} in {report.dtype} · torch {torch.__version__}\n\n"
     )
     text += markdown_table(head, [tuple(map(str, row)) for row in rows]) + "\n\n"
+    beside = [(name, str(alone), str(both)) for name, (alone, both) in report.short_beside_long.items()]
+    text += markdown_table(("engine", "p95 ms of short answers", "beside a long one"), beside) + "\n\n"
     text += markdown_table(("check", "outcome"), list(report.checks.items())) + "\n"
     (RESULTS / f"{name}.md").write_text(text)
     print(text)

@@ -42,7 +42,7 @@ class ServingEngine:
         self._max_queue = max_queue
         self._max_running = max_running
         self._core: ServingCore | None = None
-        self._loading: asyncio.Task[ServingCore] | None = None
+        self._loading: asyncio.Task[None] | None = None
         self._is_open = False
         self._death: str | None = None
         self._preparing = {1: 0, 2: 0}  # requests of each stage that will ask for an answer soon
@@ -134,17 +134,17 @@ class ServingEngine:
         """Raises EngineError, QueueClosed. Never refused for room: its request was admitted before."""
         return await self._do(self._open_core().neutral_attention(picture))
 
-    async def _load(
-        self, load: Callable[[], Awaitable[ServingCore]], loaded: Future[ServingCore]
-    ) -> ServingCore:
+    async def _load(self, load: Callable[[], Awaitable[ServingCore]], loaded: Future[ServingCore]) -> None:
+        """Load, and tell whoever waits for it."""
         try:
             self._core = await load()
-        except BaseException as exc:  # outermost boundary of the loading task: the waiter learns of it
+        except BaseException as exc:
             self._is_open = False
             loaded.set_exception(exc)
-            raise
-        loaded.set_result(self._core)
-        return self._core
+            if not isinstance(exc, Exception):  # the server stops while it loads
+                raise
+        else:
+            loaded.set_result(self._core)
 
     def _open_core(self) -> ServingCore:
         if self._core is None or not self._is_open:

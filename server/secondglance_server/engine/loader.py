@@ -6,12 +6,14 @@ stands with its reason in `EngineInfo.notes`.
 
 from __future__ import annotations
 
+import logging
 import pathlib
 from typing import Any
 
 import numpy as np
 import PIL.Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.logging import (
     disable_progress_bar,
@@ -23,14 +25,26 @@ import secondglance_server.engine.embedded.tower  # registers its encoder
 import secondglance_server.engine.reader.model  # noqa: F401  # registers its class
 from secondglance_server.engine.adapters import discover
 from secondglance_server.engine.adapters.base import TransformersAdapter
+from secondglance_server.engine.adapters.plain_prompts import plain_template
 from secondglance_server.engine.attention import SOFTCAP, register_capture
+from secondglance_server.engine.generic.load import choose_template, serve
+from secondglance_server.engine.generic.processor import load_processor
 from secondglance_server.engine.kv_cache import full_layers
 from secondglance_server.engine.model_defaults import ModelDefaults, read_model_defaults
 from secondglance_server.engine.placement import Placement, default_cache_bytes, place
 from secondglance_server.engine.prefix import PrefixEngine
 from secondglance_server.engine.prompt import PromptBuilder, first_that_places_pictures
-from secondglance_server.engine.protocol import AnswerRequest, Engine, EngineError, EngineInfo, Picture
+from secondglance_server.engine.protocol import (
+    AnswerRequest,
+    EncoderBudget,
+    Engine,
+    EngineError,
+    EngineInfo,
+    Picture,
+)
 from secondglance_server.engine.steps import STEPS_BEFORE_RECORDING
+
+_log = logging.getLogger("secondglance_server.engine")
 
 EMBEDDED = "embedded"
 EMBEDDED_WEIGHTS = pathlib.Path(__file__).parent / "embedded" / "weights"
@@ -84,8 +98,10 @@ def load_engine(
     try:
         placement = place(device, dtype, attn, decode)
         family, config = _family(source)
-        adapter = _load_adapter(family, source, config, placement)
         defaults = read_model_defaults(pathlib.Path(source))
+        if family is None:
+            return _load_generic(model, source, config, placement, defaults, cache_bytes)
+        adapter = _load_adapter(family, source, config, placement)
         engine = build_engine(adapter, model, placement=placement, defaults=defaults, cache_bytes=cache_bytes)
         _warm_up(engine)
     except Exception as exc:  # files and templates are somebody else's: any failure means the same
@@ -163,16 +179,85 @@ def _text_attention(text_config: Any, placement: Placement) -> str:
     return SOFTCAP if has_softcap and placement.attention == "sdpa" else placement.attention
 
 
-def _family(source: str) -> tuple[type[TransformersAdapter], Any]:
+def _load_generic(
+    name: str,
+    source: str,
+    config: Any,
+    placement: Placement,
+    defaults: ModelDefaults,
+    cache_bytes: int | None,
+) -> Engine:
+    """An engine for a model type that has no file of its own, as far as the probe finds it to fit."""
+    processor = load_processor(source, config)
+    placeholder = getattr(processor, "image_token", None)
+    templates = _chat_templates(source, processor.tokenizer, plain_template(config.model_type, placeholder))
+    template = choose_template(processor, templates, placeholder)
+    try:
+        model = _load_model(source, config, placement, "sdpa")
+    except ValueError:  # some part of it has no SDPA
+        model = _load_model(source, config, placement, "eager")
+    reasons = list(placement.reasons)
+    if cache_bytes is None:
+        cache_bytes, reason = default_cache_bytes(placement.device)
+        reasons.append(reason)
+    info = EngineInfo(
+        name=name,
+        family=config.model_type,
+        device=str(placement.device),
+        dtype=str(placement.dtype).removeprefix("torch."),
+        image=EncoderBudget(1, 1),
+        patch=EncoderBudget(1, 1),
+        max_new_tokens=defaults.max_new_tokens or _MAX_NEW_TOKENS,
+        usual_new_tokens=defaults.usual_new_tokens,
+        gate=defaults.gate_defaults(),
+        notes=tuple(reasons),
+    )
+    served = serve(
+        model,
+        processor,
+        template,
+        info,
+        defaults=defaults,
+        attention=_text_attention(config.get_text_config(decoder=True), placement),
+        cache_bytes=cache_bytes,
+        is_recording=placement.is_recording,
+    )
+    if served.engine.info.answers_only is not None:
+        _log.warning("the model only answers", extra={"reason": served.engine.info.answers_only})
+    if isinstance(served.engine, PrefixEngine):
+        _warm_up(served.engine)
+    return served.engine
+
+
+def _load_model(source: str, config: Any, placement: Placement, attention: Any) -> Any:
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        source,
+        config=config,
+        dtype=placement.dtype,
+        attn_implementation=attention,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    return model.to(placement.device).eval().requires_grad_(False)
+
+
+def _family(source: str) -> tuple[type[TransformersAdapter] | None, Any]:
+    """Return the family's file, None where the model is served like any, and the model's config."""
     adapters = discover()
     supported = ", ".join(adapters)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except ValueError as exc:
         raise ValueError(f"{exc} Supported model types: {supported}.") from exc
-    if config.model_type not in adapters:
-        raise ValueError(f"model_type {config.model_type!r} is not supported; supported: {supported}.")
-    return adapters[config.model_type], config
+    family = adapters.get(config.model_type)
+    if family is not None and family.serves(config):
+        return family, config
+    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise ValueError(
+            f"model_type {config.model_type!r} is not supported: transformers has no "
+            f"image-text-to-text model of it; with a file of their own: {supported}."
+        )
+    return None, config
 
 
 def _load_adapter(
@@ -181,28 +266,21 @@ def _load_adapter(
     text_config = config.get_text_config()
     full_layers(text_config)  # refuses what cannot be served before gigabytes are read
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    templates = _chat_templates(family, source, tokenizer)
+    templates = _chat_templates(source, tokenizer, family.default_chat_template)
     _, template = first_that_places_pictures(tokenizer, templates, family.placeholder)
     image_processor = family.load_image_processor(source, config)
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        source,
-        config=config,
-        dtype=placement.dtype,
-        attn_implementation=attention_setting(_text_attention(text_config, placement)),
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
-    model = model.to(placement.device).eval().requires_grad_(False)
+    setting = attention_setting(_text_attention(text_config, placement))
+    model = _load_model(source, config, placement, setting)
     return family(model, tokenizer, image_processor, template)
 
 
-def _chat_templates(family: type[TransformersAdapter], source: str, tokenizer: Any) -> list[tuple[str, str]]:
+def _chat_templates(source: str, tokenizer: Any, default: str | None) -> list[tuple[str, str]]:
     """Return (name, template): the processor's, the tokenizer's, the family's; the default of each first."""
     processor, _ = ProcessorMixin.get_processor_dict(source)
     origins = {
         "processor": processor.get("chat_template"),
         "tokenizer": tokenizer.chat_template,
-        "family": family.default_chat_template,
+        "family": default,
     }
     found: list[tuple[str, str]] = []
     for origin, templates in origins.items():

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import inspect
 import re
+import threading
 from collections.abc import Mapping, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import isqrt
@@ -64,7 +65,8 @@ class GenericAdapter(TransformersAdapter):
         self._get_features = _first_method("get_image_features", inner, model)
         self._encoder_inputs = frozenset(inspect.signature(self._get_features).parameters)
         self._rope_index = getattr(inner, "get_rope_index", None)
-        super().__init__(model, processor.tokenizer, processor.image_processor, chat_template)
+        self._reading = threading.Lock()  # a tokenizer is set for each call; the prompts have their own
+        super().__init__(model, deepcopy(processor.tokenizer), processor.image_processor, chat_template)
 
     def use_grid(self, rule: Rule, content: ContentRule) -> None:
         """Lay pictures out by these rules from now on."""
@@ -125,14 +127,15 @@ class GenericAdapter(TransformersAdapter):
 
         Raises ValueError where the processor does not say what it writes.
         """
-        read = dict(
-            self.processor(
-                text=[self.placeholder],
-                images=[image],
-                return_tensors="pt",
-                return_text_replacement_offsets=True,
+        with self._reading:
+            read = dict(
+                self.processor(
+                    text=[self.placeholder],
+                    images=[image],
+                    return_tensors="pt",
+                    return_text_replacement_offsets=True,
+                )
             )
-        )
         offsets = read.pop("text_replacement_offsets", None)
         if not offsets or not offsets[0]:
             raise ValueError(f"{type(self.processor).__name__} does not say what it writes for a picture")

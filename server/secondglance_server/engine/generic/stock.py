@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from secondglance_server.engine.attention import recording
 from secondglance_server.engine.decode import uncertainty
-from secondglance_server.engine.prefix import NEUTRAL_PROMPT
+from secondglance_server.engine.prefix import NEUTRAL_PROMPT, own_failure
 from secondglance_server.engine.prompt import broken_up, control_tokens, rendered
 from secondglance_server.engine.protocol import (
     AnswerRequest,
@@ -28,9 +28,14 @@ from secondglance_server.engine.protocol import (
     AttentionMap,
     EngineError,
     EngineInfo,
+    NeutralRequest,
     Picture,
+    Prepared,
+    Progress,
     TokenStats,
+    Work,
 )
+from secondglance_server.engine.token_texts import TokenTexts
 
 # from a one-picture prompt's attention [keys] and its ids to the picture's map
 ReadMap = Callable[[Tensor, Sequence[int], Picture], AttentionMap]
@@ -108,30 +113,54 @@ class StockEngine:
     def answer(self, requests: Sequence[AnswerRequest]) -> list[AnswerResult | EngineError]:
         return [self._answer(request) for request in requests]
 
+    def prepare(self, work: Work) -> Prepared:
+        return Prepared(work)
+
+    def choose(self, waiting: Sequence[Prepared]) -> list[int]:
+        return [0]
+
+    def begin(self, batch: Mapping[int, Prepared]) -> list[Progress]:
+        """Run each to its end: nothing is left to step."""
+        return [self._progress(key, prepared.work) for key, prepared in batch.items()]
+
+    def step(self) -> list[Progress]:
+        return []
+
+    def drop(self, key: int) -> None:
+        """Work has ended as soon as it has begun."""
+
+    def _progress(self, key: int, work: Work) -> Progress:
+        if isinstance(work, NeutralRequest):
+            try:
+                return Progress(key, outcome=self.neutral_attention(work.picture))
+            except EngineError as failure:
+                return Progress(key, outcome=failure)
+        outcome = self._answer(work)
+        return Progress(key, outcome.tokens if isinstance(outcome, AnswerResult) else (), outcome)
+
     def neutral_attention(self, picture: Picture) -> AttentionMap:
         if picture.key not in self._neutral:
-            request = AnswerRequest(picture=picture, question=NEUTRAL_PROMPT, max_new_tokens=1)
-            attention = self._run(request).attention
-            if attention is None:
+            outcome = self._answer(AnswerRequest(picture=picture, question=NEUTRAL_PROMPT, max_new_tokens=1))
+            if isinstance(outcome, EngineError):
+                raise outcome
+            if outcome.attention is None:
                 raise EngineError("this model only answers")
-            self._neutral[picture.key] = attention
+            self._neutral[picture.key] = outcome.attention
             if len(self._neutral) > _NEUTRAL_MAPS:
                 self._neutral.popitem(last=False)
         return self._neutral[picture.key]
 
     def close(self) -> None:
         self._neutral.clear()
-        self.model.to("meta")
+        if not getattr(self.model, "hf_device_map", None) and not getattr(self.model, "is_quantized", False):
+            self.model.to("meta")
 
     def _answer(self, request: AnswerRequest) -> AnswerResult | EngineError:
+        """Return the answer or this request's failure. Raises BrokenDeviceError."""
         try:
             return self._run(request)
-        except EngineError as failure:
-            return failure
         except Exception as exc:  # a model's code may raise anything
-            own = EngineError(f"{type(exc).__name__}: {exc}")
-            own.__cause__ = exc
-            return own
+            return own_failure(exc)
 
     @torch.inference_mode()
     def _run(self, request: AnswerRequest) -> AnswerResult:
@@ -184,12 +213,10 @@ class _FirstToken(LogitsProcessor):
         return scores
 
 
-def _token_stats(tokenizer: Any, ids: Sequence[int], stats: Tensor) -> tuple[TokenStats, ...]:
-    """Texts are what each token adds to the answer."""
+def _token_stats(tokenizer: Any, ids: list[int], stats: Tensor) -> tuple[TokenStats, ...]:
+    """Return each token with the text that it adds to the answer."""
+    texts = TokenTexts(tokenizer.decode)
     result: list[TokenStats] = []
-    before = ""
-    for index, (min_entropy, shannon, margin) in enumerate(stats.float().cpu().numpy().tolist()):
-        text = tokenizer.decode(ids[: index + 1])
-        result.append(TokenStats(text[len(before) :], min_entropy, shannon, margin))
-        before = text
-    return tuple(result)
+    for n, (min_entropy, shannon, margin) in enumerate(stats.float().tolist()):
+        result += texts.add(ids[: n + 1], (min_entropy, shannon, margin))
+    return (*result, *texts.end(ids))

@@ -24,6 +24,7 @@ from secondglance_eval.judging.gate_choice import (
 from secondglance_eval.judging.intervals import Estimate as Measured
 from secondglance_protocol.wire import DefaultGate
 from secondglance_server.calibrated_gate import CalibratedGate, Estimate, Provenance
+from secondglance_server.engine.model_defaults import LocalizationSection
 
 
 def one_target(**wishes: float | None) -> Target:
@@ -53,10 +54,12 @@ def always_ask(dataset: Dataset, asker: Asker, out: Path, *, pace: Pace) -> None
         run(dataset, [always], asker, writer, pace=pace)
 
 
-def calibrate_from(out: Path, target: Target, path: Path) -> tuple[CalibratedGate, str]:
+def calibrate_from(
+    out: Path, target: Target, path: Path, localization: LocalizationSection | None = None
+) -> tuple[CalibratedGate, str]:
     """Calibrate on the folder's records, write the server's file. Raises CalibrationError, RecordsError.
 
-    Returns the file's content and a text for people.
+    Returns the file's content and a text for people. `localization` was in force when the records were made.
     """
     if not (out / FACTS_FILE).exists() or not (out / RECORDS_FILE).exists():
         raise CalibrationError(f"{out} holds no records: name a --dataset to collect some")
@@ -64,6 +67,7 @@ def calibrate_from(out: Path, target: Target, path: Path) -> tuple[CalibratedGat
     records = [record for record in read_records(out / RECORDS_FILE) if record.method == ALWAYS]
     tested = choose_and_test(records, target)
     calibration = calibration_of(tested, target, model=facts.model.name, dataset=facts.dataset)
+    calibration = calibration.model_copy(update={"localization": localization})
     write_calibration(calibration, path)
     return calibration, described(tested, target)
 
@@ -93,7 +97,7 @@ def write_calibration(calibration: CalibratedGate, path: Path) -> None:
     """Write the file whole or not at all: a server may read it at any time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text(calibration.model_dump_json(indent=2) + "\n")
+    scratch.write_text(calibration.model_dump_json(indent=2, exclude_none=True) + "\n")
     scratch.replace(path)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from secondglance_eval.asking.layers import answer_from, loaded, look, own_setting, with_boxes
+from secondglance_eval.asking.prefetch import pictures_ahead
 from secondglance_eval.datasets.held_out import HeldOutScenes
 from secondglance_eval.datasets.seeds import CALIBRATION_SEED, TEST_SEED
 from secondglance_eval.judging.intervals import Resamples
@@ -45,10 +46,10 @@ def judge(settings: dict[str, Setting], pictures: int, first_seed: int) -> dict[
     """Return for each named setting what it shows on scenes that nothing was chosen on."""
     dataset = HeldOutScenes(pictures, first_seed)
     groups = with_boxes(dataset)
-    with loaded(ServerSettings(model="embedded")) as engine:
-        looked = look(engine, groups, workers=1)
+    with loaded(ServerSettings(model="embedded")) as engine, pictures_ahead(1) as pool:
+        looked = look(engine, groups, pool)
         regions = {each.example_id: {s: each.region(s) for s in settings.values()} for each in looked}
-        scores = answer_from(engine, dataset, groups, regions, max_new_tokens=8, workers=1)
+        scores = answer_from(engine, dataset, groups, regions, pool, max_new_tokens=8)
     resamples = Resamples([each.image_id for each in looked])
     found: dict[str, dict[str, Any]] = {}
     for name, setting in settings.items():

@@ -6,11 +6,12 @@ The server's own engine, in this process: attention of inner layers does not tra
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 from secondglance.settings import EdgeSettings
 from secondglance_eval.asking.in_process import Edge, answers
-from secondglance_eval.asking.prefetch import Group, pictures_ahead, with_pictures
+from secondglance_eval.asking.prefetch import Group, with_pictures
 from secondglance_eval.datasets.example import Dataset, Example
 from secondglance_eval.errors import CalibrationError
 from secondglance_eval.judging.window_choice import Looked, Setting
@@ -56,10 +57,10 @@ def with_boxes(groups: Iterable[Group]) -> list[Group]:
     return [group for group in kept if group]
 
 
-def look(engine: PrefixEngine, groups: Sequence[Group], *, workers: int) -> list[Looked]:
-    """Return what every layer looked at, for every question."""
+def look(engine: PrefixEngine, groups: Sequence[Group], pool: ProcessPoolExecutor) -> list[Looked]:
+    """Return what every layer looked at, for every question; `pool` renders or reads the pictures."""
     found: list[Looked] = []
-    for group, edge in _edges(engine, groups, workers):
+    for group, edge in _edges(engine, groups, pool):
         neutral = _maps(engine, edge.whole, [NEUTRAL_PROMPT])[0]
         asked = _maps(engine, edge.whole, [example.question for example in group])
         for example, maps in zip(group, asked, strict=True):
@@ -73,13 +74,13 @@ def answer_from(
     dataset: Dataset,
     groups: Sequence[Group],
     regions: Mapping[str, Mapping[Setting, PixelBox]],
+    pool: ProcessPoolExecutor,
     *,
     max_new_tokens: int,
-    workers: int,
 ) -> dict[Setting, list[float]]:
     """Return the scores of the second answers under each setting; `regions` are by example and setting."""
     scores: dict[Setting, list[float]] = {}
-    for group, edge in _edges(engine, groups, workers):
+    for group, edge in _edges(engine, groups, pool):
         for example in group:
             crops = {box: edge.crop(box) for box in set(regions[example.id].values())}
             requests = [_second(edge.whole, example, crop, max_new_tokens) for crop in crops.values()]
@@ -108,8 +109,9 @@ def _maps(engine: PrefixEngine, whole: Picture, questions: Sequence[str]) -> lis
     return found
 
 
-def _edges(engine: PrefixEngine, groups: Sequence[Group], workers: int) -> Iterator[tuple[Group, Edge]]:
+def _edges(
+    engine: PrefixEngine, groups: Sequence[Group], pool: ProcessPoolExecutor
+) -> Iterator[tuple[Group, Edge]]:
     settings = EdgeSettings()
-    with pictures_ahead(workers) as pool:
-        for group, data in with_pictures(groups, pool, ahead=_AHEAD):
-            yield group, Edge(engine, settings, data, group[0].image_id)
+    for group, data in with_pictures(groups, pool, ahead=_AHEAD):
+        yield group, Edge(engine, settings, data, group[0].image_id)

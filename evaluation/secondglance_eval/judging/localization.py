@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from secondglance_eval.asking.layers import answer_from, loaded, look, own_setting, with_boxes
-from secondglance_eval.asking.prefetch import Group
+from secondglance_eval.asking.prefetch import Group, pictures_ahead
 from secondglance_eval.datasets.example import Dataset
 from secondglance_eval.errors import CalibrationError
 from secondglance_eval.judging.gate_choice import TEST_SHARE, halves
@@ -63,19 +63,19 @@ def calibrate_localization(dataset: Dataset, settings: ServerSettings, *, worker
         )
     examples = [example for group in groups for example in group]
     choose_ids, test_ids = ({each.image_id for each in half} for half in halves(examples, TEST_SHARE))
-    with loaded(settings) as engine:
+    with loaded(settings) as engine, pictures_ahead(workers) as pool:
         max_new_tokens = engine.info.usual_new_tokens or settings.default_max_new_tokens
         own = own_setting(engine)
 
         def scored(part: Sequence[Group], looked: Sequence[Looked], tried: Sequence[Setting]) -> Scores:
             regions = {each.example_id: {way: each.region(way) for way in tried} for each in looked}
-            return answer_from(engine, dataset, part, regions, max_new_tokens=max_new_tokens, workers=workers)
+            return answer_from(engine, dataset, part, regions, pool, max_new_tokens=max_new_tokens)
 
         part = _of(groups, choose_ids)
-        looked = look(engine, part, workers=workers)
+        looked = look(engine, part, pool)
         chosen = choose_setting(scored(part, looked, finalists(looked, own)), own)
         part = _of(groups, test_ids)
-        looked = look(engine, part, workers=workers)
+        looked = look(engine, part, pool)
         tried = list(dict.fromkeys((own, chosen)))
         scores = scored(part, looked, tried)
         gate = engine.info.gate

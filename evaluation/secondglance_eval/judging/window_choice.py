@@ -19,7 +19,7 @@ from secondglance_server.engine.protocol import AttentionMap, LocalizationDefaul
 from secondglance_server.inference.localization import locate, relative_attention
 
 HELD = 0.9  # of the answer's box in the crop: then the crop shows the answer
-FINALISTS = 8
+FINALISTS = 5
 _PADS = (0.0, 0.25, 0.5, 1.0)
 _LEAST_CELLS = (1.0, 1.6, 2.4, 3.2)
 _PAIRED_LAYERS = 3  # the best single ones, whose pairs are tried, too

@@ -147,6 +147,10 @@ def calibrate(
     target_accuracy: Annotated[
         float | None, typer.Option(min=0, max=1, help="At least this accuracy, with fewest bytes.")
     ] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Of the answers that are not called doubtful, this share is right."),
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help=f"{_DATASETS.removesuffix('.')}; default: OUT's records.")
     ] = None,
@@ -162,8 +166,10 @@ def calibrate(
 
     With --localization, choose before it which layer of the model is read and how its attention becomes a
     region; the wish may be left out, which means --max-retransmit 0.5. Needs the model here (no --url).
-    Twenty pictures are needed at least. Load the file with `secondglance-server serve --calibration FILE`, or
-    lay it beside the model's weights as secondglance.json.
+    With --precision also choose above which value a final answer is called doubtful; alone it leaves the gate
+    as it is. Twenty pictures are needed at least. Load the file with
+    `secondglance-server serve --calibration FILE`, or lay it beside the model's weights as
+    secondglance.json.
     """
     with _failures():
         from secondglance_eval.asking.asker import Asker
@@ -179,17 +185,20 @@ def calibrate(
             refuse_too_few_pictures,
         )
 
-        if localization and not (max_retransmit or max_uplink_bytes or target_accuracy):
+        if localization and (dataset is None or url is not None):
+            raise MissingPieceError(
+                "--localization needs a --dataset with boxes; it loads the model: no --url"
+            )
+        if localization and (max_retransmit, max_uplink_bytes, target_accuracy) == (None, None, None):
             max_retransmit = _USUAL_RETRANSMIT
         target = one_target(
-            max_retransmit=max_retransmit, max_uplink_bytes=max_uplink_bytes, target_accuracy=target_accuracy
+            or_none=precision is not None,
+            max_retransmit=max_retransmit,
+            max_uplink_bytes=max_uplink_bytes,
+            target_accuracy=target_accuracy,
         )
         looks: CalibratedGate | None = None
         write = write or Path("secondglance.json" if localization else "gate.json")
-        if localization and (dataset is None or url is not None):
-            raise MissingPieceError(
-                "--localization needs a --dataset with boxes, and loads the model: no --url"
-            )
         if dataset is not None:
             data = open_dataset(dataset, pictures=pictures, first_seed=CALIBRATION_SEED, metric=metric)
             refuse_too_few_pictures(data, out)
@@ -202,7 +211,8 @@ def calibrate(
                 files = None if url else files_of_model(model)
                 Facts.gather(data, asker.model, model_files=files).keep_in(out)
                 always_ask(data, asker, out, pace=Pace(parallel=parallel, workers=workers))
-        calibration, text = calibrate_from(out, target, write, looks.localization if looks else None)
+        section = looks.localization if looks else None
+        calibration, text = calibrate_from(out, target, write, precision=precision, localization=section)
     print(text)
     print(calibration.model_dump_json())
 

@@ -87,7 +87,12 @@ def calibrate_localization(dataset: Dataset, settings: ServerSettings, *, worker
         questions=len(examples),
         file=CalibratedGate(
             model=settings.model,
-            gate=DefaultGate(metric=gate.metric, aggregate=gate.aggregate, threshold=gate.threshold),
+            gate=DefaultGate(
+                metric=gate.metric,
+                aggregate=gate.aggregate,
+                threshold=gate.threshold,
+                doubt_threshold=gate.doubt_threshold,
+            ),
             localization=section_of(chosen, dataset.name, len(examples), is_own=chosen == own),
             provenance=Provenance(
                 dataset=dataset.name, date=_today(), pictures=len(groups), questions=len(examples), target={}

@@ -261,6 +261,10 @@ class PrefixEngine:
         self._answering |= {each.decoded: each for each in answering}
         return progress + self._news(answering)
 
+    def _is_off_domain(self, answer: Sequence[int]) -> bool | None:
+        refusals = self.adapter.off_domain_ids
+        return bool(answer) and answer[0] in refusals if refusals else None
+
     def _prefill(self, jobs: Sequence[Job]) -> Prefilled:
         """Run the prompts; keep the prefixes that are new, and the maps of neutral prompts."""
         new_tokens = max(self._new_tokens(job) for job in jobs)
@@ -348,7 +352,7 @@ class PrefixEngine:
             completion_tokens=len(ids),
             prefill_ms=answering.prefill_ms,
             generate_ms=1e3 * (time.perf_counter() - answering.prefilled_at),
-            is_off_domain=bool(ids) and ids[0] in self.adapter.off_domain_ids,
+            is_off_domain=self._is_off_domain(ids),
         )
 
 

@@ -41,9 +41,9 @@ class Readiness:
     state: State = "loading"
     on_failure: Callable[[], None] = lambda: None
     failure: str = ""
-    mistake: str = ""
     lacks: str = ""
     """What the server needs and is away for now, in words."""
+    mistake: str = ""
 
     def become_ready(self) -> None:
         """A server that was told to drain while it loaded stays draining."""

@@ -106,10 +106,11 @@ class TwoStages:
             confidence = judge(result.tokens, gate)
 
             search = _Search()
-            # a closer look does not make a question one about text
-            doubts = is_doubtful(confidence, result.tokens) and not result.is_off_domain
-            asks = request.mode == "always" or doubts
-            if asks and request.mode != "answer_only":
+            asks = request.mode == "always" or is_doubtful(confidence, result.tokens)
+            if asks and request.mode == "auto" and result.is_off_domain:
+                # The model says that the question is none for it. A closer look would not change that.
+                search = _Search(skip="off_domain")
+            elif asks and request.mode != "answer_only":
                 with facts.phase("localize"):
                     search = await self._search(picture, result.attention, request.image)
 
@@ -128,6 +129,8 @@ class TwoStages:
                 decode_ms=decode_ms,
                 localize_ms=search.localize_ms,
                 include=request.include,
+                gate=gate,
+                skip=search.skip,
                 relevance=search.relevance,
             )
         )
@@ -219,6 +222,7 @@ class TwoStages:
                 received_bytes=facts.received_bytes,
                 decode_ms=decode_ms,
                 include=pending.include,
+                gate=pending.gate,
             )
         )
 

@@ -231,6 +231,21 @@ class InferenceResponse(_Wire):
     )
 
 
+class TokenEvent(_Wire):
+    """One token of an answer that is still being made; texts put together are the answer before trimming."""
+
+    text: str
+    min_entropy: Uncertainty
+
+
+class RegionEvent(_Wire):
+    """The region that the server wants, and where its crop may go; `id` is the inference's."""
+
+    id: str
+    roi: Roi
+    patch: PatchOffer
+
+
 class ImageBudget(_Wire):
     """What the server takes as an upload and the most pixels that its model can use."""
 

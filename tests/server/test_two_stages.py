@@ -135,7 +135,7 @@ async def test_tokens_and_relevance_come_when_asked_for(client: httpx.AsyncClien
     plain = await asked(client)
     assert (plain["tokens"], plain["relevance"]) == (None, None)
     full = await asked(client, include=["tokens", "relevance"])
-    assert [token["text"] for token in full["tokens"]] == ["a", "sign"]
+    assert [token["text"] for token in full["tokens"]] == ["a", " sign"]
     assert len(full["relevance"]["weights"]) == 24
     assert full["relevance"]["content"] == {"x0": 0, "y0": 0, "x1": 1, "y1": 1}
 

@@ -4,13 +4,16 @@ family's table.
 Every key may be left out. Keys: `domain`, `gate` {metric, aggregate, threshold, doubt_threshold},
 `localization` {attention, window, base_side, min_side_cells, pad_cells, layers, origin}, `max_new_tokens`,
 `usual_new_tokens`. Unknown keys are refused: a misspelt threshold must not be silently ignored.
+`secondglance-eval calibrate` writes `format`, `model`, `provenance` and `expected` beside them, for people:
+nothing here acts on those.
 """
 
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
@@ -53,6 +56,10 @@ class ModelDefaults(_Section):
     localization: LocalizationSection = Field(default_factory=LocalizationSection)
     max_new_tokens: PositiveInt | None = None
     usual_new_tokens: PositiveInt | None = None
+    format: Literal[1] = 1
+    model: str | None = None
+    provenance: Mapping[str, Any] | None = None
+    expected: Mapping[str, Any] | None = None
 
     def gate_defaults(self) -> GateDefaults:
         return replace(GateDefaults(), **self.gate.given())

@@ -4,14 +4,15 @@ An engine turns (image, question) into (answer, per-token statistics, attention 
 nothing of HTTP, sessions, gates or boxes. Importing this module loads numpy and nothing heavier; torch lives
 in the engines.
 
-Not covered: scheduling. One thread owns the engine and calls it; engines need not be thread-safe.
+Not covered: scheduling. One thread owns the engine and calls it; only `prepare` and `held_bytes` are for any
+thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +133,23 @@ class AnswerRequest:
     max_new_tokens: int = 16
 
 
+@dataclass(frozen=True, slots=True)
+class NeutralRequest:
+    """The wish for a picture's map under the neutral prompt: relative attention's denominator."""
+
+    picture: Picture
+
+
+Work: TypeAlias = AnswerRequest | NeutralRequest
+
+
+@dataclass(slots=True, eq=False)
+class Prepared:
+    """Work that is ready for the device; an engine adds what it has prepared."""
+
+    work: Work
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswerResult:
     """`tokens` excludes the end-of-sequence token.
@@ -151,8 +169,32 @@ class AnswerResult:
     is_off_domain: bool | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Progress:
+    """What begun work has got from one call of the engine.
+
+    `tokens`: the answer's next ones; their texts put together are the answer before it is trimmed. `outcome`:
+    how the work has ended, None while it runs.
+    """
+
+    key: int
+    tokens: tuple[TokenStats, ...] = ()
+    outcome: AnswerResult | AttentionMap | EngineError | None = None
+
+
 class EngineError(Exception):
     """The model failed on this input or this device; the server answers 503 and goes on."""
+
+
+class ModelLoadError(Exception):
+    """The model cannot be served; the message says what to change.
+
+    `may_pass`: whether the same start may succeed later, as where the hub does not answer.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 class BrokenDeviceError(Exception):
@@ -162,7 +204,9 @@ class BrokenDeviceError(Exception):
 class Engine(Protocol):
     """A loaded, warmed-up model.
 
-    Calls block; the server makes them from the one thread that owns the device.
+    Calls block; the server makes them from the one thread that owns the device. Many answers run at a time:
+    `prepare` each, `begin` some of them, then `step` until each has its outcome. Work may begin between
+    steps. `answer` does the same for requests that are all there.
     """
 
     @property
@@ -179,6 +223,32 @@ class Engine(Protocol):
 
     def neutral_attention(self, picture: Picture) -> AttentionMap:
         """The map for the neutral prompt (relative attention's denominator). Raises EngineError."""
+        ...
+
+    def prepare(self, work: Work) -> Prepared:
+        """Do what needs no device: resize pictures, write and tokenise the prompt. For any thread.
+
+        Raises EngineError.
+        """
+        ...
+
+    def choose(self, waiting: Sequence[Prepared]) -> list[int]:
+        """Return the index of the first and of those that can begin together with it."""
+        ...
+
+    def begin(self, batch: Mapping[int, Prepared]) -> list[Progress]:
+        """Run the prompts of work that was chosen together. The keys are the caller's, new for each work.
+
+        What fails has an EngineError as its outcome. Raises BrokenDeviceError.
+        """
+        ...
+
+    def step(self) -> list[Progress]:
+        """Decode one token of each answer that runs. Failures are as `begin`'s."""
+        ...
+
+    def drop(self, key: int) -> None:
+        """Forget work that has begun; there will be no more of it. Unknown keys are ignored."""
         ...
 
     def close(self) -> None:

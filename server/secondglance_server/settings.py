@@ -94,7 +94,11 @@ class ServerSettings(BaseSettings):
     """A branch, tag or commit of the hub; unset: its main branch. Set it so that a start loads what was
     tested."""
     device: str = Field(default="auto", min_length=1)
-    """auto, cpu, cuda, cuda:1 or mps. Set it on machines with several devices."""
+    """auto, cpu, cuda, cuda:1 or mps; auto takes several CUDA devices for a model that one cannot hold. Set
+    it on machines with several devices."""
+    device_map: str | None = Field(default=None, min_length=1)
+    """How one model is spread: auto, balanced, sequential, or a JSON object of modules and devices. Set it
+    for models that one device cannot hold."""
     dtype: str = Field(default="auto", min_length=1)
     """auto, float32, bfloat16 or float16. Set it where a model's own choice is too large or too coarse."""
     attn: str = Field(default="auto", min_length=1)
@@ -103,8 +107,8 @@ class ServerSettings(BaseSettings):
     """auto, eager, or recorded (steps replayed without Python). Set eager where recording takes too much
     memory."""
     calibration: CalibrationFile = None
-    """The file that `secondglance-eval calibrate` wrote. Set it after calibrating the model on your own
-    questions."""
+    """The file that `secondglance-eval calibrate` wrote: gate, layer, window. Set it after calibrating the
+    model on your own questions."""
 
     max_image_bytes: PositiveInt = _SHARED.max_image_bytes
     """Most bytes of a POST's body. Raise it for models that take global images of more than 4 megapixels."""
@@ -122,6 +126,9 @@ class ServerSettings(BaseSettings):
     max_buffered_bytes: PositiveInt = 256 * 1024 * 1024
     """Most bytes of all request bodies in memory; above it 503. Set it by the machine's memory."""
 
+    sessions: str = Field(default="memory", repr=False)
+    """Where inferences are kept between their stages: memory, or redis://user:password@host:6379/0 (rediss://
+    is encrypted), which all servers of a fleet share. Set it for more than one server."""
     max_queue: PositiveInt = _SHARED.max_queue
     """Most answers of each stage that may wait for the device; above it 503. Set it by the device's speed and
     your clients' patience."""
@@ -157,6 +164,13 @@ class ServerSettings(BaseSettings):
     shutdown_grace_s: PositiveInt = 20
     """Seconds from SIGTERM for work in flight and promised patches. Keep it 10 s below the supervisor's."""
 
+    @field_validator("sessions")
+    @classmethod
+    def _is_a_store(cls, sessions: str) -> str:
+        if sessions != "memory" and not sessions.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("neither memory nor a URL that begins with redis://, rediss:// or unix://")
+        return sessions
+
     @field_validator("keys")
     @classmethod
     def _keys_differ(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
@@ -166,7 +180,7 @@ class ServerSettings(BaseSettings):
 
 
 # Of the settings here, those that only the prefix engine has.
-_OF_PREFIX: Final = ("device", "attn", "decode", "prefix_cache_bytes")
+_OF_PREFIX: Final = ("device", "device_map", "attn", "decode", "prefix_cache_bytes")
 
 
 def load_settings(**overrides: Any) -> ServerSettings:
@@ -204,5 +218,5 @@ def _read_settings(given: dict[str, Any]) -> ServerSettings:
 
 def _complaint(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
-    shown = "***" if error["loc"][0] == "keys" else repr(error["input"])
+    shown = "***" if error["loc"][0] in ("keys", "sessions") else repr(error["input"])
     return f"{ENV_PREFIX}{name.upper()}={shown}: {error['msg']}"

@@ -136,6 +136,10 @@ def calibrate(
     target_accuracy: Annotated[
         float | None, typer.Option(min=0, max=1, help="At least this accuracy, with fewest bytes.")
     ] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Of the answers that are not called doubtful, this share is right."),
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help=f"{_DATASETS.removesuffix('.')}; default: OUT's records.")
     ] = None,
@@ -149,7 +153,9 @@ def calibrate(
 ) -> None:
     """Choose the gate on half of the pictures for one wish, and test it on the other half.
 
-    Twenty pictures are needed at least. Load the file with `secondglance-server serve --calibration FILE`.
+    With --precision also choose above which value a final answer is called doubtful; alone it leaves the gate
+    as it is. Twenty pictures are needed at least. Load the file with
+    `secondglance-server serve --calibration FILE`.
     """
     with _failures():
         from secondglance_eval.asking.asker import Asker
@@ -165,7 +171,10 @@ def calibrate(
         )
 
         target = one_target(
-            max_retransmit=max_retransmit, max_uplink_bytes=max_uplink_bytes, target_accuracy=target_accuracy
+            or_none=precision is not None,
+            max_retransmit=max_retransmit,
+            max_uplink_bytes=max_uplink_bytes,
+            target_accuracy=target_accuracy,
         )
         if dataset is not None:
             data = open_dataset(dataset, pictures=pictures, first_seed=CALIBRATION_SEED, metric=metric)
@@ -174,7 +183,7 @@ def calibrate(
                 files = None if url else files_of_model(model)
                 Facts.gather(data, asker.model, model_files=files).keep_in(out)
                 always_ask(data, asker, out, pace=Pace(parallel=parallel, workers=workers))
-        calibration, text = calibrate_from(out, target, write)
+        calibration, text = calibrate_from(out, target, write, precision=precision)
     print(text)
     print(calibration.model_dump_json())
 

@@ -99,6 +99,23 @@ def test_each_wish_is_granted_on_the_embedded_model(
     assert calibration.provenance.pictures == PICTURES
 
 
+def test_a_server_with_the_file_calls_doubtful_what_was_said(folder: Path, tmp_path: Path) -> None:
+    """U3: how sure a final answer is, with the model's own gate, from `--precision` alone to the reply."""
+    path = tmp_path / "gate.json"
+    code, output, complaint = run_cli("--out", str(folder), "--precision", "0.6", "--write", str(path))
+    assert (code, complaint) == (0, "")
+    assert "the interval reaches the precision 0.6" in output
+    calibration = read_calibrated_gate(path)
+    _, tested_on = halves(list(read_records(folder / RECORDS_FILE)), 0.5)
+    pictures = {record.image_id: SmallScene(int(record.image_id))() for record in tested_on}
+    server = serving("--calibration", str(path), **SERVER)
+    with server as url, EdgeClient(url) as client:
+        assert client.model().gate == calibration.gate
+        replies = [client.ask(pictures[record.image_id], record.question) for record in tested_on]
+    sure = sum(not reply.doubtful for reply in replies) / len(replies)
+    assert sure == pytest.approx(calibration.expected["sure"].mean, abs=0.03)
+
+
 def test_a_server_with_the_file_asks_again_as_often_as_was_said(folder: Path, tmp_path: Path) -> None:
     """The half that the gate was not chosen on, now really asked with the gate in force."""
     path = tmp_path / "gate.json"

@@ -255,7 +255,7 @@ async def test_a_client_with_a_key_that_lost_its_stream_finds_the_reply() -> Non
             "/v1/inferences", files=parts_of(message()), headers={"Idempotency-Key": "k"}
         )
         assert whole.text == seen[-1].data
-        assert len(state.sessions) == 1
+        assert "secondglance_sessions 1.0" in state.metrics.render().decode()
 
 
 async def test_a_second_stage_that_was_left_in_the_middle_can_be_sent_again() -> None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from secondglance_protocol.wire import Include
 
 
+_NOT_SURE = 3  # the exit code of --fail-on-doubt
+
+
 def ask(
     image: Annotated[
         str,
@@ -47,6 +50,9 @@ def ask(
     save_sent: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the exact bytes that are sent.")
     ] = None,
+    fail_on_doubt: Annotated[
+        bool, typer.Option("--fail-on-doubt", help="Exit with 3 if the model is not sure of its answer.")
+    ] = False,
     page: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of a PDF; 1 if unset.")] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="HOST[:PORT]", help="Fetch IMAGE from this host.")
@@ -63,7 +69,8 @@ def ask(
     """Ask QUESTION about IMAGE.
 
     A small copy of IMAGE is sent; if the server's model is unsure, the region that it asks for follows. If
-    that second stage fails, the draft answer is given with a warning, unless --strict.
+    that second stage fails, the draft answer is given with a warning, unless --strict. An answer that should
+    not be relied on comes with "(not sure)" on stderr.
 
     \b
     Examples:
@@ -82,7 +89,8 @@ def ask(
 
     \b
     Exit codes:
-      0 answered   2 usage   65 IMAGE cannot be read or was refused
+      0 answered   2 usage   3 answered, but not sure (--fail-on-doubt)
+      65 IMAGE cannot be read or was refused
       69 server unavailable   75 busy, try later   77 not allowed   124 timed out
     """
     _check_outputs(picture, report, save_sent)
@@ -104,6 +112,10 @@ def ask(
             _draw(source, terms.question, reply, picture, settings)
         if report is not None:
             _report(source, terms.question, reply, sent, report, settings)
+    if fail_on_doubt and reply.doubtful:
+        if json_:
+            complain(reply.notes[-1])
+        raise typer.Exit(_NOT_SURE)
 
 
 def _converse(

@@ -40,6 +40,7 @@ from secondglance.conversation.steps import (
     Token,
     TokenTeller,
 )
+from secondglance.doubt import note_of_doubt
 from secondglance.errors import (
     BadImageError,
     EdgeError,
@@ -58,7 +59,6 @@ from secondglance_protocol.wire import InferenceResponse, ModelResponse, PatchOf
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Step, Any, T]
 
-_NO_ANSWER = "the model gave no answer: it ended without a word, and its uncertainty says nothing"
 _HEAD_BYTES = 512  # of a request around its body, with a key
 _LENGTH_DIGITS = 7  # of a Content-Length, where the body is not known yet; without one it is a digit
 
@@ -108,7 +108,8 @@ class Conversation:
             first = yield from self._first_stage(original, model)
             second, degraded = yield from self._second_opinion(original, first)
             receipt = self._ledger.receipt(original.encoded_bytes)
-            notes = original.notes if (second or first).answer.strip() else (*original.notes, _NO_ANSWER)
+            doubt = note_of_doubt(second or first)
+            notes = original.notes if doubt is None else (*original.notes, doubt)
             return Reply(first, second, receipt, degraded, notes, self._trace_id)
         finally:
             original.close()

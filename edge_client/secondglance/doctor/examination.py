@@ -188,6 +188,8 @@ class Examination:
         threshold = f"{model.gate.metric} over {model.gate.threshold:g}"
         sides = f"pictures up to {model.image.max_width}x{model.image.max_height}"
         detail = f"{model.name} ({model.family}), protocol {model.protocol_version}, {sides}, {threshold}"
+        if model.domain is not None:
+            detail += f"; it answers about {model.domain}"
         return Finding("model", "ok", detail, model.model_dump(mode="json"))
 
     def _formats(self, _: httpx.Client) -> Finding:

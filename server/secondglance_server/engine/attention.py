@@ -38,7 +38,7 @@ class Recorder:
     def add(self, weights: Tensor) -> None:
         """`weights` [B, heads, keys]: one layer's row for the last query."""
         mean = weights[:, :, self._keys].mean(dim=1)
-        self._sum = mean if self._sum is None else self._sum + mean
+        self._sum = mean if self._sum is None else self._sum + mean.to(self._sum.device)
         self._count += 1
 
     def mean(self) -> Tensor:

@@ -33,8 +33,8 @@ import torch
 from PIL import Image
 from transformers.utils.logging import set_verbosity_error
 
-from benchmarks.instruments.in_process import region
 from benchmarks.instruments.models import MODELS, available
+from secondglance_eval.asking.in_process import region
 from secondglance_protocol.wire import ImageSize
 from secondglance_server.engine.loader import attention_setting
 from secondglance_server.engine.prefix import NEUTRAL_PROMPT, PrefixEngine

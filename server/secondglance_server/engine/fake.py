@@ -42,7 +42,8 @@ FAKE_INFO = EngineInfo(
 
 @dataclass(frozen=True, slots=True)
 class FakeScript:
-    """What the engine says and does. Entropies in nats; `peak` is (x, y) in [0, 1] of the picture.
+    """What the engine says and does. Entropies in nats; `peak` is (x, y) in [0, 1] of the picture;
+    `is_off_domain` as in `AnswerResult`.
 
     `delay_s`: of each call, before anything is said; `token_delay_s`: of each token, for all that runs.
     `breaks`: how each call ends instead of answering: by a bug, without memory, never (until `close`), or by
@@ -59,6 +60,7 @@ class FakeScript:
     token_delay_s: float = 0.0
     fails: Callable[[AnswerRequest], bool] = lambda _: False
     neutral_fails: bool = False
+    is_off_domain: bool | None = None
     breaks: Literal["never", "error", "memory", "hang", "death"] = "never"
 
 
@@ -183,8 +185,13 @@ class FakeEngine:
         text = script.draft if request.patch is None else script.answer
         entropy = script.draft_entropy_nats if request.patch is None else script.answer_entropy_nats
         tokens = tuple(
-            TokenStats(text=word, min_entropy=entropy, shannon=entropy * 1.5, margin=1 - np.exp(-entropy))
-            for word in text.split()[: request.max_new_tokens]
+            TokenStats(
+                text=f" {word}" if index else word,  # texts put together are the answer
+                min_entropy=entropy,
+                shannon=entropy * 1.5,
+                margin=1 - np.exp(-entropy),
+            )
+            for index, word in enumerate(text.split()[: request.max_new_tokens])
         )
         prompt_tokens = self._grid[0] * self._grid[1] + len(request.question.split())
         return AnswerResult(
@@ -196,6 +203,7 @@ class FakeEngine:
             completion_tokens=len(tokens) + 1,
             prefill_ms=self._random.uniform(0.1, 0.2),
             generate_ms=self._random.uniform(0.1, 0.2),
+            is_off_domain=script.is_off_domain,
         )
 
     def _spot(self) -> AttentionMap:

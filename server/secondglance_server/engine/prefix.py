@@ -111,7 +111,7 @@ class PrefixEngine:
         try:
             return self._job(work)
         except Exception as exc:  # whatever it is, it is this work's own
-            raise _own_failure(exc) from exc
+            raise own_failure(exc) from exc
 
     def choose(self, waiting: Sequence[Prepared]) -> list[int]:
         jobs = cast("Sequence[Job]", waiting)
@@ -148,7 +148,9 @@ class PrefixEngine:
         self._answering.clear()
         self.prefixes.clear()
         self.steps.clear()
-        self.adapter.model.to("meta")
+        model = self.adapter.model
+        if not getattr(model, "hf_device_map", None) and not getattr(model, "is_quantized", False):
+            model.to("meta")  # others refuse to move; their memory goes with the last reference
 
     def _finish(self, works: Sequence[Work]) -> list[Outcome]:
         """Begin all of them, as many at a time as can, and step until the last has its outcome."""
@@ -223,7 +225,7 @@ class PrefixEngine:
 
     def _failure_of(self, jobs: Sequence[Job], exc: Exception) -> EngineError:
         """Return what the jobs failed of, with room made if it was memory. Raises BrokenDeviceError."""
-        failure = _own_failure(exc)
+        failure = own_failure(exc)
         if _is_out_of_memory(exc):
             self._make_room(jobs)
         return failure
@@ -258,6 +260,10 @@ class PrefixEngine:
             answering.append(_Answering(key, job, one, texts, attention, prefill_ms, prefilled))
         self._answering |= {each.decoded: each for each in answering}
         return progress + self._news(answering)
+
+    def _is_off_domain(self, answer: Sequence[int]) -> bool | None:
+        refusals = self.adapter.off_domain_ids
+        return bool(answer) and answer[0] in refusals if refusals else None
 
     def _prefill(self, jobs: Sequence[Job]) -> Prefilled:
         """Run the prompts; keep the prefixes that are new, and the maps of neutral prompts."""
@@ -346,11 +352,11 @@ class PrefixEngine:
             completion_tokens=len(ids),
             prefill_ms=answering.prefill_ms,
             generate_ms=1e3 * (time.perf_counter() - answering.prefilled_at),
-            is_off_domain=bool(ids) and ids[0] in self.adapter.off_domain_ids,
+            is_off_domain=self._is_off_domain(ids),
         )
 
 
-def _own_failure(exc: Exception) -> EngineError:
+def own_failure(exc: Exception) -> EngineError:
     """Return the failure of one request. Raises BrokenDeviceError if no other would fare better."""
     if isinstance(exc, EngineError):
         return exc

@@ -34,11 +34,20 @@ class EncoderBudget:
 
 @dataclass(frozen=True, slots=True)
 class GateDefaults:
-    """The gate that was measured best for this model; `threshold` in nats (a plain number for `margin`)."""
+    """The gate that was measured best for this model; thresholds in nats (plain numbers for `margin`).
+
+    Above `threshold` a first answer wants a second look; above `doubt_threshold` a last one is doubtful.
+    """
 
     metric: Metric = "min_entropy"
     aggregate: Aggregate = "max"
     threshold: float = 0.5
+    doubt_threshold: float | None = None  # None: `threshold`
+
+    @property
+    def doubts_above(self) -> float:
+        """The gate's value above which a last answer is doubtful."""
+        return self.threshold if self.doubt_threshold is None else self.doubt_threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,7 @@ class EngineInfo:
     usual_new_tokens: int | None = None  # where a request doesn't say; None: the server's setting
     notes: tuple[str, ...] = ()  # reasons of automatic choices, logged once
     answers_only: str | None = None  # why this model never asks for a region; None: it does
+    domain: str | None = None  # what the model can answer, in words; None: not known
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,8 +154,8 @@ class Prepared:
 class AnswerResult:
     """`tokens` excludes the end-of-sequence token.
 
-    `attention` belongs to stage one (None where a patch was given). `is_off_domain`: the model says that the
-    question is none that it can answer; only a model that knows its domain says so.
+    `attention` belongs to stage one (None where a patch was given). `is_off_domain`: whether the model says
+    that the question is none that it can answer; None from a model that cannot tell.
     """
 
     text: str
@@ -156,7 +166,7 @@ class AnswerResult:
     completion_tokens: int
     prefill_ms: float
     generate_ms: float
-    is_off_domain: bool = False
+    is_off_domain: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,6 +184,17 @@ class Progress:
 
 class EngineError(Exception):
     """The model failed on this input or this device; the server answers 503 and goes on."""
+
+
+class ModelLoadError(Exception):
+    """The model cannot be served; the message says what to change.
+
+    `may_pass`: whether the same start may succeed later, as where the hub does not answer.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 class BrokenDeviceError(Exception):

@@ -104,7 +104,7 @@ bench-before-after: $(VENV)/.dev ## this tree beside an older one in BESIDE: wha
 
 bench-throughput: $(VENV)/.dev ## requests per second with 1 to 64 edges beside the engine alone, and short answers beside a long one
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.throughput
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mixed_lengths
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.instruments.mixed_lengths
 
 # vLLM lives in an environment of its own. It brings torchvision, torchaudio and torchcodec, whose builds for CUDA
 # break the import on a CPU, and which nothing here uses.

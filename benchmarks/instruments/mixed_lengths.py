@@ -1,6 +1,6 @@
 """How long short answers take beside a long one, next to how long they take alone.
 
-    python -m benchmarks.mixed_lengths [--model NAME] [--rounds 3] [--short 6] [--clock cpu|wall]
+    python -m benchmarks.instruments.mixed_lengths [--model NAME] [--rounds 3] [--short 6] [--clock cpu|wall]
 
 A short answer has 4 tokens, the long one 120. Each short one asks about a picture that is new to the engine,
 behind its queue, without HTTP. Rounds alternate between both, so that a busy machine is busy for both. By
@@ -16,19 +16,20 @@ import itertools
 import json
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.engine import CLOCKS
 from benchmarks.instruments.models import MODELS
-from benchmarks.throughput import KNOWN_WORDS
 from secondglance_server.engine.prefix import PrefixEngine
 from secondglance_server.engine.protocol import AnswerRequest, Picture
 from secondglance_server.inference.device_queue import DeviceQueue
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+QUESTION = "What number is on the red sign?"
 SHORT_TOKENS, LONG_TOKENS = 4, 120
 GOAL = 1.5
 
@@ -39,7 +40,7 @@ def requests(engine: PrefixEngine) -> Iterator[AnswerRequest]:
     shape = (budget.max_height * 3 // 4, budget.max_width, 3)
     for number in itertools.count():
         picture = Picture(str(number), rng.integers(0, 256, shape, dtype=np.uint8))
-        yield AnswerRequest(picture, KNOWN_WORDS[0], max_new_tokens=SHORT_TOKENS)
+        yield AnswerRequest(picture, QUESTION, max_new_tokens=SHORT_TOKENS)
 
 
 async def measure(

@@ -93,7 +93,7 @@ bench: $(VENV)/.dev ## the pair over real HTTP on 200 held-out scenes
 	$(BIN)/python -m benchmarks.pair
 
 bench-engine: $(VENV)/.dev ## the engine beside stock generate and the published pipeline
-	$(BIN)/python -m benchmarks.engine
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.engine
 
 bench-ladder: $(VENV)/.dev ## what the edge chooses encodings by, and what that saves at 256 kbit/s; put into the edge and docs/network.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ladder --out edge_client/secondglance/link/measured_encodings.json --docs docs/network.md
@@ -102,8 +102,9 @@ bench-ladder: $(VENV)/.dev ## what the edge chooses encodings by, and what that 
 bench-before-after: $(VENV)/.dev ## this tree beside an older one in BESIDE: what a request and a start of the command line cost
 	$(BIN)/python -m benchmarks.before_after --beside $(BESIDE)
 
-bench-throughput: $(VENV)/.dev ## requests per second with 1, 4 and 16 edges, beside what the hardware allows
-	$(BIN)/python -m benchmarks.throughput
+bench-throughput: $(VENV)/.dev ## requests per second with 1 to 64 edges beside the engine alone, and short answers beside a long one
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.throughput
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.instruments.mixed_lengths
 
 # vLLM lives in an environment of its own. It brings torchvision, torchaudio and torchcodec, whose builds for CUDA
 # break the import on a CPU, and which nothing here uses.

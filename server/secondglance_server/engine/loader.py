@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import pathlib
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -147,22 +148,48 @@ def build_engine(
     cache_bytes: int | None = None,
 ) -> PrefixEngine:
     """The engine around a loaded adapter. Raises ValueError for defaults that do not fit the model."""
-    defaults = defaults or ModelDefaults()
-    reasons = list(placement.reasons)
+    reasons = []
     if cache_bytes is None:
         cache_bytes, reason = default_cache_bytes(placement.device)
         reasons.append(reason)
-    layers = defaults.layers(adapter.layers, adapter.n_layers)
-    localization = defaults.localization_defaults(adapter.localization)
-    reasons.append(f"attention of layer(s) {list(layers)} of {adapter.n_layers}: {localization.origin}")
     if not adapter.can_pad:
         reasons.append("only questions of equal length share a batch: layers with a window cannot be padded")
-    ignored = _ignored_processors(getattr(adapter.model, "generation_config", None))
-    if ignored:
-        reasons.append(f"generation_config's {', '.join(ignored)} is not applied: answers are plain greedy")
     prompts = PromptBuilder(adapter)
     if not prompts.starts_with_the_picture:
         reasons.append("no shared prefixes: this model's prompts do not start with the picture")
+    layers, info = describe(
+        adapter, name, placement=placement, defaults=defaults or ModelDefaults(), reasons=reasons
+    )
+    return PrefixEngine(
+        adapter,
+        prompts,
+        info,
+        layers=layers,
+        cache_bytes=cache_bytes,
+        is_recording=placement.is_recording,
+    )
+
+
+def describe(
+    adapter: TransformersAdapter,
+    name: str,
+    *,
+    placement: Placement,
+    defaults: ModelDefaults,
+    reasons: Sequence[str] = (),
+) -> tuple[tuple[int, ...], EngineInfo]:
+    """Return the layers whose attention is read, and what others may know of the model.
+
+    `reasons` of further choices come between the placement's and the layers'. Raises ValueError for defaults
+    that do not fit the model.
+    """
+    layers = defaults.layers(adapter.layers, adapter.n_layers)
+    localization = defaults.localization_defaults(adapter.localization)
+    notes = [*placement.reasons, *reasons]
+    notes.append(f"attention of layer(s) {list(layers)} of {adapter.n_layers}: {localization.origin}")
+    ignored = _ignored_processors(getattr(adapter.model, "generation_config", None))
+    if ignored:
+        notes.append(f"generation_config's {', '.join(ignored)} is not applied: answers are plain greedy")
     info = EngineInfo(
         name=name,
         family=adapter.config.model_type,
@@ -175,16 +202,9 @@ def build_engine(
         gate=defaults.gate_defaults(),
         localization=localization,
         domain=defaults.domain,
-        notes=tuple(reasons),
+        notes=tuple(notes),
     )
-    return PrefixEngine(
-        adapter,
-        prompts,
-        info,
-        layers=layers,
-        cache_bytes=cache_bytes,
-        is_recording=placement.is_recording,
-    )
+    return layers, info
 
 
 def attention_setting(attention: str) -> dict[str, str]:

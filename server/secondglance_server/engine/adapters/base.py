@@ -31,6 +31,8 @@ class TransformersAdapter:
     # (attention layer, number of layers) that was measured best for a model of the family, and by whom
     read_layer: ClassVar[tuple[int, int]] = (14, 32)
     read_layer_origin: ClassVar[str] = "ViCrop's layer for LLaVA-1.5-7B (14 of 32)"
+    # Whether answers, maps and boxes on vLLM were compared with the prefix engine's.
+    runs_on_vllm: ClassVar[bool] = False
     # Tokens that say, as an answer's first, that the question is none that the model can answer.
     off_domain_ids: frozenset[int] = frozenset()
 

@@ -17,6 +17,7 @@ from secondglance_server.engine.adapters.protocol import ImageLayout
 
 class LlavaAdapter(TransformersAdapter):
     model_types = ("llava",)
+    runs_on_vllm = True
     default_chat_template = (
         "USER: {% for message in messages %}{% for part in message.content %}"
         "{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}"

@@ -134,6 +134,7 @@ def _vllm_engine(settings: ServerSettings, metrics: Metrics) -> tuple[AsyncEngin
         model=settings.model,
         served_name=settings.vllm.served_model_name,
         revision=settings.revision,
+        localization=settings.calibration.localization if settings.calibration else None,
         download_dir=settings.vllm.download_dir,
         dtype=settings.dtype,
         quantization=settings.vllm.quantization,

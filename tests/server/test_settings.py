@@ -88,6 +88,7 @@ def test_a_setting_that_sounds_like_a_key_is_not_ignored(monkeypatch: pytest.Mon
         ("prefix", "max_model_len", "1024"),
         ("prefix", "distributed_executor_backend", "ray"),
         ("vllm", "device", "cuda:1"),
+        ("vllm", "device_map", "auto"),
         ("vllm", "attn", "flash"),
         ("vllm", "decode", "eager"),
         ("vllm", "prefix_cache_bytes", "1"),

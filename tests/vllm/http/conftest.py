@@ -20,6 +20,8 @@ def vllm_serving(
 ) -> AbstractContextManager[ServerProcess]:
     """A ready server on vLLM."""
     python = os.environ["SECONDGLANCE_VLLM_PYTHON"]
+    patient = {"SECONDGLANCE_SERVER_INFERENCE_DEADLINE_S": "300"}  # two busy cores are slow
+    environment = patient | dict(environment or {})
     return server_process(python, log, "--engine", "vllm", module=module, environment=environment)
 
 

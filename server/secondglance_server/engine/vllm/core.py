@@ -129,6 +129,8 @@ class VllmCore:
                         fetching = asyncio.create_task(self._attention(key, prepared))
                     for token in tokens.add(last.outputs[0]):
                         on_token(token)
+            for token in tokens.end():
+                on_token(token)
             attention = await fetching if fetching else None
         except BaseException:
             if fetching:
@@ -136,7 +138,7 @@ class VllmCore:
             if wants_map:
                 self._maps.drop(key)
             raise
-        times = last.metrics
+        times, refusals = last.metrics, adapter.off_domain_ids
         result = AnswerResult(
             text=tokens.text,
             tokens=tuple(tokens.stats),
@@ -146,7 +148,7 @@ class VllmCore:
             completion_tokens=len(tokens.ids),
             prefill_ms=1e3 * (times.first_token_ts - times.scheduled_ts),
             generate_ms=1e3 * (times.last_token_ts - times.first_token_ts),
-            is_off_domain=bool(tokens.ids) and tokens.ids[0] in adapter.off_domain_ids,
+            is_off_domain=bool(tokens.ids) and tokens.ids[0] in refusals if refusals else None,
         )
         return result, 1e3 * (times.scheduled_ts - times.queued_ts)
 

@@ -22,13 +22,14 @@ from secondglance_server.engine.loader import (
     _chat_templates,
     _family,
     _text_attention,
+    _usable_template,
     attention_setting,
     describe,
 )
 from secondglance_server.engine.model_defaults import read_model_defaults
 from secondglance_server.engine.placement import Placement, place
-from secondglance_server.engine.prompt import PromptBuilder, first_that_places_pictures
-from secondglance_server.engine.protocol import EngineInfo
+from secondglance_server.engine.prompt import PromptBuilder
+from secondglance_server.engine.protocol import EngineInfo, ModelLoadError
 from secondglance_server.engine.vllm.options import VllmOptions
 
 
@@ -51,7 +52,7 @@ class Front:
 
 
 def load_front(options: VllmOptions, device: str) -> Front:
-    """Raises ValueError for a model that is not served on vLLM, OSError for files that are not there."""
+    """Raises ModelLoadError for a model that is not served on vLLM, and what reading its files raises."""
     source = str(_OWN_MODELS.get(options.model, options.model))
     local = _without_weights(source, options)
     placement = place(device, options.dtype, "auto", "eager")
@@ -60,12 +61,16 @@ def load_front(options: VllmOptions, device: str) -> Front:
     adapter = _load_adapter(local, placement)
     if not adapter.runs_on_vllm:
         tested = ", ".join(name for name, family in discover().items() if family.runs_on_vllm)
-        raise ValueError(f"model_type {adapter.config.model_type!r} was not tested on vLLM; tested: {tested}")
+        raise ModelLoadError(
+            f"model_type {adapter.config.model_type!r} was not tested on vLLM; tested: {tested}"
+        )
     defaults = read_model_defaults(pathlib.Path(local))
+    if options.localization is not None:
+        defaults = defaults.model_copy(update={"localization": options.localization})
     name = options.served_name or options.model
     layers, info = describe(adapter, name, placement=placement, defaults=defaults)
     if len(layers) != 1:
-        raise ValueError(f"attention of layers {list(layers)}: on vLLM one layer is read")
+        raise ModelLoadError(f"attention of layers {list(layers)}: on vLLM one layer is read")
     return Front(adapter, PromptBuilder(adapter), info, placement, source, layers[0])
 
 
@@ -90,7 +95,7 @@ def _load_adapter(source: str, placement: Placement) -> TransformersAdapter:
     full_layers(text_config)  # refuses what cannot be served
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     templates = _chat_templates(family, source, tokenizer)
-    _, template = first_that_places_pictures(tokenizer, templates, family.placeholder)
+    template = _usable_template(tokenizer, templates, family.placeholder)
     image_processor = family.load_image_processor(source, config)
     attention = attention_setting(_text_attention(text_config, placement))
     with torch.device("meta"):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from secondglance_server.engine.checkpoint.refusals import refusal
 from secondglance_server.engine.vllm.check import why_no_regions
 from secondglance_server.engine.vllm.core import VllmCore
 from secondglance_server.engine.vllm.front import Front, load_front
@@ -21,8 +22,8 @@ _log = logging.getLogger(__name__)
 async def load_vllm(options: VllmOptions, on_batch: Callable[[int], None] = lambda _: None) -> VllmCore:
     """Return the engine, warmed up by its check.
 
-    `on_batch` is told, on the event loop, how many requests each step runs. Raises ValueError for a model
-    that cannot be served, and what vLLM raises.
+    `on_batch` is told, on the event loop, how many requests each step runs. Raises ModelLoadError for a
+    model that cannot be served, and what vLLM raises.
     """
     cores: list[VllmCore] = []
 
@@ -47,7 +48,14 @@ async def load_vllm(options: VllmOptions, on_batch: Callable[[int], None] = lamb
 
 
 def _start(options: VllmOptions, on_step: Callable[[int, float], None]) -> tuple[Front, Any]:
-    front = load_front(options, device_of_vllm())
+    device = device_of_vllm()
+    try:
+        front = load_front(options, device)
+    except Exception as exc:  # files and templates are somebody else's
+        explained = refusal(options.model, exc)
+        if explained is None:
+            raise
+        raise explained from exc
     return front, start_vllm(front, options, on_step)
 
 

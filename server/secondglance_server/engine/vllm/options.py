@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import metadata
 
+from secondglance_server.engine.model_defaults import LocalizationSection
+
 
 class VllmMissingError(Exception):
     """vLLM, or the package that reads inside it, is not installed or of another release; the message says
@@ -16,13 +18,14 @@ class VllmOptions:
     """`None` leaves the choice to vLLM.
 
     `max_running`: requests that run together. `is_eager`: without torch.compile; None: on the CPU only, where
-    compiling takes a minute and a C++ compiler.
+    compiling takes a minute and a C++ compiler. `localization`: measured, wins over the model's own.
     """
 
     model: str
     max_running: int
     served_name: str | None = None
     revision: str | None = None
+    localization: LocalizationSection | None = None
     download_dir: str | None = None
     dtype: str = "auto"
     quantization: str | None = None

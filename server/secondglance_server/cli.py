@@ -20,6 +20,7 @@ from secondglance_server.errors import ListenError, SettingsError
 from secondglance_server.keys import ApiKey, hash_key, new_key
 from secondglance_server.settings import ServerSettings, load_settings
 
+_VERDICTS = ("yes", "answers only", "no")
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 # Plain help, no panels, as that of `secondglance`.
@@ -143,6 +144,21 @@ def serve(
     with _explained_failures():
         is_well = run_until_stopped(settings)
     leave(is_well=is_well)
+
+
+@cli.command(context_settings=_HELP)
+def models() -> None:
+    """List the model types of transformers: whether they can be asked here, and why or why not.
+
+    yes: answers, and asks for regions. answers only: never asks for one. no: is not served, or was not tried.
+    Any model is probed when it is loaded; what was found then is in /v1/model and in the log.
+    """
+    from secondglance_server.engine.generic.registry import model_types
+
+    rows = model_types()
+    width = max(len(row.type) for row in rows)
+    for row in sorted(rows, key=lambda row: (_VERDICTS.index(row.verdict), row.type)):
+        typer.echo(f"{row.type:{width}}  {row.verdict:12}  {' '.join(row.reason.split())}")
 
 
 @cli.command(context_settings=_HELP)

@@ -31,7 +31,9 @@ def reply_of(name: str, **changes: object) -> InferenceResponse:
 def waiting(name: str, n_bytes: int = 10, tenant: str = "tenant") -> Session:
     roi = roi_of(PixelBox(left=0, top=0, right=1, bottom=1), ImageSize(width=2, height=2))
     image = EncodedImage(f"img_{name}", bytes(n_bytes))
-    pending = PendingPatch(image, "?", GateDefaults(threshold=0.25), 16, ("tokens",), roi)
+    pending = PendingPatch(
+        image, "?", GateDefaults(threshold=0.25, doubt_threshold=0.5), 16, ("tokens",), roi
+    )
     return Session(name, tenant, reply_of(name, image_id=image.id), pending)
 
 

@@ -29,6 +29,7 @@ class _PendingRecord(BaseModel):
     max_new_tokens: int
     include: tuple[Include, ...]
     roi: Roi
+    doubt_threshold: float | None = None  # not from older servers
 
 
 def packed_reply(reply: InferenceResponse) -> bytes:
@@ -53,6 +54,7 @@ def packed_pending(pending: PendingPatch) -> bytes:
         max_new_tokens=pending.max_new_tokens,
         include=pending.include,
         roi=pending.roi,
+        doubt_threshold=gate.doubt_threshold,
     )
     return record.model_dump_json().encode()
 
@@ -63,7 +65,7 @@ def unpacked_pending(data: bytes, image: bytes) -> PendingPatch:
     return PendingPatch(
         image=EncodedImage(record.image_id, image),
         question=record.question,
-        gate=GateDefaults(record.metric, record.aggregate, record.threshold),
+        gate=GateDefaults(record.metric, record.aggregate, record.threshold, record.doubt_threshold),
         max_new_tokens=record.max_new_tokens,
         include=record.include,
         roi=record.roi,

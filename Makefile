@@ -39,6 +39,10 @@ test: $(VENV)/.dev ## all tests (a few minutes on two cores); PYTEST_FLAGS for m
 hardening: $(VENV)/.dev ## abuse, overload and faults at full length
 	$(BIN)/python -m pytest -m slow tests/hardening -s
 
+.PHONY: chaos-fleet
+chaos-fleet: $(VENV)/.dev ## 1,000 conversations with two servers, nginx and Redis, all killed and restarted; 100,000 sessions expire
+	$(BIN)/python -m pytest -m slow -q -s tests/hardening/test_fleet_chaos.py tests/server/test_redis_live.py
+
 pictures: $(VENV)/.dev ## 2,000 generated pictures through edge and server: no silent difference
 	$(BIN)/python -m pytest -q -s -m slow tests/edge_client/formats/test_metamorphic.py
 

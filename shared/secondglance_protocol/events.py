@@ -37,14 +37,22 @@ class EventReader:
     """Takes a stream's bytes as they come and gives its events; one that is not ended is none."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
         self._name = ""
         self._data: list[str] = []
 
     def feed(self, data: bytes) -> list[Event]:
         """Return the events that these bytes end. Raises ValueError for what is no UTF-8."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return [event for line in lines if (event := self._take(line.removesuffix(b"\r").decode()))]
+        searched = len(self._rest)  # a long line in crumbs is searched once
+        self._rest += data
+        events: list[Event] = []
+        while (end := self._rest.find(b"\n", searched)) >= 0:
+            line = self._rest[:end].removesuffix(b"\r").decode()
+            del self._rest[: end + 1]
+            searched = 0
+            if (event := self._take(line)) is not None:
+                events.append(event)
+        return events
 
     def _take(self, line: str) -> Event | None:
         field, _, value = line.partition(":")

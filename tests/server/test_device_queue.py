@@ -474,3 +474,71 @@ async def test_work_that_cannot_be_prepared_is_that_requests_failure() -> None:
     assert queue.depth == 0
     assert (await queue.answer(first("good"))).result.text == "a sign"
     await asyncio.to_thread(queue.close)
+
+
+async def test_under_load_what_waits_begins_together_with_what_is_being_prepared() -> None:
+    """Preparing takes a while; prompts that run one by one cost more than prompts that run together."""
+
+    class Slow(Stepwise):
+        def __init__(self) -> None:
+            super().__init__(FakeScript(draft="an answer of a good many words"))
+            self.is_preparing, self.may_prepare = threading.Event(), threading.Event()
+
+        def prepare(self, work: Work) -> Prepared:
+            if isinstance(work, AnswerRequest) and work.question == "slow":
+                self.is_preparing.set()
+                self.may_prepare.wait(10)
+            return super().prepare(work)
+
+    engine = Slow()
+    async with stepwise(engine, max_batch=4, max_wait_ms=600_000) as queue, asyncio.timeout(10):
+        tasks = [asyncio.create_task(queue.answer(first("a")))]
+        await until(lambda: len(engine._running) == 1)
+        tasks.append(asyncio.create_task(queue.answer(first("b"))))
+        await until(lambda: len(queue._first) == 1)
+        engine.permits.release()
+        await until(lambda: len(engine._running) == 2)
+        tasks.append(asyncio.create_task(queue.answer(first("quick"))))
+        await until(lambda: len(queue._first) == 1)
+        tasks.append(asyncio.create_task(queue.answer(first("slow"))))
+        await asyncio.to_thread(engine.is_preparing.wait)
+        engine.permits.release(2)  # steps of those that run go on
+        await until(lambda: engine._running[0].n_told == 3)
+        assert len(engine._running) == 2
+        engine.may_prepare.set()
+        await until(lambda: len(queue._first) == 2)
+        engine.permits.release()
+        await until(lambda: len(engine._running) == 4)
+        assert engine.calls[-1].questions == ("quick", "slow")
+        engine.permits.release(20)
+        await asyncio.gather(*tasks)
+
+
+async def test_steps_go_on_while_the_only_other_request_is_being_prepared() -> None:
+    """With company before, and nothing that waits yet."""
+    engine = FakeEngine(FakeScript(draft="one two three"))
+    may_prepare = threading.Event()
+    prepare = engine.prepare
+
+    def prepare_later(work: Work) -> Prepared:
+        if isinstance(work, AnswerRequest) and work.question == "slow":
+            may_prepare.wait(10)
+        return prepare(work)
+
+    engine.prepare = prepare_later  # type: ignore[method-assign]
+    queue = DeviceQueue(max_queue=8, max_wait_ms=100)
+    await asyncio.wrap_future(queue.start(lambda: engine))
+    release = threading.Event()
+    engine.before_call = release.wait
+    tasks = [asyncio.create_task(queue.answer(first("a")))]
+    await until(lambda: len(engine.calls) == 1)
+    tasks += [asyncio.create_task(queue.answer(first(name))) for name in ("b", "c", "slow")]
+    await until(lambda: len(queue._first) == 2)
+    engine.before_call = None
+    release.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*tasks[:3])
+        assert queue.depth == 1
+        may_prepare.set()
+        await tasks[3]
+    await asyncio.to_thread(queue.close)

@@ -266,7 +266,7 @@ def _exchanged(http: httpx.Client, method: str, path: str, **content: Any) -> Ar
     """Make one request and read its reply whole, within the bounds that hold for every reply."""
     with http.stream(method, path, **content) as response:
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Arrived(response.status_code, headers, read_reply(response))
+        return Arrived(response.status_code, headers, read_reply(response).body)
 
 
 def _reason(arrived: Arrived) -> str:

@@ -28,6 +28,7 @@ from secondglance_eval.judging.gates import GateStatistic
 from secondglance_eval.judging.intervals import Estimate as Measured
 from secondglance_protocol.wire import DefaultGate
 from secondglance_server.calibrated_gate import CalibratedGate, Estimate, Provenance
+from secondglance_server.engine.model_defaults import LocalizationSection
 
 
 def one_target(*, or_none: bool = False, **wishes: float | None) -> Target | None:
@@ -60,12 +61,18 @@ def always_ask(dataset: Dataset, asker: Asker, out: Path, *, pace: Pace) -> None
 
 
 def calibrate_from(
-    out: Path, target: Target | None, path: Path, *, precision: float | None = None
+    out: Path,
+    target: Target | None,
+    path: Path,
+    *,
+    precision: float | None = None,
+    localization: LocalizationSection | None = None,
 ) -> tuple[CalibratedGate, str]:
     """Calibrate on the folder's records, write the server's file. Raises CalibrationError, RecordsError.
 
     Without a target the model keeps the gate that it has. With a precision its doubt threshold is chosen,
-    too. Returns the file's content and a text for people.
+    too. `localization` was in force when the records were made. Returns the file's content and a text for
+    people.
     """
     if not (out / FACTS_FILE).exists() or not (out / RECORDS_FILE).exists():
         raise CalibrationError(f"{out} holds no records: name a --dataset to collect some")
@@ -74,6 +81,7 @@ def calibrate_from(
     tested = choose_and_test(records, target) if target else tried(records, _own_gate(facts))
     doubt = None if precision is None else choose_and_test_doubt(records, tested.choice, precision)
     calibration = calibration_of(tested, target, doubt, model=facts.model.name, dataset=facts.dataset)
+    calibration = calibration.model_copy(update={"localization": localization})
     write_calibration(calibration, path)
     return calibration, described(tested, target, doubt)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,8 +93,18 @@ def tried(records: Sequence[Record], choice: GateChoice, *, test_share: float = 
     return TestedChoice(choice, expect(Study(tested_on), choice), pictures, len(records))
 
 
-def halves(records: Sequence[Record], test_share: float) -> tuple[list[Record], list[Record]]:
-    """Return records to choose on and to test on: the same pictures every time, whatever their order."""
+class OfPicture(Protocol):
+    """A record or a question, which belongs to a picture."""
+
+    @property
+    def image_id(self) -> str: ...
+
+
+_Row = TypeVar("_Row", bound=OfPicture)
+
+
+def halves(records: Sequence[_Row], test_share: float) -> tuple[list[_Row], list[_Row]]:
+    """Return records or questions to choose on and to test on: by picture, whatever their order."""
     pictures = sorted({record.image_id for record in records}, key=_hash)
     n_test = round(test_share * len(pictures))
     refuse_too_few(len(pictures), test_share)

@@ -86,4 +86,5 @@ def _alike(one: Job, other: Job, *, can_pad: bool) -> bool:
     if not can_pad and len(one.prompt.ids) != len(other.prompt.ids):
         return False
     same_lengths = one.past == other.past and one.prompt.prefix == other.prompt.prefix
-    return same_lengths and one.is_first_stage == other.is_first_stage
+    same_grid = one.prompt.grid == other.prompt.grid
+    return same_lengths and same_grid and one.is_first_stage == other.is_first_stage

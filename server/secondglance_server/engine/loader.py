@@ -7,6 +7,7 @@ was chosen automatically stands with its reason in `EngineInfo.notes`.
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import tempfile
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ import secondglance_server.engine.embedded.tower  # registers its encoder
 import secondglance_server.engine.reader.model  # noqa: F401  # registers its class
 from secondglance_server.engine.adapters import discover
 from secondglance_server.engine.adapters.base import TransformersAdapter
+from secondglance_server.engine.adapters.plain_prompts import plain_template
 from secondglance_server.engine.attention import SOFTCAP, register_capture
 from secondglance_server.engine.checkpoint.devices import (
     Devices,
@@ -36,6 +38,8 @@ from secondglance_server.engine.checkpoint.hub import find_model
 from secondglance_server.engine.checkpoint.progress import logged_loading
 from secondglance_server.engine.checkpoint.refusals import refusal
 from secondglance_server.engine.checkpoint.weights import read_weights, refuse_broken_settings
+from secondglance_server.engine.generic.load import choose_template, serve
+from secondglance_server.engine.generic.processor import load_processor
 from secondglance_server.engine.kv_cache import full_layers
 from secondglance_server.engine.model_defaults import LocalizationSection, ModelDefaults, read_model_defaults
 from secondglance_server.engine.placement import (
@@ -49,6 +53,7 @@ from secondglance_server.engine.prefix import PrefixEngine
 from secondglance_server.engine.prompt import PromptBuilder, first_that_places_pictures
 from secondglance_server.engine.protocol import (
     AnswerRequest,
+    EncoderBudget,
     Engine,
     EngineError,
     EngineInfo,
@@ -56,6 +61,8 @@ from secondglance_server.engine.protocol import (
     Picture,
 )
 from secondglance_server.engine.steps import STEPS_BEFORE_RECORDING
+
+_log = logging.getLogger("secondglance_server.engine")
 
 EMBEDDED = "embedded"
 EMBEDDED_WEIGHTS = pathlib.Path(__file__).parent / "embedded" / "weights"
@@ -113,11 +120,13 @@ def load_engine(
         )
         family, config = _family(str(directory))
         placement = _with_room(directory, config, placement, device_map, may_spread=device == "auto")
-        with logged_loading(model):
-            adapter = _load_adapter(family, str(directory), config, placement)
         defaults = read_model_defaults(directory)
         if localization is not None:
             defaults = defaults.model_copy(update={"localization": localization})
+        if family is None:
+            return _load_any(model, str(directory), config, placement, defaults, cache_bytes)
+        with logged_loading(model):
+            adapter = _load_adapter(family, str(directory), config, placement)
         engine = build_engine(adapter, model, placement=placement, defaults=defaults, cache_bytes=cache_bytes)
         _warm_up(engine)
     except Exception as exc:
@@ -216,6 +225,58 @@ def _text_attention(text_config: Any, placement: Placement) -> str:
     return SOFTCAP if has_softcap and placement.attention == "sdpa" else placement.attention
 
 
+def _load_any(
+    name: str,
+    source: str,
+    config: Any,
+    placement: Placement,
+    defaults: ModelDefaults,
+    cache_bytes: int | None,
+) -> Engine:
+    """Return an engine for a model type that has no file of its own, as far as the probe finds it to fit."""
+    processor = load_processor(source, config)
+    placeholder = getattr(processor, "image_token", None)
+    templates = _chat_templates(source, processor.tokenizer, plain_template(config.model_type, placeholder))
+    template = choose_template(processor, templates, placeholder)
+    with logged_loading(name):
+        try:
+            model = _load_model(source, config, placement, "sdpa")
+        except ValueError:  # some part of it has no SDPA
+            model = _load_model(source, config, placement, "eager")
+    reasons = list(placement.reasons)
+    if cache_bytes is None:
+        cache_bytes, reason = default_cache_bytes(placement.device)
+        reasons.append(reason)
+    info = EngineInfo(
+        name=name,
+        family=config.model_type,
+        device=str(placement.device),
+        dtype=str(placement.dtype).removeprefix("torch."),
+        image=EncoderBudget(1, 1),
+        patch=EncoderBudget(1, 1),
+        max_new_tokens=defaults.max_new_tokens or _MAX_NEW_TOKENS,
+        usual_new_tokens=defaults.usual_new_tokens,
+        gate=defaults.gate_defaults(),
+        domain=defaults.domain,
+        notes=tuple(reasons),
+    )
+    served = serve(
+        model,
+        processor,
+        template,
+        info,
+        defaults=defaults,
+        attention=_text_attention(config.get_text_config(decoder=True), placement),
+        cache_bytes=cache_bytes,
+        is_recording=placement.is_recording,
+    )
+    if served.engine.info.answers_only is not None:
+        _log.warning("the model only answers", extra={"reason": served.engine.info.answers_only})
+    if isinstance(served.engine, PrefixEngine):
+        _warm_up(served.engine)
+    return served.engine
+
+
 def _refuse_early(directory: pathlib.Path, placement: Placement, download_bytes: int | None) -> None:
     """Raise ModelLoadError for a model that cannot be served, or whose download would be too large."""
     refuse_broken_settings(directory)
@@ -231,7 +292,8 @@ def _refuse_early(directory: pathlib.Path, placement: Placement, download_bytes:
         refuse_too_large(download_bytes, placement, as_stored=True)
 
 
-def _family(source: str) -> tuple[type[TransformersAdapter], Any]:
+def _family(source: str) -> tuple[type[TransformersAdapter] | None, Any]:
+    """Return the family's file, None where the model is served like any, and the model's config."""
     adapters = discover()
     supported = ", ".join(adapters)
     try:
@@ -243,25 +305,21 @@ def _family(source: str) -> tuple[type[TransformersAdapter], Any]:
                 f" to transformers. Supported model types: {supported}"
             ) from exc
         raise ValueError(f"{exc} Supported model types: {supported}.") from exc
-    if config.model_type not in adapters:
+    family = adapters.get(config.model_type)
+    if family is not None and family.serves(config):
+        return family, config
+    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ModelLoadError(
-            f"model_type {config.model_type!r} is not supported{_what_it_lacks(config)};"
-            f" supported: {supported}"
+            f"model_type {config.model_type!r} is not supported: it is no vision-language model"
+            f" (image-text-to-text); with a file of their own: {supported}"
         )
-    return adapters[config.model_type], config
+    return None, config
 
 
 def _brings_code(source: str) -> bool:
     """Return whether config.json names classes of files beside it."""
     raw, _ = PretrainedConfig.get_config_dict(source)
     return "auto_map" in raw
-
-
-def _what_it_lacks(config: Any) -> str:
-    """Say that a text model, or one that only sees, is no model that answers about pictures."""
-    if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        return ""
-    return ": it is no vision-language model (image-text-to-text)"
 
 
 def _refuse_missing_packages(config: Any) -> None:
@@ -278,7 +336,7 @@ def _load_adapter(
     text_config = config.get_text_config()
     full_layers(text_config)  # refuses what cannot be served before gigabytes are read
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    templates = _chat_templates(family, source, tokenizer)
+    templates = _chat_templates(source, tokenizer, family.default_chat_template)
     template = _usable_template(tokenizer, templates, family.placeholder)
     image_processor = family.load_image_processor(source, config)
     setting = attention_setting(_text_attention(text_config, placement))
@@ -365,13 +423,13 @@ def _usable_template(tokenizer: Any, templates: list[tuple[str, str]], placehold
         ) from exc
 
 
-def _chat_templates(family: type[TransformersAdapter], source: str, tokenizer: Any) -> list[tuple[str, str]]:
+def _chat_templates(source: str, tokenizer: Any, default: str | None) -> list[tuple[str, str]]:
     """Return (name, template): the processor's, the tokenizer's, the family's; the default of each first."""
     processor, _ = ProcessorMixin.get_processor_dict(source)
     origins = {
         "processor": processor.get("chat_template"),
         "tokenizer": tokenizer.chat_template,
-        "family": family.default_chat_template,
+        "family": default,
     }
     found: list[tuple[str, str]] = []
     for origin, templates in origins.items():

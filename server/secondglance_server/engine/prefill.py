@@ -89,6 +89,7 @@ def _chunk(adapter: Adapter, jobs: Sequence[Job], *, past: int, longest: int) ->
         visible=_visible(jobs, longest, device),
         is_image=is_image,
         features=features,
+        ids=tokens,
     )
 
 

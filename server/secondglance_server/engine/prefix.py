@@ -111,7 +111,7 @@ class PrefixEngine:
         try:
             return self._job(work)
         except Exception as exc:  # whatever it is, it is this work's own
-            raise _own_failure(exc) from exc
+            raise own_failure(exc) from exc
 
     def choose(self, waiting: Sequence[Prepared]) -> list[int]:
         jobs = cast("Sequence[Job]", waiting)
@@ -225,7 +225,7 @@ class PrefixEngine:
 
     def _failure_of(self, jobs: Sequence[Job], exc: Exception) -> EngineError:
         """Return what the jobs failed of, with room made if it was memory. Raises BrokenDeviceError."""
-        failure = _own_failure(exc)
+        failure = own_failure(exc)
         if _is_out_of_memory(exc):
             self._make_room(jobs)
         return failure
@@ -356,7 +356,7 @@ class PrefixEngine:
         )
 
 
-def _own_failure(exc: Exception) -> EngineError:
+def own_failure(exc: Exception) -> EngineError:
     """Return the failure of one request. Raises BrokenDeviceError if no other would fare better."""
     if isinstance(exc, EngineError):
         return exc

@@ -59,6 +59,9 @@ class _Job:
     began_at: float = 0.0
 
 
+_PATIENCE = 10  # what is being prepared is waited for so many times as long as what may come
+
+
 class DeviceQueue:
     """Implements `AsyncEngine` for an `Engine`.
 
@@ -90,7 +93,7 @@ class DeviceQueue:
         self._running: dict[int, _Job] = {}
         self._call_began: float | None = None
         self._death: str | None = None
-        self._had_company = False  # whether several answers began together the last time
+        self._had_company = False  # whether several answers ran together the last time
         self._last_answer_s = 0.0
         self._engine: Engine | None = None
 
@@ -304,16 +307,29 @@ class DeviceQueue:
         else:
             _fulfil(job.future, progress.outcome)
 
+    def _is_full(self) -> bool:
+        """Whether what waits is enough, or should not wait for company."""
+        room = self._max_batch - len(self._running)
+        return self._n_queued >= room or bool(self._neutrals) or not self._is_open
+
+    def _expects_more(self) -> bool:
+        """Whether company for what waits is being prepared, and will be there soon."""
+        if not self._had_company or self._is_full() or not 0 < self._n_queued < self.depth:
+            return False
+        oldest = min(waiting[0].queued_at for waiting in (self._second, self._first) if waiting)
+        return time.monotonic() - oldest < _PATIENCE * self._max_wait_s
+
     def _has_work(self) -> bool:
         return bool(self._neutrals or self._second or self._first)
 
     def _take_batch(self, engine: Engine) -> dict[int, _Job]:
         """The next work that can begin together, by the keys it gets; called with the lock held."""
         if self._had_company and not self._running:  # under load only: more is on its way
-            self._changed.wait_for(
-                lambda: self._n_queued >= self._max_batch or self._neutrals or not self._is_open,
-                timeout=self._max_wait_s,
-            )
+            self._changed.wait_for(self._is_full, timeout=self._max_wait_s)
+        if self._expects_more():
+            if self._running:  # their next step is as good a use of the time
+                return {}
+            self._changed.wait_for(lambda: not self._expects_more(), timeout=_PATIENCE * self._max_wait_s)
         self._refuse_late()
         room = max(0, self._max_batch - len(self._running))
         answers = [*self._second, *self._first][:room]
@@ -324,7 +340,8 @@ class DeviceQueue:
         begun = [job for job in chosen if job.future.set_running_or_notify_cancel()]
         for job in begun:
             job.began_at = time.monotonic()
-        self._had_company = len(begun) > 1 if begun else self._had_company
+        if begun:
+            self._had_company = len(self._running) + len(begun) > 1
         return {next(self._keys): job for job in begun}
 
     def _queue_of(self, job: _Job) -> deque[_Job]:

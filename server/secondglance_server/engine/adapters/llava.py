@@ -25,9 +25,12 @@ class LlavaAdapter(TransformersAdapter):
     )
 
     @classmethod
+    def serves(cls, config: Any) -> bool:
+        """A Pixtral encoder's grid has no fixed size."""
+        return bool(config.vision_config.model_type != "pixtral")
+
+    @classmethod
     def load_image_processor(cls, source: str, config: Any) -> Any:
-        if config.vision_config.model_type == "pixtral":
-            raise ValueError("llava with a Pixtral encoder is not supported: its grid has no fixed size")
         side = config.vision_config.image_size
         return LlavaImageProcessorPil.from_pretrained(
             source, do_pad=True, do_center_crop=False, size={"height": side, "width": side}

@@ -66,6 +66,7 @@ def create_app(
     """
     tracer = tracer or _tracer_of(settings)
     metrics = Metrics()
+    metrics.show_server(tag=settings.server_tag, version=version("second-glance-server"))
     device = DeviceQueue(
         max_queue=settings.max_queue,
         max_batch=settings.max_batch,

@@ -143,7 +143,7 @@ def test_the_demo_is_what_starts_by_default() -> None:
 
 
 def test_the_fleet_is_asked_through_its_proxy_and_shares_its_sessions() -> None:
-    """Two servers of one tag, or of a name that nginx does not know, would lose each other's second stages."""
+    """Two servers of one tag, or of a name that nginx does not know, get each other's second stages."""
     fleet = [name for name, service in SERVICES.items() if service.get("profiles") == ["fleet"]]
     assert fleet == ["server-a", "server-b", "redis", "proxy"]
     assert [name for name in fleet if SERVICES[name].get("ports")] == ["proxy"]

@@ -10,6 +10,7 @@ Everything listens on loopback, on free ports, keeps its files in one folder, an
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -21,11 +22,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from secondglance_server.testing import STOP_TIMEOUT_S, free_port
+from secondglance_server.testing import STOP_TIMEOUT_S, free_port, wait_until_ready
 
-CONFIGURATION = Path(__file__).parents[1] / "deploy" / "fleet" / "nginx.conf"
+ROOT = Path(__file__).parents[1]
+CONFIGURATION = ROOT / "deploy" / "fleet" / "nginx.conf"
 ADDRESS_IN_EXAMPLE = re.compile(r"\b([ab]):8000\b")
 SERVE = ("-m", "secondglance_server.cli", "serve")
 
@@ -43,10 +45,29 @@ class Server:
     def url(self) -> str:
         return f"http://{self.address}"
 
+    def wait_until_ready(self) -> None:
+        """Return when its model is loaded. Raises ServerDidNotStartError."""
+        wait_until_ready(self.process, self.url)
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Return its log's lines about requests."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == "request"]
+
     def kill(self) -> None:
         """End it as a lost machine would: nothing is finished, nothing handed over."""
         self.process.kill()
         self.process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Servers by tag, the base URLs of nginx before them and of their Redis, and the folder of all files."""
+
+    url: str
+    servers: dict[str, Server]
+    redis: str
+    folder: Path
 
 
 @contextlib.contextmanager
@@ -54,7 +75,7 @@ def child(
     command: Sequence[str], *, env: Mapping[str, str], log: IO[bytes]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A child process, stopped at the end by SIGTERM, or by SIGKILL if it does not obey."""
-    process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **env})
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, **env})
     try:
         yield process
     finally:
@@ -69,10 +90,15 @@ def child(
 
 @contextlib.contextmanager
 def running_server(
-    tag: str, folder: Path, *, program: Sequence[str] = SERVE, settings: Mapping[str, str] | None = None
+    tag: str,
+    folder: Path,
+    *,
+    program: Sequence[str] = SERVE,
+    settings: Mapping[str, str] | None = None,
+    port: int | None = None,
 ) -> Iterator[Server]:
     """A server that has begun to load its model. `settings`: variables without SECONDGLANCE_SERVER_."""
-    port = free_port()
+    port = port or free_port()
     given = {
         "HOST": "127.0.0.1",
         "PORT": str(port),
@@ -81,6 +107,8 @@ def running_server(
         **(settings or {}),
     }
     environment = {f"SECONDGLANCE_SERVER_{name}": value for name, value in given.items()}
+    # Two servers share this machine's cores: torch's threads would spin for each other.
+    environment["OMP_NUM_THREADS"] = "1"
     path = folder / f"server-{tag}.log"
     with path.open("ab") as log, child((sys.executable, *program), env=environment, log=log) as process:
         yield Server(tag, f"127.0.0.1:{port}", path, process)
@@ -138,6 +166,26 @@ def wait_until_listening(port: int, timeout_s: float = 20.0) -> None:
             return
         time.sleep(0.02)
     raise TimeoutError(f"nobody listens on port {port}")
+
+
+@contextlib.contextmanager
+def running_fleet(
+    *, program: Sequence[str] = SERVE, settings: Mapping[str, str] | None = None
+) -> Iterator[Fleet]:
+    """Two ready servers, a and b, behind nginx, with a Redis of their own."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(scratch_folder())
+        redis = stack.enter_context(running_redis(folder))
+        shared = {"SESSIONS": redis, **(settings or {})}
+        servers = {
+            tag: stack.enter_context(running_server(tag, folder, program=program, settings=shared))
+            for tag in ("a", "b")
+        }
+        for server in servers.values():
+            server.wait_until_ready()
+        addresses = {tag: server.address for tag, server in servers.items()}
+        url = stack.enter_context(running_nginx(addresses, folder))
+        yield Fleet(url, servers, redis, folder)
 
 
 @contextlib.contextmanager

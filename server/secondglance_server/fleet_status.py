@@ -142,7 +142,7 @@ def as_document(servers: Sequence[ServerStatus]) -> str:
 
 def as_table(servers: Sequence[ServerStatus]) -> str:
     """Return one line for each server below a head, then what the servers disagree about."""
-    head = ("server", "tag", "state", "version", "model", "queue", "sessions", "in flight", "refused", "MB")
+    head = ("server", "tag", "state", "version", "model", "queue", "sessions", "in flight", "asked", "MB")
     rows = [head, *(_row(server) for server in servers)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
@@ -166,7 +166,7 @@ def _row(server: ServerStatus) -> tuple[str, ...]:
         f"{numbers['queue_depth']:.0f}/{numbers['queue_limit']:.0f}",
         f"{numbers['sessions']:.0f}/{numbers['sessions_limit']:.0f}",
         f"{numbers['in_flight']:.0f}",
-        f"{numbers['rejections']:.0f}",
+        f"{numbers['inferences']:.0f}",
         f"{numbers['memory_bytes'] / 1e6:.0f}",
     )
 

@@ -29,12 +29,12 @@ def wants(folder: str, *extras: str) -> list[str]:
 FILES = {
     "constraints.txt": [
         *wants("edge_client", "camera", "gateway", "heic"),
-        *wants("server", "otel"),
+        *wants("server", "otel", "redis"),
         *wants("evaluation"),
         *(each for group in GROUPS.values() for each in group if isinstance(each, str)),
     ],
     "edge.lock": wants("edge_client", "gateway"),
-    "server.lock": wants("server", "otel"),
+    "server.lock": wants("server", "otel", "redis"),
 }
 
 

@@ -244,9 +244,14 @@ def test_the_evaluation_says_what_to_install(everything: Environment) -> None:
     one_line_with_advice(ran, "pip install second-glance-eval")
 
 
-@pytest.mark.parametrize("extra", ["otel"])
-def test_the_server_says_what_to_install(everything: Environment, extra: str) -> None:
-    ran = run(everything, "secondglance-server", "serve", "--port", "0", SECONDGLANCE_SERVER_TRACING=extra)
+@pytest.mark.parametrize(
+    ("extra", "setting", "value"), [("otel", "TRACING", "otel"), ("redis", "SESSIONS", "redis://localhost")]
+)
+def test_the_server_says_what_to_install(
+    everything: Environment, extra: str, setting: str, value: str
+) -> None:
+    asked = {f"SECONDGLANCE_SERVER_{setting}": value}
+    ran = run(everything, "secondglance-server", "serve", "--port", "0", **asked)
     one_line_with_advice(ran, f"pip install 'second-glance-server[{extra}]'")
 
 

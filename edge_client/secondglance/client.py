@@ -40,6 +40,7 @@ from secondglance.reply import Reply
 from secondglance.settings import EdgeSettings, load_settings
 from secondglance.wire.counting import AsyncCountingTransport, CountingTransport, Exchange, measuring
 from secondglance.wire.reading import NO_COMPRESSION, read_reply, read_reply_async
+from secondglance.wire.tls import tls_size
 from secondglance_protocol.protocol import API_KEY_HEADER, DEADLINE_HEADER, MAX_DEADLINE_MS
 from secondglance_protocol.wire import ModelResponse
 
@@ -55,6 +56,7 @@ class _Options:
     _terms: Terms
     _observe: Observer | None
     _hooks: Hooks
+    _new_request: Callable[..., httpx.Request]  # as the HTTP client would send it
 
     def _set_up(
         self,
@@ -101,7 +103,16 @@ class _Options:
 
     def _conversation(self, source: ImageSource, question: str, terms: QuestionTerms) -> Conversation:
         ask = _ask(question, {**self._terms, **terms})
-        return Conversation(source, ask, known=self._known, settings=self._settings)
+        return Conversation(
+            source, ask, known=self._known, settings=self._settings, size_on_wire=self._size_on_wire
+        )
+
+    def _size_on_wire(self, send: Send) -> int:
+        """Return the bytes of `send` on the wire; TLS with a handshake, for the connection may be new."""
+        request = self._new_request(**_arguments(send))
+        line = len(f"{request.method} {request.url.raw_path.decode('ascii')} HTTP/1.1\r\n\r\n")
+        plain = line + sum(len(name) + len(value) + 4 for name, value in request.headers.raw) + len(send.body)
+        return tls_size(plain) if request.url.scheme == "https" else plain
 
     def _deadline_of(self, send: Send) -> float:
         """Return when one exchange ends at the latest: no server may hold a question for ever."""
@@ -146,6 +157,7 @@ class EdgeClient(_Options):
         options = self._set_up(url, api_key, settings, observe, hooks)
         transport = transport or CountingTransport(ssl_context=_ssl_context(options["base_url"]))
         self._http = httpx.Client(transport=transport, **options)
+        self._new_request = self._http.build_request
 
     def __enter__(self) -> Self:
         return self
@@ -249,6 +261,7 @@ class AsyncEdgeClient(_Options):
         options = self._set_up(url, api_key, settings, observe, hooks)
         transport = transport or AsyncCountingTransport(ssl_context=_ssl_context(options["base_url"]))
         self._http = httpx.AsyncClient(transport=transport, **options)
+        self._new_request = self._http.build_request
 
     async def __aenter__(self) -> Self:
         return self

@@ -37,9 +37,9 @@ from secondglance_server.inference.async_engine import AsyncEngine
 from secondglance_server.inference.decoding import Decoders
 from secondglance_server.inference.device_queue import DeviceQueue
 from secondglance_server.inference.idempotency import IdempotentReplies
-from secondglance_server.inference.images import ImageStore
-from secondglance_server.inference.readiness import Readiness, watch
-from secondglance_server.inference.sessions import MemorySessionStore
+from secondglance_server.inference.readiness import Readiness, look_after, look_at, watch
+from secondglance_server.inference.stores.opening import open_stores
+from secondglance_server.inference.stores.protocol import Stores
 from secondglance_server.inference.two_stages import TwoStages
 from secondglance_server.settings import ENV_PREFIX, ServerSettings
 from secondglance_server.telemetry.metrics import Metrics
@@ -56,24 +56,26 @@ def create_app(
     *,
     tracer: Tracer | None = None,
     clock: Callable[[], float] = time.monotonic,
+    stores: Stores | None = None,
     on_failure: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The server, with its `ServerState` in `app.state.server`.
 
     Without `engine`, the model of the settings is loaded in the lifespan. If that fails, or the device is
-    given up later, it is logged and `on_failure` is called. `tracer` goes before the one of the settings;
-    `clock` says how old what is remembered is. Raises SettingsError.
+    given up later, it is logged and `on_failure` is called. `tracer` and `stores` go before those of
+    the settings; `clock` says how old what is remembered in memory is. Raises SettingsError.
     """
     tracer = tracer or _tracer_of(settings)
     metrics = Metrics()
     metrics.show_server(tag=settings.server_tag, version=version("second-glance-server"))
+    stores = stores or open_stores(settings, metrics.observe_store, clock)
     device = DeviceQueue(
         max_queue=settings.max_queue,
         max_batch=settings.max_batch,
         max_wait_ms=MAX_WAIT_MS,
         on_batch=metrics.observe_batch,
     )
-    state = _build_state(settings, device, Readiness(on_failure=on_failure), metrics, tracer, clock)
+    state = _build_state(settings, device, Readiness(on_failure=on_failure), metrics, tracer, stores)
 
     def start() -> Future[Engine]:
         return device.start(lambda: engine or _load(settings))
@@ -95,7 +97,7 @@ def create_app(
     # Starlette puts the last one added outermost.
     app.add_middleware(BodyMiddleware, settings=settings)
     app.add_middleware(AdmissionMiddleware, admit=state.admitted)
-    app.add_middleware(KeyMiddleware, keys=settings.keys)
+    app.add_middleware(KeyMiddleware, keys=settings.keys, quotas=stores.quotas)
     app.add_middleware(DoorMiddleware, routes=app.routes)
     app.add_middleware(ObserveMiddleware, metrics=state.metrics, tracer=tracer)
     app.add_middleware(LingerMiddleware)
@@ -121,24 +123,21 @@ def _build_state(
     readiness: Readiness,
     metrics: Metrics,
     tracer: Tracer,
-    clock: Callable[[], float],
+    stores: Stores,
 ) -> ServerState:
     state = ServerState(
         settings=settings,
         readiness=readiness,
         device=device,
-        sessions=MemorySessionStore(settings, clock),
-        images=ImageStore(settings, clock),
-        replies=IdempotentReplies(settings, clock),
+        stores=stores,
+        replies=IdempotentReplies(stores.replies),
         metrics=metrics,
         tracer=tracer,
     )
     metrics.show_state(
         readiness=state.readiness,
         device=state.device,
-        sessions=state.sessions,
-        images=state.images,
-        replies=state.replies,
+        stores=state.stores,
         cache_bytes=lambda: device.held_bytes,
         max_queue=settings.max_queue,
         max_sessions=settings.max_sessions,
@@ -154,17 +153,22 @@ def _lifespan(
         decoders = Decoders(state.settings)
         loading = start()
         ready = asyncio.create_task(_become_ready(state, loading, decoders))
+        tasks = [ready]
+        if state.stores.is_shared:
+            await look_at(state.stores.check, state.readiness)
+            tasks.append(asyncio.create_task(look_after(state.stores.check, state.readiness)))
         if is_loaded:
             await ready
         max_call_s = state.settings.device_call_timeout_s
-        watching = asyncio.create_task(watch(state.device, state.readiness, max_call_s=max_call_s))
+        tasks.append(asyncio.create_task(watch(state.device, state.readiness, max_call_s=max_call_s)))
         try:
             yield
         finally:
             state.readiness.drain()
-            ready.cancel()
-            watching.cancel()
+            for task in tasks:
+                task.cancel()
             await asyncio.to_thread(state.device.close)
+            await state.stores.close()
             decoders.close()
             await asyncio.to_thread(state.tracer.close)
 
@@ -206,5 +210,7 @@ async def _become_ready(state: ServerState, loading: Future[Engine], decoders: D
         _log.info("choice", extra={"note": note})
     _log.info("choice", extra={"note": f"gate {info.gate}: {_origin_of_gate(state.settings)}"})
     state.metrics.show_model(info)
-    state.two_stages = TwoStages(state.settings, info, state.device, state.sessions, state.images, decoders)
+    state.two_stages = TwoStages(
+        state.settings, info, state.device, state.stores.sessions, state.stores.images, decoders
+    )
     state.readiness.become_ready()

@@ -75,6 +75,10 @@ def serve(
     calibration: Annotated[
         str | None, typer.Option(help="Gate measured by `secondglance-eval calibrate`: its file.")
     ] = None,
+    sessions: Annotated[
+        str | None,
+        typer.Option(help="memory, or redis://host:6379/0, which servers share."),
+    ] = None,
     max_queue: Annotated[int | None, typer.Option(help="Answers of each stage that may wait.")] = None,
     max_batch: Annotated[int | None, typer.Option(help="Answers that run together on the device.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
@@ -90,6 +94,7 @@ def serve(
         attn=attn,
         decode=decode,
         calibration=calibration,
+        sessions=sessions,
         max_queue=max_queue,
         max_batch=max_batch,
         log_level=log_level,

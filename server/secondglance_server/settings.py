@@ -92,6 +92,9 @@ class ServerSettings(BaseSettings):
     max_buffered_bytes: PositiveInt = 256 * 1024 * 1024
     """Most bytes of all request bodies in memory; above it 503. Set it by the machine's memory."""
 
+    sessions: str = Field(default="memory", repr=False)
+    """Where inferences are kept between their stages: memory, or redis://user:password@host:6379/0 (rediss://
+    is encrypted), which all servers of a fleet share. Set it for more than one server."""
     max_queue: PositiveInt = _SHARED.max_queue
     """Most answers of each stage that may wait for the device; above it 503. Set it by the device's speed and
     your clients' patience."""
@@ -127,6 +130,13 @@ class ServerSettings(BaseSettings):
     shutdown_grace_s: PositiveInt = 20
     """Seconds from SIGTERM for work in flight and promised patches. Keep it 10 s below the supervisor's."""
 
+    @field_validator("sessions")
+    @classmethod
+    def _is_a_store(cls, sessions: str) -> str:
+        if sessions != "memory" and not sessions.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("neither memory nor a URL that begins with redis://, rediss:// or unix://")
+        return sessions
+
     @field_validator("keys")
     @classmethod
     def _keys_differ(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
@@ -150,5 +160,5 @@ def load_settings(**overrides: Any) -> ServerSettings:
 
 def _complaint(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
-    shown = "***" if error["loc"][0] == "keys" else repr(error["input"])
+    shown = "***" if error["loc"][0] in ("keys", "sessions") else repr(error["input"])
     return f"{ENV_PREFIX}{name.upper()}={shown}: {error['msg']}"

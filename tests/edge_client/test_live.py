@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -188,6 +189,36 @@ def test_the_uplink_never_exceeds_its_budget(live, relay_to, photo, budget: int)
         assert reply.receipt.uplink_bytes == relay.passed.up
         assert (reply.stage == 2) == (reply.degraded is None)
     assert relay.passed.up <= budget
+
+
+@pytest.mark.parametrize("key", [None, "k" * 43])
+def test_a_budget_that_suffices_is_accepted_and_a_refusal_names_one(serve, photo, key: str | None) -> None:
+    """U9: 8,681 bytes were refused a budget of 10,000, and a refusal left the user to guess."""
+    live = serve(FakeEngine(), keys=[key_entry(key)] if key else [])
+
+    def asked(budget: int | None) -> Reply:
+        with EdgeClient(live.url, api_key=key) as client:
+            return client.ask(photo, "What does it say?", max_uplink_bytes=budget, strict=True)
+
+    needed = asked(None).receipt.uplink_bytes
+    for spare in (16, 100, 1000):
+        reply = asked(needed + spare)
+        assert (reply.stage, reply.receipt.uplink_bytes) == (2, needed)
+    budget, refusals = 1, 0
+    while (needs := _refusal_of(asked, budget)) is not None:
+        assert needs > budget
+        budget, refusals = needs, refusals + 1
+    assert refusals < 10  # of each request; a larger budget also makes the first picture better
+    assert asked(budget).receipt.uplink_bytes <= budget
+
+
+def _refusal_of(asked: Callable[[int | None], Reply], budget: int) -> int | None:
+    """Return the budget that the refusal of `budget` names, None if it is not refused."""
+    try:
+        asked(budget)
+    except UplinkBudgetError as exc:
+        return int(re.findall(r"takes max_uplink_bytes=(\d+) at the least", str(exc))[0])
+    return None
 
 
 def test_a_server_with_a_key_lets_in_who_has_it(serve, photo) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.inference.sessions import Session
+from secondglance_server.inference.stores.protocol import Stores
 from tests.server.exchange import (
     GLOBAL_IMAGE,
     REPLY,
@@ -29,6 +30,8 @@ from tests.server.exchange import (
     running_client,
     until,
 )
+
+pytestmark = pytest.mark.usefixtures("each_store")
 
 KEY = {"Idempotency-Key": "key-1"}
 Post = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
@@ -50,6 +53,11 @@ class Held(FakeEngine):
 
 async def post(client: httpx.AsyncClient, **headers: str) -> httpx.Response:
     return await client.post("/v1/inferences", files=parts_of(message()), headers={**KEY, **headers})
+
+
+def held_by(stores: Stores) -> tuple[int, int]:
+    """How many images and replies."""
+    return stores.images.holding.count, stores.replies.holding.count
 
 
 async def until_done(send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
@@ -206,7 +214,8 @@ async def test_what_is_deleted_is_forgotten() -> None:
         assert (await client.post("/v1/inferences", files=if_kept)).status_code == 200
         assert (await client.delete(f"/v1/inferences/{draft['id']}")).status_code == 204
         server = client.app.state.server  # type: ignore[attr-defined]
-        assert (len(server.images), len(server.replies), len(server.two_stages._pixels)) == (0, 0, 0)
+        assert held_by(server.stores) == (0, 0)
+        assert len(server.two_stages._pixels) == 0
         assert_problem(await client.post("/v1/inferences", files=if_kept), 410, "image_expired")
         assert_problem(await client.get(f"/v1/inferences/{draft['id']}"), 404, "unknown_inference")
         put = put_patch(client, draft["patch"]["url"], patch_for(draft))
@@ -226,9 +235,9 @@ async def test_what_has_expired_is_forgotten_when_it_is_deleted() -> None:
         draft = (await post(client)).json()
         server = client.app.state.server  # type: ignore[attr-defined]
         for n in range(2):
-            server.sessions.put(Session(f"inf_{n}", "public", REPLY))
+            await server.stores.sessions.remember(Session(f"inf_{n}", "public", REPLY))
         assert_problem(await client.delete(f"/v1/inferences/{draft['id']}"), 410, "inference_expired")
-        assert (len(server.images), len(server.replies)) == (0, 0)
+        assert held_by(server.stores) == (0, 0)
         assert "idempotency-replayed" not in (await post(client)).headers
 
 

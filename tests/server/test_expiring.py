@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondglance_server.inference.expiring import ExpiringStore
+from secondglance_server.inference.stores.expiring import ExpiringStore
 from tests.server.exchange import Clock
 
 

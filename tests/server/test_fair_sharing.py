@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
 from secondglance_server.engine.fake import FakeEngine
 from tests.server.exchange import (
@@ -17,6 +18,8 @@ from tests.server.exchange import (
     put_patch,
     running_client,
 )
+
+pytestmark = pytest.mark.usefixtures("each_store")
 
 MAX_SESSIONS = 6
 KEYS = [key_entry("key-quiet", tenant="quiet"), key_entry("key-loud", tenant="loud")]

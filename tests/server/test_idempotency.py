@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
 from secondglance_protocol.wire import InferenceResponse
 from secondglance_server.engine.fake import FakeEngine, FakeScript
 from secondglance_server.inference.idempotency import IdempotentReplies, payload_sha256
+from secondglance_server.inference.stores.memory import MemoryReplyStore
 from secondglance_server.settings import ServerSettings
 from tests.server.exchange import REPLY, assert_problem, message, parts_of
+
+pytestmark = pytest.mark.usefixtures("each_store")
 
 KEY = {"Idempotency-Key": "key-1"}
 
@@ -40,7 +44,7 @@ async def test_a_failure_frees_the_key(client: httpx.AsyncClient, engine: FakeEn
 
 
 async def test_keys_of_two_tenants_do_not_meet() -> None:
-    replies = IdempotentReplies(ServerSettings())
+    replies = IdempotentReplies(MemoryReplyStore(ServerSettings()))
     done: list[str] = []
 
     async def work() -> InferenceResponse:

@@ -16,8 +16,8 @@ from starlette.routing import Route
 from secondglance_server.app import create_app
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.http.door import PROBES
-from secondglance_server.http.quotas import Quota, TokenBucket
 from secondglance_server.http.routes import router
+from secondglance_server.inference.stores.quotas import MemoryQuotaStore, TokenBucket
 from secondglance_server.keys import ApiKey, find_key, hash_key, new_key
 from secondglance_server.settings import ServerSettings
 from tests.server.exchange import (
@@ -255,15 +255,16 @@ def test_a_bucket_refills_and_holds_a_minutes_worth(clock: Clock) -> None:
     assert bucket.wait_s(1) == pytest.approx(1)
 
 
-def test_a_refused_request_costs_nothing(clock: Clock) -> None:
-    quota = Quota(ApiKey(tenant="a", sha256="0" * 64, requests_per_min=1), clock)
-    with quota.request():
+async def test_a_refused_request_costs_nothing(clock: Clock) -> None:
+    quotas, key = MemoryQuotaStore(clock), ApiKey(tenant="a", sha256="0" * 64, requests_per_min=1)
+    async with quotas.request(key):
         pass
     for _ in range(3):
-        with pytest.raises(Exception, match="for now"), quota.request():
-            pass
+        with pytest.raises(Exception, match="for now"):
+            async with quotas.request(key):
+                pass
     clock.advance(60)
-    with quota.request():
+    async with quotas.request(key):
         pass
 
 

@@ -9,9 +9,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pytest
 
 from secondglance_server.engine.fake import FakeEngine
 from tests.server.exchange import ask, assert_problem, patch_for, put_patch, until
+
+pytestmark = pytest.mark.usefixtures("each_store")
 
 
 @asynccontextmanager

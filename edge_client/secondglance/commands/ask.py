@@ -11,10 +11,12 @@ import typer
 
 from secondglance.commands.console import complain, exit_code_of_errors, progress, writing
 from secondglance.commands.options import Json, MaxUplinkBytes, ModeName, Strict, Threshold, Timeout, Url
+from secondglance.commands.source import read_source
 
 if TYPE_CHECKING:
     from secondglance.conversation.requests import Ask
     from secondglance.conversation.steps import Step
+    from secondglance.pictures.original import ImageSource
     from secondglance.reply import Reply
     from secondglance.settings import EdgeSettings
     from secondglance.show.report import Sent
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
 
 def ask(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, readable=True)],
+    image: Annotated[
+        str,
+        typer.Argument(metavar="IMAGE", help="A file, - for standard input, or a URL."),
+    ],
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
     url: Url = None,
     json_: Json = False,
@@ -41,6 +46,10 @@ def ask(
     save_sent: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the exact bytes that are sent.")
     ] = None,
+    page: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of a PDF; 1 if unset.")] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="HOST[:PORT]", help="Fetch IMAGE from this host.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")] = False,
 ) -> None:
     """Ask QUESTION about IMAGE.
@@ -55,6 +64,9 @@ def ask(
       secondglance ask photo.jpg "What number?" --picture answer.png
       secondglance ask photo.jpg "What number?" --report answer.html
       secondglance ask photo.jpg "What number?" --dry-run
+      secondglance ask invoice.pdf "What is the total?" --page 2
+      libcamera-still -o - | secondglance ask - "Is the gate open?"
+      secondglance ask https://example.org/a.jpg "How many signs?" --allow-host example.org
 
     \b
     Environment: SECONDGLANCE_URL, SECONDGLANCE_API_KEY, SECONDGLANCE_EDGE_*
@@ -72,19 +84,20 @@ def ask(
         settings = load_settings(url=url)
         include: tuple[Include, ...] = ("tokens", "relevance") if report else ()
         terms = Ask(question, mode, threshold, timeout, max_uplink_bytes, strict, include=include)
+        source = read_source(image, page=page, allowed_hosts=allow_host or ())
         if dry_run:
-            _plan(image, terms, settings, save_sent, as_json=json_)
+            _plan(source, terms, settings, save_sent, as_json=json_)
             return
-        reply, sent = _converse(image, terms, settings, save_sent)
+        reply, sent = _converse(source, terms, settings, save_sent)
         _show(reply, as_json=json_)
         if picture is not None:
-            _draw(image, terms.question, reply, picture, settings)
+            _draw(source, terms.question, reply, picture, settings)
         if report is not None:
-            _report(image, terms.question, reply, sent, report, settings)
+            _report(source, terms.question, reply, sent, report, settings)
 
 
 def _converse(
-    image: Path, terms: Ask, settings: EdgeSettings, save_sent: Path | None
+    image: ImageSource, terms: Ask, settings: EdgeSettings, save_sent: Path | None
 ) -> tuple[Reply, list[Sent]]:
     """The reply, and the pictures that left for it."""
     from secondglance.client import EdgeClient
@@ -147,10 +160,15 @@ def _tell_cost(reply: Reply) -> None:
     Console(stderr=True, highlight=False).print(" · ".join(facts), style="dim")
 
 
-def _plan(image: Path, terms: Ask, settings: EdgeSettings, save_sent: Path | None, *, as_json: bool) -> None:
+def _plan(
+    image: ImageSource, terms: Ask, settings: EdgeSettings, save_sent: Path | None, *, as_json: bool
+) -> None:
     from secondglance.conversation.dry_run import plan_first_request
+    from secondglance.pictures.original import Original
 
     send = plan_first_request(image, terms, settings)
+    with Original(image, max_pixels=settings.max_original_pixels) as original:
+        original_bytes = original.encoded_bytes
     _save(send, save_sent)
     parts = [{"name": part.name, "bytes": len(part.data)} for part in send.parts]
     plan: dict[str, Any] = {
@@ -160,7 +178,7 @@ def _plan(image: Path, terms: Ask, settings: EdgeSettings, save_sent: Path | Non
         "path": send.path,
         "body_bytes": len(send.body),
         "parts": parts,
-        "original_bytes": image.stat().st_size,
+        "original_bytes": original_bytes,
         "assumed_side": settings.assumed_side,
     }
     if as_json:
@@ -169,11 +187,12 @@ def _plan(image: Path, terms: Ask, settings: EdgeSettings, save_sent: Path | Non
     print(f"would send {send.method} {send.path} to {settings.url}: {len(send.body):,} bytes")
     for part in parts:
         print(f"  {part['name']}: {part['bytes']:,} bytes")
-    print(f"and, if the server is unsure, one region of the original ({plan['original_bytes']:,} bytes)")
+    size = "" if original_bytes is None else f" ({original_bytes:,} bytes)"
+    print(f"and, if the server is unsure, one region of the original{size}")
     print(f"assuming a server that takes {settings.assumed_side} pixels a side; nothing was sent")
 
 
-def _draw(image: Path, question: str, reply: Reply, target: Path, settings: EdgeSettings) -> None:
+def _draw(image: ImageSource, question: str, reply: Reply, target: Path, settings: EdgeSettings) -> None:
     from secondglance.show.answer_sheet import draw_picture
 
     sheet = draw_picture(image, question, reply, max_original_pixels=settings.max_original_pixels)
@@ -182,7 +201,7 @@ def _draw(image: Path, question: str, reply: Reply, target: Path, settings: Edge
 
 
 def _report(
-    image: Path, question: str, reply: Reply, sent: list[Sent], target: Path, settings: EdgeSettings
+    image: ImageSource, question: str, reply: Reply, sent: list[Sent], target: Path, settings: EdgeSettings
 ) -> None:
     from secondglance.show.report import report_page
 

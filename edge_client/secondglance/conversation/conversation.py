@@ -29,7 +29,6 @@ from secondglance.errors import (
     ExpiredError,
     ProtocolError,
     TimedOutError,
-    UplinkBudgetError,
 )
 from secondglance.link.encoding_choice import EncodingChoice
 from secondglance.pictures.encoding import Encoded, Recipe, encode
@@ -43,7 +42,13 @@ T = TypeVar("T")
 Steps: TypeAlias = Generator[Step, Any, T]
 
 _NO_ANSWER = "the model gave no answer: it ended without a word, and its uncertainty says nothing"
-_HEAD_BYTES = 400  # of a request around its body, with a key
+_HEAD_BYTES = 512  # of a request around its body, with a key
+_LENGTH_DIGITS = 7  # of a Content-Length, where the body is not known yet; without one it is a digit
+
+
+def typical_size(request: Send) -> int:
+    """Return the bytes that `request` takes on the wire with a usual head: a guess where nobody sends it."""
+    return _HEAD_BYTES + len(request.body)
 
 
 class Conversation:
@@ -58,7 +63,9 @@ class Conversation:
         settings: EdgeSettings,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
+        size_on_wire: Callable[[Send], int] = typical_size,
     ) -> None:
+        """`size_on_wire` is how many bytes a request puts on the wire, its head and TLS included."""
         self._source = source
         self._ask = ask
         self._known = known
@@ -68,7 +75,7 @@ class Conversation:
         self._trace_id = secrets.token_hex(16)
         self._encodings = EncodingChoice(settings, known.link)
         self._deadline = None if ask.timeout_s is None else clock() + ask.timeout_s
-        self._ledger = Ledger(clock, max_uplink_bytes=ask.max_uplink_bytes)
+        self._ledger = Ledger(clock, max_uplink_bytes=ask.max_uplink_bytes, size_on_wire=size_on_wire)
 
     def run(self) -> Steps[Reply]:
         """Raises EdgeError; once stage one has answered, only if `strict`."""
@@ -203,7 +210,7 @@ class Conversation:
                 recipe,
                 accepted=model.image.formats,
                 max_bytes=min(model.image.max_bytes, model.limits.max_image_bytes - len(bare.body)),
-                around_bytes=len(bare.body),
+                request_of=lambda picture: self._first_request(original, picture),
                 what="picture",
             )
         )
@@ -217,7 +224,7 @@ class Conversation:
                 recipe,
                 accepted=offer.formats,
                 max_bytes=offer.max_bytes,
-                around_bytes=0,
+                request_of=lambda patch: patch_request(offer.url, patch, deadline=self._deadline),
                 what="patch",
             )
         )
@@ -229,23 +236,22 @@ class Conversation:
         *,
         accepted: Collection[MediaType],
         max_bytes: int,
-        around_bytes: int,
+        request_of: Callable[[Encoded], Send],
         what: str,
     ) -> Steps[Encoded]:
         """Prepare and encode within the server's limit and what is left of the caller's budget."""
-        left = self._ledger.body_bytes_left()
-        if left is not None:
-            max_bytes = min(max_bytes, left - around_bytes)
-        encoded: Encoded | None = yield Compute(
-            lambda: encode(prepare(), recipe, accepted=accepted, max_bytes=max_bytes), f"preparing the {what}"
+        bare = request_of(Encoded(b"", "image/jpeg", (1, 1), None))
+        room = self._ledger.room_in(traced(bare, self._trace_id))
+        allowed = max_bytes if room is None else min(max_bytes, room - _LENGTH_DIGITS)
+        encoded: Encoded = yield Compute(
+            lambda: encode(prepare(), recipe, accepted=accepted, max_bytes=allowed), f"preparing the {what}"
         )
-        if encoded is not None:
-            return encoded
-        if left is not None and max_bytes == left - around_bytes:
-            raise UplinkBudgetError(
-                f"the {what} does not fit what max_uplink_bytes leaves ({max_bytes} bytes)"
+        if len(encoded.data) > max_bytes:
+            raise BadImageError(
+                f"the {what} does not fit the server's limit of {max_bytes} bytes at any quality"
             )
-        raise BadImageError(f"the {what} does not fit the server's limit of {max_bytes} bytes at any quality")
+        self._ledger.check(traced(request_of(encoded), self._trace_id))
+        return encoded
 
     def _call(self, request: Send) -> Steps[Arrived]:
         """Send until it succeeds or trying again makes no sense; raises what went wrong last."""

@@ -10,17 +10,19 @@ from secondglance.conversation.steps import Arrived, ExchangeResult, Send, Stage
 from secondglance.errors import UplinkBudgetError
 from secondglance.reply import Receipt, StageReceipt
 
-# Around a body: request line and headers (some 400 bytes with a key), and a TLS handshake (some 800) in case
-# the connection is new. TLS adds 22 bytes to every 16 KiB.
-_AROUND_BODY_BYTES = 2048
-_TLS_SHARE = 500
-
 
 class Ledger:
-    """`max_uplink_bytes` None is no budget."""
+    """`max_uplink_bytes` None is no budget; `size_on_wire` says what a request costs, head and all."""
 
-    def __init__(self, clock: Callable[[], float], *, max_uplink_bytes: int | None) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        max_uplink_bytes: int | None,
+        size_on_wire: Callable[[Send], int],
+    ) -> None:
         self._clock = clock
+        self._size_on_wire = size_on_wire
         self._max_uplink_bytes = max_uplink_bytes
         self._stages: dict[StageName, StageReceipt] = {}
         self._spent_bytes = 0
@@ -50,21 +52,31 @@ class Ledger:
             outcome.uplink_bytes, arrived_bytes
         )  # holds for transports that do not count
 
-    def body_bytes_left(self) -> int | None:
-        """The largest body that the budget still carries; None without a budget."""
+    def room_in(self, request: Send) -> int | None:
+        """Return how many bytes of body the budget still carries beside those that `request` has.
+
+        Negative if `request` costs too much as it is; None without a budget.
+        """
         if self._max_uplink_bytes is None:
             return None
-        left = self._max_uplink_bytes - self._spent_bytes - _AROUND_BODY_BYTES
-        return left - left // _TLS_SHARE if left > 0 else left
+        return self._max_uplink_bytes - self._spent_bytes - self._size_on_wire(request)
 
     def can_send(self, request: Send) -> bool:
-        left = self.body_bytes_left()
-        return left is None or len(request.body) <= left
+        """Return whether the budget carries `request`."""
+        room = self.room_in(request)
+        return room is None or room >= 0
 
     def check(self, request: Send) -> None:
-        """Raises UplinkBudgetError if `request` might exceed the budget."""
+        """Raises UplinkBudgetError if `request` exceeds the budget."""
         if not self.can_send(request):
-            raise UplinkBudgetError(f"{request} would exceed max_uplink_bytes={self._max_uplink_bytes}")
+            raise self.too_small_for(request)
+
+    def too_small_for(self, request: Send) -> UplinkBudgetError:
+        """Return the refusal of `request`, with the budget that would carry it."""
+        needed = self._spent_bytes + self._size_on_wire(request)
+        return UplinkBudgetError(
+            f"{request} takes max_uplink_bytes={needed} at the least; it is {self._max_uplink_bytes}"
+        )
 
     def receipt(self, original_bytes: int | None) -> Receipt:
         return Receipt(

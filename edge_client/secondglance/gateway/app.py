@@ -18,15 +18,25 @@ from secondglance.gateway.completions import create_completion, on_client_gone
 from secondglance.gateway.errors import ApiError, bad_request, gateway_failed
 from secondglance.gateway.files import FileStore
 from secondglance.gateway.guard import GuardMiddleware
-from secondglance.gateway.remote import RemotePictures
 from secondglance.gateway.services import GatewayServices
 from secondglance.gateway.settings import GatewaySettings
+from secondglance.wire.remote import RemotePictures
+
+
+def remote_pictures(settings: GatewaySettings) -> RemotePictures:
+    """Return what fetches pictures for this gateway."""
+    return RemotePictures(
+        settings.allowed_hosts,
+        allow_private=settings.allow_private,
+        max_bytes=settings.max_fetch_bytes,
+        timeout_s=settings.fetch_timeout_s,
+    )
 
 
 def create_app(settings: GatewaySettings, client: AsyncEdgeClient) -> Starlette:
     """The app closes `client` when it stops."""
     parts = GatewayServices(
-        settings, client, FileStore(max_bytes=settings.max_files_bytes), RemotePictures(settings)
+        settings, client, FileStore(max_bytes=settings.max_files_bytes), remote_pictures(settings)
     )
 
     @asynccontextmanager

@@ -37,7 +37,8 @@ class GuardMiddleware:
         self._app = app
         self._settings = settings
         self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
-        self._in_work = 0
+        self._places = asyncio.Semaphore(settings.max_requests)
+        self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,15 +66,27 @@ class GuardMiddleware:
         if scope["method"] != "POST":
             await self._app(scope, receive, reply)
             return
-        if self._in_work >= self._settings.max_requests:
-            reply.closes = True
-            raise busy(f"{self._in_work} requests are in work already")
-        self._in_work += 1
+        reply.closes = True  # a body that is not read makes the connection useless
+        await self._take_place()
         try:
             body = await self._read(headers, receive, reply)
             await self._app(scope, _body_then(body, receive), reply)
         finally:
-            self._in_work -= 1
+            self._places.release()
+
+    async def _take_place(self) -> None:
+        """Wait for a place in work, first come first served. Raises ApiError for too many, and too long."""
+        settings = self._settings
+        if self._places.locked() and self._waiting >= settings.max_waiting:
+            raise busy(f"{settings.max_requests} requests are in work and {self._waiting} wait")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(settings.max_wait_s):
+                await self._places.acquire()
+        except TimeoutError:
+            raise busy(f"no request has ended within {settings.max_wait_s:g} s") from None
+        finally:
+            self._waiting -= 1
 
     def _admit(self, headers: Headers) -> None:
         if self._key is None:
@@ -91,11 +104,10 @@ class GuardMiddleware:
             )
 
     async def _read(self, headers: Headers, receive: Receive, reply: _WatchedSend) -> bytes:
-        """The whole body. Raises ApiError for one that is too large or too slow."""
+        """Read the whole body, up to which `reply` closes the connection. Raises ApiError."""
         limit = self._settings.max_body_bytes
         declared = headers.get("content-length", "0")
         received = bytearray()
-        reply.closes = True  # until all of it is read, the connection has no use after a refusal
         if not declared.isdecimal() or len(declared) > 18 or int(declared) > limit:
             raise _too_large(limit)
         try:

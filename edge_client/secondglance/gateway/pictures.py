@@ -10,7 +10,7 @@ import anyio.to_thread
 from secondglance.gateway.errors import ApiError, bad_request
 from secondglance.gateway.files import FileStore
 from secondglance.gateway.messages import FilePart, PicturePart
-from secondglance.gateway.remote import RemotePictures
+from secondglance.wire.remote import HostNotListedError, NotFetchedError, RemotePictures
 
 
 async def load_picture(part: PicturePart, files: FileStore, remote: RemotePictures) -> bytes:
@@ -27,8 +27,18 @@ async def load_picture(part: PicturePart, files: FileStore, remote: RemotePictur
     if scheme == "data":
         return await anyio.to_thread.run_sync(_of_data_uri, url)
     if scheme in ("http", "https"):
-        return await remote.fetch(url)
+        return await _fetched(url, remote)
     raise _invalid("a picture is a data URI, an uploaded file or an http(s) URL")
+
+
+async def _fetched(url: str, remote: RemotePictures) -> bytes:
+    try:
+        return await remote.fetch(url)
+    except HostNotListedError as exc:
+        advice = f"{exc} (an option of the gateway); or send a data URI"
+        raise bad_request(advice, code="remote_url_not_allowed", param="messages") from exc
+    except NotFetchedError as exc:
+        raise _invalid(str(exc)) from exc
 
 
 def _of_data_uri(url: str) -> bytes:

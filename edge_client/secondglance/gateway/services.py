@@ -9,8 +9,8 @@ from typing import Any
 from secondglance.client import AsyncEdgeClient
 from secondglance.gateway.errors import ApiError
 from secondglance.gateway.files import FileStore
-from secondglance.gateway.remote import RemotePictures
 from secondglance.gateway.settings import GatewaySettings
+from secondglance.wire.remote import RemotePictures
 from secondglance_protocol.wire import ModelResponse
 
 ALIAS = "second-glance"

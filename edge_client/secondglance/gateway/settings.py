@@ -35,6 +35,8 @@ class GatewaySettings(BaseSettings):
     max_body_bytes: PositiveInt = 48 * 1024 * 1024  # base64 makes a third more of a picture
     body_timeout_s: PositiveFloat = 60.0  # for the body of a request
     max_requests: PositiveInt = 8  # in work at once; each may hold a body
+    max_waiting: int = Field(default=64, ge=0)  # requests that wait for a place in work; then 429
+    max_wait_s: PositiveFloat = 30.0  # for a place in work
     max_files_bytes: PositiveInt = 256 * 1024 * 1024  # uploads kept in memory; the oldest go first
 
     @property

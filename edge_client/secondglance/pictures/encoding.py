@@ -46,10 +46,8 @@ class Encoded:
         return "jpg" if self.media_type == "image/jpeg" else self.media_type.removeprefix("image/")
 
 
-def encode(
-    image: Image.Image, recipe: Recipe, *, accepted: Collection[MediaType], max_bytes: int
-) -> Encoded | None:
-    """RGB to bytes: at the recipe's quality, or the best below it that fits; None if nothing fits.
+def encode(image: Image.Image, recipe: Recipe, *, accepted: Collection[MediaType], max_bytes: int) -> Encoded:
+    """Encode RGB at the recipe's quality, or the best below it that fits; if nothing fits, at the least.
 
     Raises BadImageError if the server accepts no format that this edge can write.
     """
@@ -57,10 +55,8 @@ def encode(
     quality: int | None = None if format_ == "png" else recipe.quality
     while True:
         data = _write(image, format_, quality, recipe.subsampling)
-        if len(data) <= max_bytes:
+        if len(data) <= max_bytes or quality is None or quality <= recipe.min_quality:
             return Encoded(data, _MEDIA_TYPES[format_], image.size, quality)
-        if quality is None or quality <= recipe.min_quality:
-            return None
         quality = max(recipe.min_quality, quality - _QUALITY_STEP)
 
 

@@ -22,6 +22,7 @@ from secondglance.pictures.color import high_byte
 from secondglance.pictures.heic import is_heic, open_heic
 from secondglance.pictures.heif_boxes import read_meta, without_side_data
 from secondglance.pictures.orientation import Size, orientation_of, turn_upright
+from secondglance.pictures.pdf import is_pdf, render_page
 from secondglance.pictures.png import decode_png
 from secondglance_protocol.exif import exif_orientation
 from secondglance_protocol.jpeg import take_apart as take_jpeg_apart
@@ -61,6 +62,8 @@ def open_file(file: IO[bytes], check_size: CheckSize) -> Opened:
     file.seek(0)
     if is_heic(prefix):
         return _open_heic(file, check_size)
+    if is_pdf(prefix):
+        return _open_pdf(file, check_size)
     Image.preinit()
     for name in FORMATS:
         if name not in Image.OPEN:
@@ -70,7 +73,7 @@ def open_file(file: IO[bytes], check_size: CheckSize) -> Opened:
         factory, accepts = Image.OPEN[name]
         if accepts is not None and accepts(prefix[:16]) is True:
             return _OPENERS.get(name, _open_plain)(file, check_size, factory)
-    raise BadImageError(f"not a picture in a known format ({', '.join((*FORMATS, 'HEIC'))})")
+    raise BadImageError(f"not a picture in a known format ({', '.join((*FORMATS, 'HEIC', 'PDF'))})")
 
 
 def open_decoded(image: Image.Image, check_size: CheckSize) -> Opened:
@@ -109,6 +112,12 @@ def _open_png(file: IO[bytes], check_size: CheckSize, _: _Factory) -> Opened:
     note = _several("PNG", parts.n_frames > 1)
     orientation = exif_orientation(parts.exif)
     return Opened(decode_png(file, parts), "PNG", orientation, parts.icc_profile, note)
+
+
+def _open_pdf(file: IO[bytes], check_size: CheckSize) -> Opened:
+    page, n_pages = render_page(file, 1)
+    check_size(page.size)
+    return Opened(page, "PDF", note=_several("PDF", n_pages > 1))
 
 
 class _FirstPage(TiffImageFile):

@@ -15,6 +15,15 @@ import httpcore
 T = TypeVar("T")
 
 _READ_BYTES = 65_536
+_HANDSHAKE_BYTES = 2048  # of the client's side: 600 with elliptic curves, 1,800 with post-quantum keys
+_RECORD_BYTES = 16_384
+_AROUND_RECORD_BYTES = 22
+
+
+def tls_size(plain_bytes: int) -> int:
+    """Return the most bytes that a request of `plain_bytes` takes over TLS on a connection of its own."""
+    n_records = 2 + plain_bytes // _RECORD_BYTES  # the head has a record of its own
+    return _HANDSHAKE_BYTES + plain_bytes + n_records * _AROUND_RECORD_BYTES
 
 
 class _Session:

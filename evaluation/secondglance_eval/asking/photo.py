@@ -87,6 +87,4 @@ class Photo:
 
 
 def _encoded(image: Image.Image, recipe: Recipe, formats: tuple[MediaType, ...]) -> Encoded:
-    encoded = encode(image, recipe, accepted=formats, max_bytes=_NO_LIMIT)
-    assert encoded is not None, "everything fits without a limit"
-    return encoded
+    return encode(image, recipe, accepted=formats, max_bytes=_NO_LIMIT)

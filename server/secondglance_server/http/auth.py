@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from functools import partial
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,7 +23,7 @@ from secondglance_server.http.door import destination_of
 from secondglance_server.http.linger import meter_of
 from secondglance_server.http.observe import facts_of
 from secondglance_server.http.problems import HttpProblemError
-from secondglance_server.http.quotas import Quota
+from secondglance_server.inference.stores.protocol import QuotaStore
 from secondglance_server.keys import ApiKey, find_key
 
 _BASIC = 'Basic realm="Second Glance: any name, the key as password", charset="UTF-8"'
@@ -31,27 +32,27 @@ _BASIC = 'Basic realm="Second Glance: any name, the key as password", charset="U
 class KeyMiddleware:
     """Sets the tenant of a request and holds its key to its scope and quotas."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey]) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey], quotas: QuotaStore) -> None:
         self._app = app
-        self._quotas = {key: Quota(key) for key in keys}
+        self._keys = tuple(keys)
+        self._quotas = quotas
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         destination = destination_of(scope)
-        if not self._quotas or scope["type"] != "http" or destination.access == "everyone":
+        if not self._keys or scope["type"] != "http" or destination.access == "everyone":
             await self._app(scope, receive, send)
             return
         key = self._key(Headers(scope=scope), is_page=destination.is_page)
-        quota = self._quotas[key]
-        meter_of(scope).charge_to(quota.charge)
+        meter_of(scope).charge_to(partial(self._quotas.charge, key))
         facts_of(scope).tenant = key.tenant
         if key.scope != destination.access:
             raise ProblemError(ErrorCode.FORBIDDEN, f"the scope of this key is {key.scope}")
-        with quota.request():
+        async with self._quotas.request(key):
             await self._app(scope, receive, send)
 
     def _key(self, headers: Headers, *, is_page: bool) -> ApiKey:
         """Return the key that was sent. Raises HttpProblemError UNAUTHENTICATED."""
-        key = find_key(tuple(self._quotas), _given(headers.getlist(API_KEY_HEADER), is_page=is_page))
+        key = find_key(self._keys, _given(headers.getlist(API_KEY_HEADER), is_page=is_page))
         if key is None:
             raise HttpProblemError(
                 ErrorCode.UNAUTHENTICATED,

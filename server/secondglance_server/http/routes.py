@@ -125,12 +125,12 @@ async def put_patch(request: Request, inference_id: InferenceId, server: State) 
 
 @router.get(INFERENCE, tags=["inference"], summary="The reply again", **GET_DOCS)
 async def get_inference(request: Request, inference_id: InferenceId, server: State) -> Response:
-    return _json(server.sessions.get(facts_of(request.scope).tenant, inference_id).reply)
+    return _json(await server.stores.sessions.recall(facts_of(request.scope).tenant, inference_id))
 
 
 @router.delete(INFERENCE, tags=["inference"], summary="Forget it", **DELETE_DOCS)
 async def delete_inference(request: Request, inference_id: InferenceId, server: State) -> Response:
-    server.forget(facts_of(request.scope).tenant, inference_id)
+    await server.forget(facts_of(request.scope).tenant, inference_id)
     return Response(status_code=204)
 
 

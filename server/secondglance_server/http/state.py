@@ -12,9 +12,8 @@ from secondglance_server.errors import not_ready
 from secondglance_server.inference.async_engine import AsyncEngine, QueueFull
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.inference.idempotency import IdempotentReplies
-from secondglance_server.inference.images import ImageStore
 from secondglance_server.inference.readiness import Readiness
-from secondglance_server.inference.sessions import MemorySessionStore
+from secondglance_server.inference.stores.protocol import Stores
 from secondglance_server.inference.ticket import Ticket
 from secondglance_server.inference.two_stages import TwoStages, queue_full
 from secondglance_server.settings import ServerSettings
@@ -29,8 +28,7 @@ class ServerState:
     settings: ServerSettings
     readiness: Readiness
     device: AsyncEngine
-    sessions: MemorySessionStore
-    images: ImageStore
+    stores: Stores
     replies: IdempotentReplies
     metrics: Metrics
     tracer: Tracer
@@ -49,29 +47,30 @@ class ServerState:
 
     @property
     def owes_nothing(self) -> bool:
-        """No inference runs, and no client was asked for a patch that has not come."""
-        return self.n_running == 0 and self.sessions.n_promised == 0
+        """No inference runs, and no client was asked for a patch that only this server can answer."""
+        return self.n_running == 0 and self.stores.sessions.n_promised == 0
 
     def _check_admission(self, stage: Literal[1, 2]) -> None:
         self.loaded()
-        if stage == 1 or self.readiness.has_failed:
+        if stage == 1 or self.readiness.has_failed or self.readiness.lacks:
             self.readiness.check()
         try:
             self.device.check_room(stage)
         except QueueFull as exc:
             raise queue_full(exc) from None
 
-    def forget(self, tenant: str, inference_id: str) -> None:
+    async def forget(self, tenant: str, inference_id: str) -> None:
         """Forget an inference, its image and its reply by idempotency key.
 
-        The last two go even if the inference itself is gone. Raises ProblemError as `sessions.get`.
+        The last two go even if the inference itself is gone. Raises ProblemError as `recall`.
         """
-        replies = [self.replies.forget(tenant, inference_id)]
+        stores = self.stores
+        replies = [await stores.replies.forget(tenant, inference_id)]
         try:
-            replies.append(self.sessions.remove(tenant, inference_id).reply)
+            replies.append(await stores.sessions.forget(tenant, inference_id))
         finally:
             for reply in filter(None, replies):
-                self.images.remove(tenant, reply.image_id)
+                await stores.images.forget(tenant, reply.image_id)
                 if self.two_stages is not None:
                     self.two_stages.forget_pixels(reply.image_id)
 

@@ -8,25 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.protocol import MAX_ID_CHARS
 from secondglance_protocol.wire import InferenceResponse
 from secondglance_server.errors import ProblemError
-from secondglance_server.inference.expiring import ExpiringStore
-from secondglance_server.settings import ServerSettings
+from secondglance_server.inference.stores.protocol import ReplyClaim, ReplyStore
 
 _KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_ID_CHARS}}}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Claim:
-    owner: tuple[str, str]  # tenant and key
-    payload_sha256: str
-    reply: InferenceResponse | None  # None while it runs
 
 
 def payload_sha256(*parts: bytes) -> str:
@@ -38,15 +28,10 @@ def payload_sha256(*parts: bytes) -> str:
 
 
 class IdempotentReplies:
-    """Replies by tenant and key."""
+    """Replies by tenant and key, kept in `store`."""
 
-    def __init__(self, settings: ServerSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._claims: ExpiringStore[tuple[str, str], _Claim] = ExpiringStore(
-            ttl_s=settings.session_ttl_s,
-            max_items=settings.max_sessions,
-            owner_of=lambda key: key[0],
-            clock=clock,
-        )
+    def __init__(self, store: ReplyStore) -> None:
+        self._store = store
 
     async def once(
         self, tenant: str, key: str, payload: str, work: Callable[[], Awaitable[InferenceResponse]]
@@ -60,32 +45,20 @@ class IdempotentReplies:
             raise ProblemError(
                 ErrorCode.INVALID_REQUEST, f"an idempotency key is 1 to {MAX_ID_CHARS} visible characters"
             )
-        claim = self._claims.get((tenant, key))
-        if claim is not None:
-            return _kept_reply(claim, payload), True
-        self._claims.put((tenant, key), _Claim((tenant, key), payload, None))
+        claim = await self._store.claim(tenant, key, payload)
+        if claim.outcome != "run":
+            return _kept_reply(claim), True
         try:
             reply = await work()
         except BaseException:  # a cancelled request must free its key, too
-            self._claims.remove((tenant, key))
+            await self._store.release(claim)
             raise
-        self._claims.put((tenant, key), _Claim((tenant, key), payload, reply))
+        await self._store.complete(claim, reply)
         return reply, False
 
-    def forget(self, tenant: str, inference_id: str) -> InferenceResponse | None:
-        """Forget the reply of this inference, and return it if there was one."""
-        for claim in self._claims.values():
-            if claim.reply and claim.reply.id == inference_id and claim.owner[0] == tenant:
-                self._claims.remove(claim.owner)
-                return claim.reply
-        return None
 
-    def __len__(self) -> int:
-        return len(self._claims)
-
-
-def _kept_reply(claim: _Claim, payload: str) -> InferenceResponse:
-    if claim.payload_sha256 != payload:
+def _kept_reply(claim: ReplyClaim) -> InferenceResponse:
+    if claim.outcome == "mismatch":
         raise ProblemError(ErrorCode.IDEMPOTENCY_MISMATCH, "the key belongs to a request of other content")
     if claim.reply is None:
         raise ProblemError(ErrorCode.IDEMPOTENCY_IN_PROGRESS, "wait for the first request", 1.0)

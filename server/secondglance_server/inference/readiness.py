@@ -2,21 +2,24 @@
 
 `watch` notices a device that does not answer any more: its thread has ended, or a call does not come back.
 Nothing in this process can help then: a thread cannot be stopped, and the device's state is unknown. So the
-server says that it is not ready, fails what waits, and ends for its supervisor to start it anew.
+server says that it is not ready, fails what waits, and ends for its supervisor to start it anew. A shared
+store that is away comes back by itself: the server waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from secondglance_server.errors import not_ready
+from secondglance_server.errors import ProblemError, not_ready
 from secondglance_server.inference.async_engine import AsyncEngine
 
 _log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 1.0  # at a shared store
 
 State = Literal["loading", "ready", "draining", "failed"]
 
@@ -35,6 +38,8 @@ class Readiness:
     state: State = "loading"
     on_failure: Callable[[], None] = lambda: None
     failure: str = ""
+    lacks: str = ""
+    """What the server needs and is away for now, in words."""
 
     def become_ready(self) -> None:
         """A server that was told to drain while it loaded stays draining."""
@@ -52,7 +57,7 @@ class Readiness:
 
     @property
     def is_ready(self) -> bool:
-        return self.state == "ready"
+        return self.state == "ready" and not self.lacks
 
     @property
     def has_failed(self) -> bool:
@@ -66,7 +71,28 @@ class Readiness:
     @property
     def reason(self) -> str:
         """Why the server is not ready, in words."""
-        return self.failure or _REASONS[self.state]
+        return self.failure or _REASONS[self.state] or self.lacks
+
+
+async def look_after(check: Callable[[], Awaitable[None]], readiness: Readiness) -> None:
+    """Keep an eye on a shared store: not ready while it is away, ready when it is back. Cancel it to stop."""
+    while True:
+        await look_at(check, readiness)
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def look_at(check: Callable[[], Awaitable[None]], readiness: Readiness) -> None:
+    """Note whether the store answers."""
+    try:
+        await check()
+        lacks = ""
+    except ProblemError as problem:
+        lacks = problem.detail
+    if lacks and not readiness.lacks:
+        _log.error("store away", extra={"reason": lacks})
+    elif readiness.lacks and not lacks:
+        _log.info("store back")
+    readiness.lacks = lacks
 
 
 async def watch(device: AsyncEngine, readiness: Readiness, *, max_call_s: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,9 @@ from secondglance_server.engine.protocol import AnswerRequest, AttentionMap, Eng
 from secondglance_server.errors import ProblemError, busy, not_ready
 from secondglance_server.inference.async_engine import AsyncEngine, QueueClosed, QueueFull, TooLate
 from secondglance_server.inference.decoding import Decoders
-from secondglance_server.inference.expiring import ExpiringStore
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.inference.gate import is_doubtful, judge, resolve_gate
-from secondglance_server.inference.images import EncodedImage, ImageStore, Upload, image_id
+from secondglance_server.inference.images import EncodedImage, Upload, image_id
 from secondglance_server.inference.intake import (
     ImageLimits,
     image_limits,
@@ -32,8 +31,10 @@ from secondglance_server.inference.intake import (
 )
 from secondglance_server.inference.localization import locate, relative_attention
 from secondglance_server.inference.replies import Findings, build_reply, patch_offer
-from secondglance_server.inference.sessions import PendingPatch, Session, SessionStore, new_inference_id
+from secondglance_server.inference.sessions import PendingPatch, Session, new_inference_id
 from secondglance_server.inference.skip import SkipReason, seen_size, skip_before_looking, skip_region
+from secondglance_server.inference.stores.expiring import ExpiringStore
+from secondglance_server.inference.stores.protocol import ImageStore, PatchClaim, SessionStore
 from secondglance_server.inference.ticket import Ticket, deadline_exceeded
 from secondglance_server.settings import ServerSettings
 
@@ -80,13 +81,13 @@ class TwoStages:
         with _translated_failures():
             max_new_tokens = self._max_new_tokens(request.max_new_tokens)
             gate = resolve_gate(request.gate, self.info.gate)
-            image = self._image_of(request, upload, facts.tenant)
+            image = await self._image_of(request, upload, facts.tenant)
 
             began = time.perf_counter()
             with self._device.preparing(1), facts.phase("decode_image"):
                 rgb = await self._pixels_of(image, ticket)
             decode_ms = _ms_since(began)
-            self._images.put(facts.tenant, image)
+            await self._images.remember(facts.tenant, image)
 
             picture = Picture(image.id, rgb)
             with facts.phase("answer"):
@@ -125,7 +126,7 @@ class TwoStages:
         pending = None
         if search.roi is not None:
             pending = PendingPatch(image, request.question, gate, max_new_tokens, request.include, search.roi)
-        self._sessions.put(Session(inference_id, facts.tenant, reply, pending))
+        await self._sessions.remember(Session(inference_id, facts.tenant, reply, pending))
         facts.skip = search.skip
         facts.pixels.original = request.image.width * request.image.height
         facts.pixels.uploaded = 0 if upload is None else rgb.shape[0] * rgb.shape[1]
@@ -137,23 +138,22 @@ class TwoStages:
         self, inference_id: str, patch: Upload, facts: RequestFacts, ticket: Ticket
     ) -> InferenceResponse:
         """Stage two. The same bytes again give the same reply; after a failure the session waits again."""
-        session = self._sessions.get(facts.tenant, inference_id)
+        claim = await self._sessions.claim(facts.tenant, inference_id, patch.sha256)
+        session = claim.session
         facts.inference_id = inference_id  # not before: what names no session is a client's free text
-        if session.patch_sha256 is not None:
-            reply = _earlier_reply(session, patch.sha256)
+        if claim.outcome != "run":
+            reply = _earlier_reply(claim)
             facts.outcome = "replayed"
             return reply
-        if session.pending is None:
-            raise ProblemError(ErrorCode.STAGE_CONFLICT, "this inference was answered in its first stage")
-        with _translated_failures():
-            self._device.check_room(2)
-            self._sessions.put(replace(session, patch_sha256=patch.sha256, is_running=True))
-            try:
+        try:
+            with _translated_failures():
+                self._device.check_room(2)
+                assert session.pending is not None, "a session that may run waits for a patch"
                 reply = await self._answer_with_patch(session, session.pending, patch, facts, ticket)
-            except BaseException:  # a cancelled request, too, leaves the session waiting
-                self._replace(session)
-                raise
-        self._replace(replace(session, reply=reply, pending=None, patch_sha256=patch.sha256))
+        except BaseException:  # a cancelled request, too, leaves the session waiting
+            await self._sessions.release(claim)
+            raise
+        await self._sessions.complete(claim, reply)
         _note(reply, facts)
         return reply
 
@@ -226,13 +226,13 @@ class TwoStages:
             localize_ms=_ms_since(began),
         )
 
-    def _image_of(self, request: InferenceRequest, upload: Upload | None, tenant: str) -> EncodedImage:
+    async def _image_of(self, request: InferenceRequest, upload: Upload | None, tenant: str) -> EncodedImage:
         if (upload is None) == (request.image_id is None):
             raise ProblemError(ErrorCode.INVALID_REQUEST, "send either an image part or an image_id")
         if upload is not None:
             return EncodedImage(image_id(tenant, upload.sha256), upload.data)
         assert request.image_id is not None  # the check above
-        return self._images.get(tenant, request.image_id)
+        return await self._images.recall(tenant, request.image_id)
 
     def _max_new_tokens(self, asked: int | None) -> int:
         most = self.info.max_new_tokens
@@ -260,15 +260,6 @@ class TwoStages:
                 ErrorCode.PATCH_SIZE_MISMATCH,
                 f"{given}, another shape than the region's {asked.width}x{asked.height}",
             )
-
-    def _replace(self, session: Session) -> None:
-        """Put, unless the client has deleted the inference in the meantime."""
-        try:
-            self._sessions.get(session.tenant, session.id)
-        except ProblemError as exc:
-            if exc.code == ErrorCode.UNKNOWN_INFERENCE:
-                return
-        self._sessions.put(session)
 
     async def _pixels_of(self, image: EncodedImage, ticket: Ticket) -> NDArray[np.uint8]:
         """Decoded once for both stages and further questions, as long as there is room."""
@@ -307,12 +298,14 @@ def queue_full(exc: QueueFull) -> ProblemError:
     return busy("the queue is full", retry_after_s=exc.retry_after_s)
 
 
-def _earlier_reply(session: Session, sha256: str) -> InferenceResponse:
-    if session.patch_sha256 != sha256:
+def _earlier_reply(claim: PatchClaim) -> InferenceResponse:
+    if claim.outcome == "answered":
+        raise ProblemError(ErrorCode.STAGE_CONFLICT, "this inference was answered in its first stage")
+    if claim.outcome == "conflict":
         raise ProblemError(ErrorCode.PATCH_CONFLICT, "an inference takes one patch")
-    if session.is_running:
+    if claim.outcome == "in_progress":
         raise ProblemError(ErrorCode.IDEMPOTENCY_IN_PROGRESS, "this patch is being worked on", 1.0)
-    return session.reply
+    return claim.session.reply
 
 
 def _note(reply: InferenceResponse, facts: RequestFacts) -> None:

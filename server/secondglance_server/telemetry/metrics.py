@@ -24,11 +24,9 @@ from secondglance_protocol.errors import ErrorCode
 from secondglance_server.engine.protocol import EngineInfo
 from secondglance_server.inference.async_engine import AsyncEngine
 from secondglance_server.inference.facts import Outcome, RequestFacts
-from secondglance_server.inference.idempotency import IdempotentReplies
-from secondglance_server.inference.images import ImageStore
 from secondglance_server.inference.readiness import Readiness
-from secondglance_server.inference.sessions import MemorySessionStore
 from secondglance_server.inference.skip import SkipReason
+from secondglance_server.inference.stores.protocol import Stores
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -97,6 +95,16 @@ class Metrics:
             "metric",
         )
 
+        self._store_operations = self._counter(
+            "store_operations",
+            "Operations on the shared store by verb and outcome: ok, away (no answer in time) or full.",
+            "verb",
+            "outcome",
+        )
+        self._store_seconds = self._histogram(
+            "store_seconds", "Seconds of each operation on the shared store.", _SECONDS, "verb"
+        )
+
         self._begin_at_zero()
 
     def observe_batch(self, answers: int) -> None:
@@ -108,9 +116,7 @@ class Metrics:
         *,
         readiness: Readiness,
         device: AsyncEngine,
-        sessions: MemorySessionStore,
-        images: ImageStore,
-        replies: IdempotentReplies,
+        stores: Stores,
         cache_bytes: Callable[[], float],
         max_queue: int,
         max_sessions: int,
@@ -120,18 +126,24 @@ class Metrics:
             "ready": ("1 if the server wants requests, 0 if not.", lambda: readiness.is_ready),
             "queue_depth": ("Answers that wait for the device.", lambda: device.depth),
             "queue_limit": ("Answers that may wait; above it requests are refused.", lambda: max_queue),
-            "sessions": ("Inferences remembered.", lambda: len(sessions)),
+            "sessions": ("Inferences remembered.", lambda: stores.sessions.holding.count),
             "sessions_limit": (
                 "Most inferences remembered; above it the tenant with the most loses its oldest.",
                 lambda: max_sessions,
             ),
             "session_bytes": (
                 "Bytes of encoded images whose inferences wait for a patch.",
-                lambda: sessions.n_bytes,
+                lambda: stores.sessions.holding.n_bytes,
             ),
-            "stored_images": ("Encoded images that can be asked about by id.", lambda: len(images)),
-            "stored_image_bytes": ("Bytes of the stored images.", lambda: images.n_bytes),
-            "idempotent_replies": ("Replies remembered by idempotency key.", lambda: len(replies)),
+            "stored_images": (
+                "Encoded images that can be asked about by id.",
+                lambda: stores.images.holding.count,
+            ),
+            "stored_image_bytes": ("Bytes of the stored images.", lambda: stores.images.holding.n_bytes),
+            "idempotent_replies": (
+                "Replies remembered by idempotency key.",
+                lambda: stores.replies.holding.count,
+            ),
             "prefix_cache_bytes": ("Bytes of the engine's cached image prefixes.", cache_bytes),
         }
         for name, (says, value) in gauges.items():
@@ -181,6 +193,11 @@ class Metrics:
         if facts.confidence is not None:
             for metric in ("min_entropy", "shannon", "margin"):
                 self._gate.labels(stage, metric).observe(getattr(facts.confidence, metric))
+
+    def observe_store(self, verb: str, outcome: str, elapsed_s: float) -> None:
+        """Count one operation on the shared store."""
+        self._store_operations.labels(verb, outcome).inc()
+        self._store_seconds.labels(verb).observe(elapsed_s)
 
     def refused(self, code: ErrorCode) -> None:
         """Count what was answered with a problem before it became a request."""

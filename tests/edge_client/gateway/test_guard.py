@@ -151,7 +151,7 @@ async def test_requests_beyond_the_limit_are_429_and_the_place_is_given_back(
         await release.wait()
         yield b"{}"
 
-    async with gateway(max_requests=1) as client:
+    async with gateway(max_requests=1, max_waiting=0) as client:
         held = asyncio.create_task(client.post("/v1/chat/completions", content=slow_body()))
         await entered.wait()
         refused = await client.post("/v1/chat/completions", json={})
@@ -159,6 +159,47 @@ async def test_requests_beyond_the_limit_are_429_and_the_place_is_given_back(
         assert refused.headers["retry-after"] == "1"
         release.set()
         await held
+        assert_error(await client.post("/v1/chat/completions", json={}), 400, "missing_required_parameter")
+
+
+async def test_requests_wait_for_a_place_in_order_and_not_for_ever(gateway: Gateway, server: Any) -> None:
+    """U12: a ninth request was refused at once; other servers queue."""
+    ended: list[str] = []
+
+    def held_until(release: asyncio.Event) -> AsyncIterator[bytes]:
+        async def body() -> AsyncIterator[bytes]:
+            await release.wait()
+            yield b"{}"
+
+        return body()
+
+    async def asked(name: str, release: asyncio.Event) -> int:
+        response = await client.post("/v1/chat/completions", content=held_until(release))
+        ended.append(name)
+        return response.status_code
+
+    first, others = asyncio.Event(), asyncio.Event()
+    others.set()
+    async with gateway(max_requests=1, max_waiting=2, max_wait_s=0.5) as client:
+        tasks = [asyncio.create_task(asked("first", first))]
+        for name in ("second", "third"):
+            await asyncio.sleep(0.01)
+            tasks.append(asyncio.create_task(asked(name, others)))
+        await asyncio.sleep(0.01)
+        too_many = await client.post("/v1/chat/completions", json={})
+        assert_error(too_many, 429, "rate_limit_exceeded")
+        first.set()
+        assert set(await asyncio.gather(*tasks)) == {415}
+        assert ended == ["first", "second", "third"]
+
+        never = asyncio.Event()
+        holding = asyncio.create_task(asked("holding", never))
+        await asyncio.sleep(0.01)
+        late = await client.post("/v1/chat/completions", json={})
+        assert_error(late, 429, "rate_limit_exceeded")
+        assert "within 0.5 s" in late.json()["error"]["message"]
+        never.set()
+        await holding
         assert_error(await client.post("/v1/chat/completions", json={}), 400, "missing_required_parameter")
 
 

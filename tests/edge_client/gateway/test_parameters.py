@@ -45,10 +45,57 @@ REFUSED: dict[str, Any] = {
 }
 
 
+OF_OTHER_SERVERS: dict[str, Any] = {
+    "top_k": 20,
+    "min_p": 0.1,
+    "typical_p": 0.9,
+    "repetition_penalty": 1.1,
+    "length_penalty": 0.8,
+    "ignore_eos": True,
+    "min_tokens": 3,
+    "chat_template_kwargs": {"enable_thinking": False},
+    "mm_processor_kwargs": {"num_crops": 4},
+    "skip_special_tokens": False,
+    "spaces_between_special_tokens": False,
+    "include_stop_str_in_output": True,
+    "truncate_prompt_tokens": 100,
+    "add_generation_prompt": False,
+    "priority": 3,
+    "request_id": "mine",
+    "cache_salt": "salt",
+    "keep_alive": "5m",
+    "options": {"num_ctx": 4096},
+    "best_of": 3,
+    "use_beam_search": True,
+    "structured_outputs": {"choice": ["a", "b"]},
+    "guided_json": {"type": "object"},
+    "guided_regex": "[0-9]+",
+    "guided_choice": ["a", "b"],
+    "guided_grammar": "root ::= [0-9]",
+    "structural_tag": "{}",
+    "prompt_logprobs": 2,
+    "bad_words": ["no"],
+    "logits_processors": ["x"],
+    "stop_token_ids": [2],
+}
+REFUSED |= {
+    name: OF_OTHER_SERVERS[name] for name in OF_OTHER_SERVERS if PARAMETERS[name].treatment == "refused"
+}
+
+
 def test_every_parameter_of_the_official_client_has_a_treatment() -> None:
     official = set(completion_create_params.CompletionCreateParamsBase.__annotations__) | {"stream"}
     assert official - PARAMETERS.keys() == set()
-    assert PARAMETERS.keys() - official == {"second_glance"}
+    assert PARAMETERS.keys() - official == {"second_glance", *OF_OTHER_SERVERS}
+
+
+@pytest.mark.parametrize("name", sorted(OF_OTHER_SERVERS.keys() - REFUSED.keys()))
+def test_what_vllm_takes_and_shapes_style_is_ignored_aloud(name: str) -> None:
+    """U12: `top_k`, `min_p` and the like were 400, so that apps written for vLLM did not work."""
+    honoured, notes = sort_out({name: OF_OTHER_SERVERS[name]})
+    assert honoured == {}
+    quiet = name in ("spaces_between_special_tokens", "request_id", "cache_salt", "keep_alive")
+    assert (notes == []) if quiet else notes[0].startswith(f"{name} is ignored: ")
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, v) for name, vs in NEUTRAL.items() for v in vs])

@@ -10,10 +10,13 @@ from typing import Any
 import openai
 import pytest
 
-from secondglance.gateway import remote as remote_module
+from secondglance.gateway.app import remote_pictures
 from secondglance.gateway.errors import ApiError
-from secondglance.gateway.remote import RemotePictures
+from secondglance.gateway.files import FileStore
+from secondglance.gateway.messages import ImagePart, ImageUrl
+from secondglance.gateway.pictures import load_picture
 from secondglance.gateway.settings import GatewaySettings
+from secondglance.wire import remote as remote_module
 
 
 class Site(http.server.BaseHTTPRequestHandler):
@@ -67,9 +70,11 @@ def port(site: Any) -> int:
 
 
 async def fetch(url: str, *hosts: str, **settings: Any) -> bytes:
-    remote = RemotePictures(GatewaySettings(allowed_hosts=hosts, **settings))
+    gateway = GatewaySettings(allowed_hosts=hosts, **settings)
+    remote = remote_pictures(gateway)
+    files = FileStore(max_bytes=gateway.max_files_bytes)
     try:
-        return await remote.fetch(url)
+        return await load_picture(ImagePart(image_url=ImageUrl(url=url)), files, remote)
     finally:
         await remote.aclose()
 

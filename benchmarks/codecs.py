@@ -30,10 +30,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.instruments.in_process import answers, corners, edge_budget, pixels, region
 from scenes.generator import Scene, shown_share
 from scenes.photos import originals
 from secondglance.pictures.original import Original
+from secondglance_eval.asking.in_process import answers, corners, edge_budget, pixels, region
 from secondglance_protocol.wire import ImageSize
 from secondglance_server.engine.loader import load_engine
 from secondglance_server.engine.protocol import AnswerRequest, Engine, Picture

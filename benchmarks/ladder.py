@@ -30,7 +30,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.codecs import read_rows
-from benchmarks.instruments.in_process import answers, corners, edge_budget, pixels, region, written
 from benchmarks.instruments.marked import put_between
 from scenes.generator import Scene
 from scenes.photos import originals
@@ -38,6 +37,7 @@ from secondglance.link.measured_encodings import MEASURED_FILE
 from secondglance.pictures.encoding import Recipe
 from secondglance.pictures.original import Original
 from secondglance.settings import EdgeSettings
+from secondglance_eval.asking.in_process import answers, corners, edge_budget, pixels, region, written
 from secondglance_eval.facts import digest_of, files_of_model
 from secondglance_eval.markdown import markdown_table
 from secondglance_protocol.wire import ImageSize, PixelBox

@@ -18,11 +18,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.instruments.in_process import Edge, answers, corners, region
 from scenes.generator import Scene, shown_share
 from scenes.photos import originals
 from scenes.signs import Sign
 from secondglance.settings import EdgeSettings
+from secondglance_eval.asking.in_process import Edge, answers, corners, region
 from secondglance_eval.judging.intervals import auroc
 from secondglance_protocol.wire import PixelBox
 from secondglance_server.engine.loader import load_engine

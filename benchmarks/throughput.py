@@ -1,10 +1,12 @@
-"""Requests per second of the server, over real HTTP, with 1, 4 and 16 edges at once, and how far that is from
-what the hardware would allow.
+"""Requests per second of the server, over real HTTP, with 1, 4, 16 and 64 edges at once, and how far that is
+from what the engine alone and the hardware would allow.
 
-    python -m benchmarks.throughput [--model NAME ...] [--edges 1 4 16] [--conversations 32]
+    python -m benchmarks.throughput [--model NAME ...] [--edges 1 4 16 64] [--conversations 64]
 
 Each number of edges gets a fresh server and the same conversations. One edge is the unloaded server; answers
-under load are compared with its answers. The ceiling counts the device's arithmetic and memory traffic only
+under load are compared with its answers. The engine alone answers the same requests in full batches, in this
+process, after each level (`benchmarks.instruments.direct`); goal: the server's processor time is
+at most a third more. The ceiling counts the device's arithmetic and memory traffic only
 (`benchmarks.instruments.ceiling`). The edges run on the same machine: their share of its time is printed, and
 the server's processor time for each request, which a busy machine changes least. Prints a table for each
 model and, last, one line of JSON.
@@ -35,6 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.instruments.ceiling import Cost, Machine, count_costs, measure_machine
+from benchmarks.instruments.direct import processor_ms
 from benchmarks.instruments.edges import KINDS, Conversation, Exchange, converse_all, fitted, jpeg
 from benchmarks.instruments.models import MODELS, available
 from scenes.generator import make_scene, render
@@ -43,7 +46,8 @@ from secondglance_server.engine.protocol import EncoderBudget, EngineInfo, Pictu
 from secondglance_server.settings import ServerSettings
 from secondglance_server.testing import serving
 
-EDGES = (1, 4, 16)
+EDGES = (1, 4, 16, 64)
+GOAL = 0.75  # of the engine alone, by processor time
 ORIGINAL = (1600, 1200)
 SCENES = 8  # originals; conversations about the same one differ by a mark in its corner
 KNOWN_WORDS = ("What number is on the red sign?", "What color is the sign on the left?")
@@ -168,18 +172,23 @@ def measure(name: str, edges: Sequence[int], count: int) -> dict[str, Any]:
     costs, machine, info = count_model(name)
     gc.collect()
     prepared: list[Conversation] = []
-    levels = []
+    levels, alone_ms = [], []
+    torch.manual_seed(0)
+    engine = MODELS[name].build()
     for number in edges:
         with server_of(name) as url:
             if not prepared:
                 budget = httpx.get(f"{url}/v1/model").json()["image"]
                 prepared = conversations(count, budget, words=None if name == EMBEDDED else KNOWN_WORDS)
             levels.append(run_level(url, prepared, number))
+            alone_ms.append(processor_ms(engine, prepared, levels[-1].exchanges, ServerSettings().max_batch))
     rows = []
-    for level in levels:
+    for level, least_ms in zip(levels, alone_ms, strict=True):
         most = ceiling(level, costs, machine, ServerSettings().max_batch)
         different = differing(level, levels[0], tolerance=TOLERANCE[info.dtype])
-        rows.append({**level.row(), "ceiling_requests_per_s": round(most, 3), "different_answers": different})
+        row = level.row()
+        row |= {"engine_cpu_ms": round(least_ms, 1), "of_engine": round(least_ms / row["server_cpu_ms"], 3)}
+        rows.append({**row, "ceiling_requests_per_s": round(most, 3), "different_answers": different})
     show(name, rows)
     explain(costs, machine)
     return {
@@ -194,7 +203,16 @@ def measure(name: str, edges: Sequence[int], count: int) -> dict[str, Any]:
 
 def show(name: str, rows: list[dict[str, Any]]) -> None:
     table = Table(title=f"{name}: requests over HTTP; milliseconds are p50 / p95")
-    for column in ("edges", "requests/s", "of ceiling", "batch", "tokens", *KINDS, "CPU / least ms"):
+    for column in (
+        "edges",
+        "requests/s",
+        "of ceiling",
+        "batch",
+        "tokens",
+        *KINDS,
+        "CPU / least ms",
+        "engine alone",
+    ):
         table.add_column(column, justify="right")
     for column in ("edges' CPU", "other answers"):
         table.add_column(column, justify="right")
@@ -209,6 +227,7 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
             f"{row['mean_tokens']:.1f}",
             *(f"{ms['p50']:.0f} / {ms['p95']:.0f}" if ms else "-" for ms in times),
             f"{row['server_cpu_ms']:.0f} / {1e3 / most:.0f}",
+            f"{row['of_engine']:.0%} of {1e3 / row['engine_cpu_ms']:.0f}",
             f"{row['client_cpu_share']:.0%}",
             f"{row['different_answers']} of {row['requests']}",
         )
@@ -229,7 +248,7 @@ def main() -> None:
         "--model", action="append", choices=sorted(MODELS), help="default: the embedded one; 7B ones on CUDA"
     )
     parser.add_argument("--edges", type=int, nargs="+", default=EDGES)
-    parser.add_argument("--conversations", type=int, default=32)
+    parser.add_argument("--conversations", type=int, default=64)
     arguments = parser.parse_args()
     has_cuda = torch.cuda.is_available()
     names = arguments.model or (available(has_cuda=True) if has_cuda else [EMBEDDED])
@@ -240,6 +259,9 @@ def main() -> None:
     device = torch.cuda.get_device_name() if has_cuda else cpu
     print(f"{device} · {platform.machine()} · torch {torch.__version__} · commit {commit}")
     models = [measure(name, arguments.edges, arguments.conversations) for name in names]
+    for model in models:
+        shares = {row["edges"]: row["of_engine"] for row in model["levels"]}
+        print(f"{model['model']}: of the engine alone, by processor time: {shares}; goal >= {GOAL}")
     print(json.dumps({"device": device, "commit": commit, "models": models}))
 
 

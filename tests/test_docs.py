@@ -17,7 +17,7 @@ from secondglance.gateway.settings import GatewaySettings
 from secondglance.settings import EdgeSettings
 from secondglance_eval.cli import app as eval_cli
 from secondglance_server.cli import cli as server_cli
-from secondglance_server.settings import ServerSettings
+from secondglance_server.settings import ServerSettings, VllmSettings
 
 ROOT = Path(__file__).parent.parent
 LISTED = subprocess.run(
@@ -34,8 +34,11 @@ FOLDERS = "docs|examples|server|edge_client|shared|scenes|training|benchmarks|ev
 PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*)`")
 PROGRAMS = {"secondglance": edge_cli, "secondglance-server": server_cli, "secondglance-eval": eval_cli}
 OTHERS_FLAGS = {"--cpu-shares", "--from-literal", "--network", "--no-skips"}  # of docker, kubectl, our pytest
-# For the program that `watch --cmd` starts, and for `fleet-status`.
-OTHERS_VARIABLES = {"SECONDGLANCE_ANSWER", "SECONDGLANCE_METRICS_KEY"}
+OTHERS_VARIABLES = {
+    "SECONDGLANCE_ANSWER",  # for the program that `watch --cmd` starts
+    "SECONDGLANCE_METRICS_KEY",  # for `fleet-status`
+    "SECONDGLANCE_VLLM_PYTHON",  # for the tests and the benchmark that start vLLM
+}
 
 
 def anchor(heading: str) -> str:
@@ -130,7 +133,7 @@ def variables_of(settings: type[BaseSettings]) -> set[str]:
 def unknown_variables(text: str) -> set[str]:
     """Return environment variables with our prefix that nothing reads; `..._*` stands for many."""
     known = {"SECONDGLANCE_URL", "SECONDGLANCE_API_KEY"} | OTHERS_VARIABLES
-    known = known.union(*map(variables_of, (EdgeSettings, GatewaySettings, ServerSettings)))
+    known = known.union(*map(variables_of, (EdgeSettings, GatewaySettings, ServerSettings, VllmSettings)))
     return {
         name
         for name in re.findall(r"\bSECONDGLANCE_[A-Z_]*[A-Z_]\*?", text)

@@ -27,6 +27,13 @@ FORBIDDEN = {
     "lab": {"secondglance_server", "training", "benchmarks", "secondglance_eval", *HEAVY},
     "scenes": {"secondglance_server", "secondglance", "secondglance_eval", "lab", *HEAVY},
     "server": {"secondglance", "secondglance_eval", "lab"},
+    "vllm_capture": {
+        "secondglance",
+        "secondglance_eval",
+        "secondglance_server",
+        "secondglance_protocol",
+        "lab",
+    },
 }
 
 
@@ -87,6 +94,10 @@ def test_imports_point_down(path: str) -> None:
         ("edge_client/secondglance/client.py", "from lab.relay.relay import Relay"),
         ("edge_client/secondglance/commands/gateway.py", "import uvicorn"),
         ("edge_client/secondglance/gateway/app.py", "from fastapi import FastAPI"),
+        (
+            "vllm_capture/secondglance_vllm_capture/keys.py",
+            "from secondglance_server.engine import attention",
+        ),
     ],
 )
 def test_a_wrong_import_is_found(path: str, source: str) -> None:

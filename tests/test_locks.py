@@ -28,13 +28,13 @@ def wants(folder: str, *extras: str) -> list[str]:
 
 FILES = {
     "constraints.txt": [
-        *wants("edge_client", "camera", "gateway", "heic"),
-        *wants("server", "otel", "redis"),
+        *wants("edge_client", "camera", "gateway", "heic", "pdf"),
+        *wants("server", "devices", "otel", "reader", "redis"),
         *wants("evaluation"),
         *(each for group in GROUPS.values() for each in group if isinstance(each, str)),
     ],
     "edge.lock": wants("edge_client", "gateway"),
-    "server.lock": wants("server", "otel", "redis"),
+    "server.lock": wants("server", "devices", "otel", "reader", "redis"),
 }
 
 

@@ -19,6 +19,7 @@ TREES = {
     "secondglance_eval": ROOT / "evaluation",
     "secondglance_protocol": ROOT / "shared",
     "secondglance_server": ROOT / "server",
+    "secondglance_vllm_capture": ROOT / "vllm_capture",
 }
 MOST_MODULES = 16
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     __version__: str
     from secondglance.client import AsyncEdgeClient, EdgeClient
     from secondglance.conversation.hooks import Hooks
+    from secondglance.conversation.steps import Token
     from secondglance.errors import (
         BadImageError,
         BusyError,
@@ -47,6 +48,7 @@ __all__ = [
     "ServerUnavailableError",
     "StageReceipt",
     "TimedOutError",
+    "Token",
     "UplinkBudgetError",
     "UsageError",
     "__version__",
@@ -60,6 +62,7 @@ _HOMES = {
     "Receipt": "reply",
     "Reply": "reply",
     "StageReceipt": "reply",
+    "Token": "conversation.steps",
 }
 
 

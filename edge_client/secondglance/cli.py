@@ -84,8 +84,9 @@ def _secondglance(
 
     \b
     Exit codes:
-      0 ok   1 some of many failed   2 usage   65 bad image   69 server unavailable
-      75 busy, try later   77 not allowed   124 timed out   130 interrupted
+      0 ok   1 some of many failed   2 usage   3 not sure (ask --fail-on-doubt)
+      65 bad image   69 server unavailable   75 busy, try later   77 not allowed
+      124 timed out   130 interrupted
     """
 
 

@@ -39,7 +39,7 @@ from secondglance.pictures.original import ImageSource
 from secondglance.reply import Reply
 from secondglance.settings import EdgeSettings, load_settings
 from secondglance.wire.counting import AsyncCountingTransport, CountingTransport, Exchange, measuring
-from secondglance.wire.reading import NO_COMPRESSION, read_reply, read_reply_async
+from secondglance.wire.reading import NO_COMPRESSION, OnToken, WholeReply, read_reply, read_reply_async
 from secondglance.wire.tls import tls_size
 from secondglance_protocol.protocol import API_KEY_HEADER, DEADLINE_HEADER, MAX_DEADLINE_MS
 from secondglance_protocol.wire import ModelResponse
@@ -104,7 +104,12 @@ class _Options:
     def _conversation(self, source: ImageSource, question: str, terms: QuestionTerms) -> Conversation:
         ask = _ask(question, {**self._terms, **terms})
         return Conversation(
-            source, ask, known=self._known, settings=self._settings, size_on_wire=self._size_on_wire
+            source,
+            ask,
+            known=self._known,
+            settings=self._settings,
+            size_on_wire=self._size_on_wire,
+            on_token=self._hooks.on_token,
         )
 
     def _size_on_wire(self, send: Send) -> int:
@@ -182,7 +187,7 @@ class EdgeClient(_Options):
         remembers gives its first reply again and infers nothing.
 
         Raises EdgeError if stage one fails. A failed stage two gives the draft answer with `reply.degraded`
-        set, or raises if `strict`.
+        set, or raises if `strict`. Whoever wants tokens as they come, gives the client `Hooks(on_token=...)`.
 
         >>> from secondglance import BadImageError
         >>> with EdgeClient() as client:
@@ -230,10 +235,10 @@ class EdgeClient(_Options):
         with measuring(self._deadline_of(send)) as exchange:
             try:
                 with self._http.stream(**_arguments(send)) as response:
-                    body = read_reply(response)
+                    whole = read_reply(response, _teller(send))
             except httpx.HTTPError as exc:
                 return _lost(exc, exchange)
-            return _arrived(response, body, exchange)
+            return _arrived(response, whole, exchange)
 
 
 class AsyncEdgeClient(_Options):
@@ -310,10 +315,10 @@ class AsyncEdgeClient(_Options):
         with measuring(self._deadline_of(send)) as exchange:
             try:
                 async with self._http.stream(**_arguments(send)) as response:
-                    body = await read_reply_async(response)
+                    whole = await read_reply_async(response, _teller(send))
             except httpx.HTTPError as exc:
                 return _lost(exc, exchange)
-            return _arrived(response, body, exchange)
+            return _arrived(response, whole, exchange)
 
 
 def _ask(question: str, terms: QuestionTerms) -> Ask:
@@ -373,10 +378,18 @@ def _arguments(send: Send) -> dict[str, Any]:
     }
 
 
-def _arrived(response: httpx.Response, body: bytes, exchange: Exchange) -> Arrived:
+def _teller(send: Send) -> OnToken:
+    """Return whom to tell the tokens of the reply to this attempt."""
+    if send.teller is None:
+        return lambda _: None
+    send.teller.begin()
+    return send.teller.tell
+
+
+def _arrived(response: httpx.Response, whole: WholeReply, exchange: Exchange) -> Arrived:
     headers = {name.lower(): value for name, value in response.headers.items()}
     counts = (exchange.uplink_bytes, exchange.downlink_bytes)
-    return Arrived(response.status_code, headers, body, *counts, exchange.waited_s)
+    return Arrived(whole.status, headers, whole.body, *counts, exchange.waited_s, whole.is_streamed)
 
 
 def _lost(exc: httpx.HTTPError, exchange: Exchange) -> Lost:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from secondglance.doubt import is_doubtful
 from secondglance_protocol.wire import (
     Confidence,
     InferenceResponse,
@@ -93,7 +94,8 @@ class Reply:
 
     `degraded` says why stage two gave no answer, None if nothing went wrong.
 
-    `notes` are what a caller should know about the picture: that only its first frame was looked at.
+    `notes` are what a caller should know about picture and answer: that only the first frame was looked at,
+    that the model is not sure.
     `trace_id` (W3C Trace Context) names this conversation in the server's log and spans.
     """
 
@@ -118,6 +120,21 @@ class Reply:
     def is_answered(self) -> bool:
         """Whether the answer holds any text; where it holds none, `confidence` says nothing."""
         return bool(self.answer.strip())
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the answer should not be relied on: too uncertain, empty, or not the model's domain."""
+        return is_doubtful(self.final)
+
+    @property
+    def reason(self) -> str | None:
+        """Why a wanted second stage was not asked for, or `empty_answer`: a name."""
+        return self.final.reason
+
+    @property
+    def off_domain(self) -> bool | None:
+        """Whether the model cannot answer this kind of question; None from a model that cannot tell."""
+        return self.final.off_domain
 
     @property
     def stage(self) -> Literal[1, 2]:
@@ -182,6 +199,9 @@ class Reply:
         values: dict[str, Any] = {
             "answer": self.answer,
             "stage": self.stage,
+            "doubtful": self.doubtful,
+            "reason": self.reason,
+            "off_domain": self.off_domain,
             "degraded": self.degraded,
             "notes": list(self.notes),
             "confidence": self.confidence.model_dump(mode="json"),

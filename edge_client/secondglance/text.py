@@ -7,6 +7,9 @@ them, and text directions and invisible characters make them read as something e
 from __future__ import annotations
 
 import unicodedata
+from typing import Final
+
+NOT_SURE: Final = "(not sure)"  # said of every answer that should not be relied on
 
 # Controls (ESC, C1), invisible formatting (bidi), lone surrogates, line and paragraph separators.
 _UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}

@@ -11,9 +11,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from secondglance_eval.datasets.example import Dataset
+    from secondglance_server.calibrated_gate import CalibratedGate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,6 +35,8 @@ Out = Annotated[Path, typer.Option(help="Folder of the run: records, choices, re
 # Where a module comes from that is not one of this command's own dependencies.
 _PROJECTS = {"secondglance": "second-glance", "secondglance_server": "second-glance-server"}
 
+_USUAL_RETRANSMIT = 0.5  # of the questions, where --localization came without a wish
+_LOOKS_FILE = "localization.json"
 _NAMED = 12  # pictures; the report names all
 _READY_TIMEOUT_S = 600.0  # a large model, or a busy machine
 
@@ -126,7 +132,12 @@ def report(
 
 @app.command()
 def calibrate(
-    write: Annotated[Path, typer.Option(help="The file for the server.")] = Path("gate.json"),
+    write: Annotated[
+        Path | None, typer.Option(help="The file for the server: gate.json, or secondglance.json if unset.")
+    ] = None,
+    localization: Annotated[
+        bool, typer.Option("--localization", help="Choose layer and window first, from the answers' boxes.")
+    ] = False,
     max_retransmit: Annotated[
         float | None, typer.Option(min=0, max=1, help="At most this share of questions asked again.")
     ] = None,
@@ -135,6 +146,10 @@ def calibrate(
     ] = None,
     target_accuracy: Annotated[
         float | None, typer.Option(min=0, max=1, help="At least this accuracy, with fewest bytes.")
+    ] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Of the answers that are not called doubtful, this share is right."),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(help=f"{_DATASETS.removesuffix('.')}; default: OUT's records.")
@@ -149,13 +164,19 @@ def calibrate(
 ) -> None:
     """Choose the gate on half of the pictures for one wish, and test it on the other half.
 
-    Twenty pictures are needed at least. Load the file with `secondglance-server serve --calibration FILE`.
+    With --localization, choose before it which layer of the model is read and how its attention becomes a
+    region; the wish may be left out, which means --max-retransmit 0.5. Needs the model here (no --url).
+    With --precision also choose above which value a final answer is called doubtful; alone it leaves the gate
+    as it is. Twenty pictures are needed at least. Load the file with
+    `secondglance-server serve --calibration FILE`, or lay it beside the model's weights as
+    secondglance.json.
     """
     with _failures():
         from secondglance_eval.asking.asker import Asker
         from secondglance_eval.asking.run import Pace
         from secondglance_eval.datasets.named import open_dataset
         from secondglance_eval.datasets.seeds import CALIBRATION_SEED
+        from secondglance_eval.errors import MissingPieceError
         from secondglance_eval.facts import Facts, files_of_model
         from secondglance_eval.judging.calibration import (
             always_ask,
@@ -164,19 +185,57 @@ def calibrate(
             refuse_too_few_pictures,
         )
 
+        if localization and (dataset is None or url is not None):
+            raise MissingPieceError(
+                "--localization needs a --dataset with boxes; it loads the model: no --url"
+            )
+        if localization and (max_retransmit, max_uplink_bytes, target_accuracy) == (None, None, None):
+            max_retransmit = _USUAL_RETRANSMIT
         target = one_target(
-            max_retransmit=max_retransmit, max_uplink_bytes=max_uplink_bytes, target_accuracy=target_accuracy
+            or_none=precision is not None,
+            max_retransmit=max_retransmit,
+            max_uplink_bytes=max_uplink_bytes,
+            target_accuracy=target_accuracy,
         )
+        looks: CalibratedGate | None = None
+        write = write or Path("secondglance.json" if localization else "gate.json")
         if dataset is not None:
             data = open_dataset(dataset, pictures=pictures, first_seed=CALIBRATION_SEED, metric=metric)
             refuse_too_few_pictures(data, out)
-            with _server(url, model) as address, Asker(address, data.score) as asker:
+            if localization:
+                looks = _choose_localization(data, model, workers, out)
+            with (
+                _server(url, model, calibration=out / _LOOKS_FILE if looks else None) as address,
+                Asker(address, data.score) as asker,
+            ):
                 files = None if url else files_of_model(model)
                 Facts.gather(data, asker.model, model_files=files).keep_in(out)
                 always_ask(data, asker, out, pace=Pace(parallel=parallel, workers=workers))
-        calibration, text = calibrate_from(out, target, write)
+        section = looks.localization if looks else None
+        calibration, text = calibrate_from(out, target, write, precision=precision, localization=section)
     print(text)
     print(calibration.model_dump_json())
+
+
+def _choose_localization(data: Dataset, model: str, workers: int, out: Path) -> CalibratedGate:
+    """Choose layer and window, say what the test showed, and leave them where the server finds them.
+
+    Records of an earlier choice are put aside: they were made with other regions.
+    """
+    from secondglance_eval.campaign import RECORDS_FILE
+    from secondglance_eval.judging.calibration import write_calibration
+    from secondglance_eval.judging.localization import calibrate_localization, described_localization
+    from secondglance_server.calibrated_gate import read_calibrated_gate
+    from secondglance_server.settings import load_settings
+
+    choice = calibrate_localization(data, load_settings(model=model), workers=workers)
+    print(described_localization(choice))
+    path = out / _LOOKS_FILE
+    is_same = path.exists() and read_calibrated_gate(path).localization == choice.file.localization
+    if not is_same:
+        (out / RECORDS_FILE).unlink(missing_ok=True)
+    write_calibration(choice.file, path)
+    return choice.file
 
 
 def main() -> None:
@@ -185,7 +244,7 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _server(url: str | None, model: str) -> Iterator[str]:
+def _server(url: str | None, model: str, calibration: Path | None = None) -> Iterator[str]:
     if url is not None:
         yield url
         return
@@ -194,7 +253,10 @@ def _server(url: str | None, model: str) -> Iterator[str]:
     # Half of the cores, as the edge needs the others: more threads than cores wait for each other.
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
     settings = threads | _RAISED_LIMITS
-    with serving("--model", model, environment=settings, ready_timeout_s=_READY_TIMEOUT_S) as address:
+    options = ["--calibration", str(calibration)] if calibration else []
+    with serving(
+        "--model", model, *options, environment=settings, ready_timeout_s=_READY_TIMEOUT_S
+    ) as address:
         yield address
 
 
@@ -219,8 +281,12 @@ def _exit_code(error: Exception) -> int | None:
     """Return the exit code of an error that is told in one line; None for a fault of the program."""
     from secondglance.errors import EdgeError
     from secondglance_eval.errors import EvaluationError
+    from secondglance_server.engine.protocol import ModelLoadError
+    from secondglance_server.errors import SettingsError
     from secondglance_server.testing import ServerDidNotStartError
 
+    if isinstance(error, (ModelLoadError, SettingsError)):
+        return 2
     if isinstance(error, EvaluationError):
         return error.exit_code
     return 1 if isinstance(error, (EdgeError, ServerDidNotStartError)) else None

@@ -7,7 +7,8 @@
     ├── RecordsError         a line of a file of records cannot be read
     └── MissingPieceError    something is not installed or not here             exit 2
 
-The edge's errors and a server that does not start end a command too, with exit code 1.
+The edge's errors and a server that does not start end a command too, with exit code 1; a model that cannot be
+loaded with 2.
 """
 
 from __future__ import annotations

@@ -15,13 +15,14 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
+from typing import Any, Protocol
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from secondglance_server.calibrated_gate import with_calibrated_gate
-from secondglance_server.engine.protocol import Engine
+from secondglance_server.calibrated_gate import WrongModelError, with_calibrated_gate
+from secondglance_server.engine.protocol import Engine, EngineInfo, ModelLoadError
 from secondglance_server.errors import SettingsError
 from secondglance_server.http.admission import AdmissionMiddleware
 from secondglance_server.http.auth import KeyMiddleware
@@ -38,6 +39,8 @@ from secondglance_server.inference.decoding import Decoders
 from secondglance_server.inference.device_queue import DeviceQueue
 from secondglance_server.inference.idempotency import IdempotentReplies
 from secondglance_server.inference.readiness import Readiness, look_after, look_at, watch
+from secondglance_server.inference.serving.core import ServingCore
+from secondglance_server.inference.serving.engine import ServingEngine
 from secondglance_server.inference.stores.opening import open_stores
 from secondglance_server.inference.stores.protocol import Stores
 from secondglance_server.inference.two_stages import TwoStages
@@ -45,6 +48,7 @@ from secondglance_server.settings import ENV_PREFIX, ServerSettings
 from secondglance_server.telemetry.metrics import Metrics
 from secondglance_server.telemetry.tracing import LocalTracer, Tracer
 
+VLLM_MAX_BATCH = 64  # unless max_batch is set: rows join and leave at each step, so more cost less
 MAX_WAIT_MS = 2.0  # for company on a busy device; an idle one never waits
 
 _log = logging.getLogger("secondglance_server.app")
@@ -69,24 +73,14 @@ def create_app(
     metrics = Metrics()
     metrics.show_server(tag=settings.server_tag, version=version("second-glance-server"))
     stores = stores or open_stores(settings, metrics.observe_store, clock)
-    device = DeviceQueue(
-        max_queue=settings.max_queue,
-        max_batch=settings.max_batch,
-        max_wait_ms=MAX_WAIT_MS,
-        on_batch=metrics.observe_batch,
-    )
+    device, start = _engine_of(settings, engine, metrics)
     state = _build_state(settings, device, Readiness(on_failure=on_failure), metrics, tracer, stores)
-
-    def start() -> Future[Engine]:
-        return device.start(lambda: engine or _load(settings))
 
     app = FastAPI(
         title="Second Glance",
         version=version("second-glance-server"),
         description=DESCRIPTION,
-        lifespan=_lifespan(
-            state, lambda: device.start(lambda: engine or _load(settings)), is_loaded=engine is not None
-        ),
+        lifespan=_lifespan(state, start, is_loaded=engine is not None),
         redirect_slashes=False,
     )
     app.state.server = state
@@ -103,6 +97,64 @@ def create_app(
     app.add_middleware(LingerMiddleware)
     describe(app, has_keys=bool(settings.keys))
     return app
+
+
+class _Loaded(Protocol):
+    """What the app asks of an engine itself, whatever implements it."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+
+def _engine_of(
+    settings: ServerSettings, engine: Engine | None, metrics: Metrics
+) -> tuple[AsyncEngine, Callable[[], Future[Any]]]:
+    """Return the engine of the settings and what starts it; the future holds a `_Loaded`.
+
+    Raises SettingsError.
+    """
+    if settings.engine == "vllm" and engine is None:
+        return _vllm_engine(settings, metrics)
+    queue = DeviceQueue(
+        max_queue=settings.max_queue,
+        max_batch=settings.max_batch,
+        max_wait_ms=MAX_WAIT_MS,
+        on_batch=metrics.observe_batch,
+    )
+    return queue, lambda: queue.start(lambda: engine or _load(settings))
+
+
+def _vllm_engine(settings: ServerSettings, metrics: Metrics) -> tuple[AsyncEngine, Callable[[], Future[Any]]]:
+    from secondglance_server.engine.vllm.options import VllmMissingError, VllmOptions, check_installed
+
+    try:
+        check_installed()
+    except VllmMissingError as exc:
+        raise SettingsError(f"{ENV_PREFIX}ENGINE=vllm: {exc}") from exc
+    options = VllmOptions(
+        model=settings.model,
+        served_name=settings.vllm.served_model_name,
+        revision=settings.revision,
+        localization=settings.calibration.localization if settings.calibration else None,
+        download_dir=settings.vllm.download_dir,
+        dtype=settings.dtype,
+        quantization=settings.vllm.quantization,
+        tensor_parallel=settings.vllm.tensor_parallel_size,
+        pipeline_parallel=settings.vllm.pipeline_parallel_size,
+        executor=settings.vllm.distributed_executor_backend,
+        max_model_len=settings.vllm.max_model_len,
+        memory_share=settings.vllm.gpu_memory_utilization,
+        max_running=settings.max_batch if "max_batch" in settings.model_fields_set else VLLM_MAX_BATCH,
+    )
+    serving = ServingEngine(max_queue=settings.max_queue, max_running=options.max_running)
+
+    async def load() -> ServingCore:
+        # vLLM is imported here, and only where it is wanted.
+        from secondglance_server.engine.vllm.load import load_vllm
+
+        return await load_vllm(options, metrics.observe_batch)
+
+    return serving, lambda: serving.start(load)
 
 
 def _tracer_of(settings: ServerSettings) -> Tracer:
@@ -146,7 +198,7 @@ def _build_state(
 
 
 def _lifespan(
-    state: ServerState, start: Callable[[], Future[Engine]], *, is_loaded: bool
+    state: ServerState, start: Callable[[], Future[_Loaded]], *, is_loaded: bool
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -179,12 +231,16 @@ def _load(settings: ServerSettings) -> Engine:
     # Torch is imported here, on the thread that will own the device, and only where a model is wanted.
     from secondglance_server.engine.loader import load_engine
 
+    calibration = settings.calibration
     return load_engine(
         settings.model,
+        revision=settings.revision,
         device=settings.device,
+        device_map=settings.device_map,
         dtype=settings.dtype,
         attn=settings.attn,
         decode=settings.decode,
+        localization=calibration.localization if calibration else None,
         cache_bytes=settings.prefix_cache_bytes,
     )
 
@@ -196,16 +252,22 @@ def _origin_of_gate(settings: ServerSettings) -> str:
     return f"calibrated on {origin.date} with {origin.questions} questions of {origin.dataset}"
 
 
-async def _become_ready(state: ServerState, loading: Future[Engine], decoders: Decoders) -> None:
+async def _become_ready(state: ServerState, loading: Future[_Loaded], decoders: Decoders) -> None:
     try:
         engine = await asyncio.wrap_future(loading)
         info = with_calibrated_gate(engine.info, state.settings.calibration)
-    except Exception as exc:  # any failure to load means the same: there will be no answers
+    except (ModelLoadError, WrongModelError) as exc:
+        _log.error("model not loaded", extra={"model": state.settings.model, "reason": str(exc)})
+        is_lasting = not getattr(exc, "may_pass", False)
+        state.readiness.fail("the model could not be loaded", mistake=str(exc) if is_lasting else "")
+        return
+    except Exception as exc:  # any other failure to load means the same: there will be no answers
         facts = {"model": state.settings.model, "reason": f"{type(exc).__name__}: {exc}"}
         _log.error("model not loaded", extra=facts, exc_info=True)
         state.readiness.fail("the model could not be loaded")
         return
-    _log.info("model loaded", extra={"model": info.name, "device": info.device, "dtype": info.dtype})
+    loaded = {"model": info.name, "device": info.device, "dtype": info.dtype, "domain": info.domain}
+    _log.info("model loaded", extra=loaded)
     for note in info.notes:
         _log.info("choice", extra={"note": note})
     _log.info("choice", extra={"note": f"gate {info.gate}: {_origin_of_gate(state.settings)}"})

@@ -1,8 +1,9 @@
-"""A gate that `secondglance-eval calibrate` measured for one model on one set of questions, as a JSON file.
+"""What `secondglance-eval calibrate` measured for one model on one set of questions, as a JSON file.
 
-It wins over the gate in the model's own `secondglance.json`. `provenance` and `expected` tell people where
-it comes from; only `gate` and `model` are acted upon. A file for another model stops the start: a threshold
-says nothing about another model's entropies.
+It holds the gate, and with `--localization` layer and window, too. It wins over the model's own
+`secondglance.json`, and may be laid beside the weights as that file. `provenance` and `expected` tell people
+where it comes from; only `gate`, `localization` and `model` are acted upon. A file for another model stops
+the start: a threshold says nothing about another model's entropies.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from secondglance_protocol.wire import DefaultGate
+from secondglance_server.engine.model_defaults import LocalizationSection
 from secondglance_server.engine.protocol import EngineInfo, GateDefaults
 
 
@@ -47,6 +49,7 @@ class CalibratedGate(_Frozen):
     format: Literal[1] = 1
     model: str = Field(min_length=1)
     gate: DefaultGate
+    localization: LocalizationSection | None = None
     provenance: Provenance
     expected: Mapping[str, Estimate] = Field(default_factory=dict)
 

@@ -1,7 +1,8 @@
 """`secondglance-server`: serve until told to stop, or ask a running server how it is.
 
-Exit codes of `serve`: 0 after SIGTERM or SIGINT, 1 if the model cannot be loaded or the device was given up,
-2 for a wrong setting or a missing extra, 3 if the address cannot be listened on.
+Exit codes of `serve`: 0 after SIGTERM or SIGINT; 1 if the device was given up, or the model was not loaded
+for a reason that may pass (the hub does not answer); 2 for a wrong setting, a missing package, or a model
+that cannot be served however often it is tried; 3 if the address cannot be listened on.
 """
 
 from __future__ import annotations
@@ -59,7 +60,11 @@ def _secondglance_server(
 
     \b
     Exit codes:
-      0 ok   1 no model or no working device; not ready   2 usage   3 address cannot be listened on
+      0 ok   1 hub or device failed: start again; not ready   2 usage, or a model that cannot be served
+      3 address cannot be listened on
+
+    \b
+    Models of the hub: Hugging Face's own HF_TOKEN, HF_HOME and HF_HUB_OFFLINE are heeded (docs/models.md)
     """
 
 
@@ -68,12 +73,17 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if unset.")] = None,
     port: Annotated[int | None, typer.Option(help="Port, 8000 if unset; 0 picks a free one.")] = None,
     model: Annotated[str | None, typer.Option(help="embedded, a directory, or a hub id.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub.")] = None,
+    engine: Annotated[str | None, typer.Option(help="prefix, or vllm (docs/vllm.md).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
+    device_map: Annotated[
+        str | None, typer.Option(help="Over several devices: auto, balanced, sequential, or JSON.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16.")] = None,
     attn: Annotated[str | None, typer.Option(help="Attention implementation, or auto.")] = None,
     decode: Annotated[str | None, typer.Option(help="auto, eager or recorded steps.")] = None,
     calibration: Annotated[
-        str | None, typer.Option(help="Gate measured by `secondglance-eval calibrate`: its file.")
+        str | None, typer.Option(help="What `secondglance-eval calibrate` measured: its file.")
     ] = None,
     sessions: Annotated[
         str | None,
@@ -83,13 +93,29 @@ def serve(
     max_batch: Annotated[int | None, typer.Option(help="Answers that run together on the device.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
     tracing: Annotated[str | None, typer.Option(help="none, or otel: spans by OTLP.")] = None,
+    served_model_name: Annotated[str | None, typer.Option(help="vllm: the model's name in replies.")] = None,
+    download_dir: Annotated[str | None, typer.Option(help="vllm: where weights are downloaded to.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="vllm: awq, fp8, ...")] = None,
+    tensor_parallel_size: Annotated[
+        int | None, typer.Option(help="vllm: devices that share a layer.")
+    ] = None,
+    pipeline_parallel_size: Annotated[
+        int | None, typer.Option(help="vllm: groups of devices, one after the other.")
+    ] = None,
+    distributed_executor_backend: Annotated[str | None, typer.Option(help="vllm: mp or ray.")] = None,
+    max_model_len: Annotated[int | None, typer.Option(help="vllm: most tokens of prompt and answer.")] = None,
+    gpu_memory_utilization: Annotated[
+        float | None, typer.Option(help="vllm: share of each GPU's memory.")
+    ] = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; what no option says comes from SECONDGLANCE_SERVER_* variables."""
     settings = _settings(
         host=host,
         port=port,
         model=model,
+        revision=revision,
         device=device,
+        device_map=device_map,
         dtype=dtype,
         attn=attn,
         decode=decode,
@@ -99,6 +125,15 @@ def serve(
         max_batch=max_batch,
         log_level=log_level,
         tracing=tracing,
+        engine=engine,
+        served_model_name=served_model_name,
+        download_dir=download_dir,
+        quantization=quantization,
+        tensor_parallel_size=tensor_parallel_size,
+        pipeline_parallel_size=pipeline_parallel_size,
+        distributed_executor_backend=distributed_executor_backend,
+        max_model_len=max_model_len,
+        gpu_memory_utilization=gpu_memory_utilization,
     )
     # Imported here: a health check runs every few seconds and needs no web framework.
     from secondglance_server.serving import leave, run_until_stopped
@@ -181,7 +216,7 @@ def new(
     typer.echo(f"SECONDGLANCE_SERVER_KEYS='[{entry.model_dump_json(exclude_defaults=True)}]'")
 
 
-def _settings(**overrides: str | int | None) -> ServerSettings:
+def _settings(**overrides: str | float | None) -> ServerSettings:
     with _explained_failures():
         return load_settings(**overrides)
 

@@ -24,7 +24,7 @@ from fastapi import FastAPI
 from secondglance_protocol.defaults import DEFAULT_LIMITS
 from secondglance_server.app import create_app
 from secondglance_server.engine.protocol import Engine
-from secondglance_server.errors import ListenError
+from secondglance_server.errors import ListenError, SettingsError
 from secondglance_server.http.connection import connection_factory
 from secondglance_server.http.state import ServerState
 from secondglance_server.settings import ServerSettings
@@ -120,13 +120,16 @@ def _reason(exc: OSError | UnicodeError) -> str:
 def run_until_stopped(settings: ServerSettings, engine: Engine | None = None) -> bool:
     """Serve until a signal comes; return False if it stopped for want of a model or of a working device.
 
-    Raises ListenError, before anything is loaded.
+    Raises ListenError, before anything is loaded, and SettingsError if the model that was asked for cannot be
+    served whenever it is tried.
     """
     sockets = open_sockets(settings.host, settings.port)
     app = create_app(settings, engine, on_failure=lambda: server.fail())
     state: ServerState = app.state.server
     server = _DrainingServer(uvicorn_config(app, settings), state)
     server.run(sockets)
+    if state.readiness.mistake:
+        raise SettingsError(state.readiness.mistake)
     return not state.readiness.has_failed
 
 

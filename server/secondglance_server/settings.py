@@ -38,6 +38,31 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 CalibrationFile = Annotated[CalibratedGate | None, NoDecode, BeforeValidator(_read_calibration)]
 
 
+class VllmSettings(BaseSettings):
+    """What an operator may say with engine=vllm, in vLLM's own words; unset: as vLLM chooses."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+    served_model_name: str | None = Field(default=None, min_length=1)
+    """The model's name in replies and metrics. Set it to hide the real one."""
+    download_dir: str | None = Field(default=None, min_length=1)
+    """Where weights are downloaded to. Set it to a volume."""
+    quantization: str | None = Field(default=None, min_length=1)
+    """awq, fp8, ...; unset: as the model's files say. Set it to quantize while loading."""
+    tensor_parallel_size: PositiveInt = 1
+    """Devices that share each layer. Raise it for models larger than one device."""
+    pipeline_parallel_size: PositiveInt = 1
+    """Groups of devices, each with a part of the layers. Raise it with several hosts."""
+    distributed_executor_backend: Literal["mp", "ray"] | None = None
+    """Processes of this host (mp), or ray. Set ray for several hosts."""
+    max_model_len: PositiveInt | None = None
+    """Most tokens of prompt and answer. Lower it where memory is short."""
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    """The share of each GPU's memory that it takes. Lower it on a device that is shared."""
+
+
 class ServerSettings(BaseSettings):
     """The server's configuration, frozen; made by `load_settings`, which explains what is wrong."""
 
@@ -63,8 +88,20 @@ class ServerSettings(BaseSettings):
     model: str = Field(default="embedded", min_length=1)
     """embedded, a directory, or a hub id. Everyone who asks about more than the demonstration's signs sets
     it."""
+    engine: Literal["prefix", "vllm"] = "prefix"
+    """prefix, or vllm where vLLM is installed. Set vllm for many users at a time and for models larger than
+    one device."""
+    vllm: VllmSettings = Field(default_factory=VllmSettings)
+    """What only vLLM's engine has: its own variables (docs/vllm.md). Set them with engine=vllm."""
+    revision: str | None = Field(default=None, min_length=1)
+    """A branch, tag or commit of the hub; unset: its main branch. Set it so that a start loads what was
+    tested."""
     device: str = Field(default="auto", min_length=1)
-    """auto, cpu, cuda, cuda:1 or mps. Set it on machines with several devices."""
+    """auto, cpu, cuda, cuda:1 or mps; auto takes several CUDA devices for a model that one cannot hold. Set
+    it on machines with several devices."""
+    device_map: str | None = Field(default=None, min_length=1)
+    """How one model is spread: auto, balanced, sequential, or a JSON object of modules and devices. Set it
+    for models that one device cannot hold."""
     dtype: str = Field(default="auto", min_length=1)
     """auto, float32, bfloat16 or float16. Set it where a model's own choice is too large or too coarse."""
     attn: str = Field(default="auto", min_length=1)
@@ -73,8 +110,8 @@ class ServerSettings(BaseSettings):
     """auto, eager, or recorded (steps replayed without Python). Set eager where recording takes too much
     memory."""
     calibration: CalibrationFile = None
-    """The file that `secondglance-eval calibrate` wrote. Set it after calibrating the model on your own
-    questions."""
+    """The file that `secondglance-eval calibrate` wrote: gate, layer, window. Set it after calibrating the
+    model on your own questions."""
 
     max_image_bytes: PositiveInt = _SHARED.max_image_bytes
     """Most bytes of a POST's body. Raise it for models that take global images of more than 4 megapixels."""
@@ -145,13 +182,37 @@ class ServerSettings(BaseSettings):
         return keys
 
 
+# Of the settings here, those that only the prefix engine has.
+_OF_PREFIX: Final = ("device", "device_map", "attn", "decode", "prefix_cache_bytes")
+
+
 def load_settings(**overrides: Any) -> ServerSettings:
     """Settings from the environment; `overrides` that are not None win. Raises SettingsError."""
-    given = {name: value for name, value in overrides.items() if value is not None}
+    settings = _read_settings({name: value for name, value in overrides.items() if value is not None})
+    strange, engine = _of_the_other_engine(settings)
+    if strange:
+        variables = ", ".join(ENV_PREFIX + name.upper() for name in strange)
+        raise SettingsError(f"{variables}: only with engine {engine}; the engine is {settings.engine}")
+    return settings
+
+
+def _of_the_other_engine(settings: ServerSettings) -> tuple[list[str], str]:
+    """Return what is set and belongs to the engine that was not chosen, and that engine's name."""
+    if settings.engine == "prefix":
+        return [name for name in VllmSettings.model_fields if _is_set(settings.vllm, name)], "vllm"
+    return [name for name in _OF_PREFIX if _is_set(settings, name)], "prefix"
+
+
+def _is_set(settings: BaseSettings, name: str) -> bool:
+    return bool(getattr(settings, name) != type(settings).model_fields[name].default)
+
+
+def _read_settings(given: dict[str, Any]) -> ServerSettings:
     for name in _NO_SETTINGS & os.environ.keys():
         raise SettingsError(f"{name} is no setting: see `secondglance-server key new --help`")
+    of_vllm = {name: given.pop(name) for name in VllmSettings.model_fields if name in given}
     try:
-        return ServerSettings(**given)
+        return ServerSettings(vllm=VllmSettings(**of_vllm), **given)
     except UnparsableError as exc:  # its message names the field, without the value
         raise SettingsError(f"{ENV_PREFIX}KEYS: not a JSON list of keys") from exc
     except ValidationError as exc:

@@ -23,6 +23,7 @@ Uncertainty = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Unit = Annotated[float, Field(ge=0, le=1)]
+ReasonName = Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9_]+$")]
 
 
 class _Wire(BaseModel):
@@ -208,12 +209,41 @@ class InferenceResponse(_Wire):
     usage: Usage
     timing_ms: TimingMs
     model: str
+    doubtful: bool | None = Field(
+        default=None,
+        description="Whether this answer should not be relied on: the gate's value is above the doubt"
+        " threshold, the answer is empty, or the question is off-domain. Null from older servers.",
+    )
+    reason: ReasonName | None = Field(
+        default=None,
+        description="Why a wanted second stage is not asked for, or `empty_answer`; more names may come.",
+    )
+    off_domain: bool | None = Field(
+        default=None,
+        description="Whether the model says that it cannot answer this kind of question. Null from a model"
+        " that cannot tell.",
+    )
     tokens: tuple[TokenReport, ...] | None = Field(
         default=None, fail_fast=True, description="If `include` has `tokens`."
     )
     relevance: RelevanceReport | None = Field(
         default=None, description="If `include` has `relevance` and a region was looked for."
     )
+
+
+class TokenEvent(_Wire):
+    """One token of an answer that is still being made; texts put together are the answer before trimming."""
+
+    text: str
+    min_entropy: Uncertainty
+
+
+class RegionEvent(_Wire):
+    """The region that the server wants, and where its crop may go; `id` is the inference's."""
+
+    id: str
+    roi: Roi
+    patch: PatchOffer
 
 
 class ImageBudget(_Wire):
@@ -232,6 +262,9 @@ class DefaultGate(_Wire):
     metric: Metric
     aggregate: Aggregate
     threshold: Uncertainty
+    doubt_threshold: Uncertainty | None = Field(
+        default=None, description="A final answer above it is doubtful; null: `threshold`."
+    )
 
 
 class Limits(_Wire):
@@ -272,6 +305,9 @@ class ModelResponse(_Wire):
     gate: DefaultGate
     limits: Limits
     answers_only: str | None = None  # why this model never asks for a region; None: it does
+    domain: str | None = Field(
+        default=None, max_length=1024, description="What the model can answer, in words; null: not known."
+    )
 
 
 class Problem(_Wire):

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scaling import Cost, Idle, cost_table, fleet_table, limits, limits_table, redis_cores
+from benchmarks.scaling.arithmetic import (
+    Cost,
+    Idle,
+    cost_table,
+    fleet_table,
+    limits,
+    limits_table,
+    redis_cores,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "scaling.md").read_text()

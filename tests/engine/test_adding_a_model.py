@@ -14,7 +14,7 @@ from transformers import VipLlavaForConditionalGeneration as ToyModel
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from secondglance_server.engine import adapters
-from secondglance_server.engine.loader import ModelLoadError, load_engine
+from secondglance_server.engine.loader import load_engine
 from secondglance_server.engine.prefix import PrefixEngine
 from secondglance_server.engine.protocol import Picture
 from tests.engine import test_equalities as equalities
@@ -57,6 +57,7 @@ def build(directory: pathlib.Path, template: str) -> Tiny:
         num_additional_image_tokens=1,
         chat_template=template,
     )
+    processor.save_pretrained(directory)
     return Tiny("toy", directory, model, chat(processor), ("<image>",))
 
 
@@ -90,9 +91,10 @@ def test_the_pages_file_is_all_that_a_new_family_needs(followed: pathlib.Path, t
     assert (second.cached_tokens > 0) == (template == PICTURE_FIRST)
 
 
-def test_without_its_file_the_family_is_refused_and_the_supported_ones_are_listed(
+def test_without_its_file_the_family_is_served_like_any_and_says_how_its_grid_is_known(
     tmp_path: pathlib.Path,
 ) -> None:
+    """A page's file is for what the generic path does not find; this type's grid it does."""
     build(tmp_path, PICTURE_FIRST)
-    with pytest.raises(ModelLoadError, match=r"'vipllava' is not supported; supported: .*gemma3.*qwen2_5_vl"):
-        load_engine(str(tmp_path), device="cpu")
+    notes = load_engine(str(tmp_path), device="cpu").info.notes
+    assert any(note.startswith("picture's grid: ") and note.endswith("(probed)") for note in notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pathlib
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,11 +14,13 @@ from secondglance_server.engine.adapters.protocol import Chunk
 from secondglance_server.engine.loader import load_engine
 from secondglance_server.engine.prefix import PrefixEngine
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Picture
+from secondglance_server.engine.rows import Rows
 from tests.engine.tiny import llava
 from tests.engine.tiny.parts import picture
 
 QUESTION = "What number is on the red sign?"
 RGB = picture(40, 72)
+NEW_TOKENS = 6
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +35,12 @@ def load(model: pathlib.Path, decode: str = "recorded") -> PrefixEngine:
     engine = load_engine(str(model), device="cpu", decode=decode)
     assert isinstance(engine, PrefixEngine)
     engine.steps.clear()  # what the warm-up recorded
-    engine.steps.patience = 1  # the second answer of a shape is recorded
+    engine.steps.patience = NEW_TOKENS - 1  # steps of one answer: the second of a shape is recorded
     return engine
 
 
 def ask(engine: PrefixEngine, *keys: str) -> list[AnswerResult]:
-    requests = [AnswerRequest(Picture(key, RGB), QUESTION, max_new_tokens=6) for key in keys]
+    requests = [AnswerRequest(Picture(key, RGB), QUESTION, max_new_tokens=NEW_TOKENS) for key in keys]
     results = engine.answer(requests)
     for result in results:
         assert isinstance(result, AnswerResult)
@@ -135,20 +138,22 @@ def test_the_number_of_recordings_is_bounded(model: pathlib.Path, monkeypatch: p
     assert len(engine.steps) == 0
 
 
-def test_a_prefilled_state_can_be_continued_twice(model: pathlib.Path) -> None:
-    """The check of a recording works on copies: the live cache is as the prefill left it."""
+def test_recording_leaves_the_rows_as_they_were(model: pathlib.Path) -> None:
+    """The check of a recording works on copies: the live rows are as the step before left them."""
     engine = load(model)
-    step_from, seen = engine.steps.step_from, []
+    record = engine.steps._record
+    seen: list[bool] = []
 
-    def spy(state: steps.Prefilled) -> steps.Step:
-        before = [buffer.clone() for layer in state.cache.layers for buffer in layer.buffers]  # type: ignore[union-attr]
-        step = step_from(state)
-        after = [buffer for layer in state.cache.layers for buffer in layer.buffers]  # type: ignore[union-attr]
-        seen.append(all(torch.equal(one, other) for one, other in zip(before, after, strict=True)))
-        return step
+    def spy(rows: Rows) -> Callable[..., torch.Tensor] | None:
+        before, lengths = [values.clone() for values in rows.inputs], list(rows.lengths)
+        recorded = record(rows)
+        seen.extend(torch.equal(one, other) for one, other in zip(before, rows.inputs, strict=True))
+        seen.append(lengths == rows.lengths)
+        return recorded
 
-    engine.steps.step_from = spy  # type: ignore[method-assign]
+    engine.steps._record = spy  # type: ignore[method-assign]
     ask(engine, "a")
     ask(engine, "a")
-    assert seen == [True, True]
+    assert len(seen) > 3
+    assert all(seen)
     assert len(engine.steps) == 1

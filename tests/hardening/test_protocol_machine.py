@@ -1,13 +1,15 @@
 """Any interleaving of what two tenants and an operator may do keeps the protocol's promises.
 
 The app is the real one, in this process, with a fake engine that counts and a clock that moves when told to.
-The machine remembers what it was answered, and from that alone knows what must come next.
+The machine remembers what it was answered, and from that alone knows what must come next. It runs against one
+server that keeps all in memory, and against two that share a Redis, where each request goes to either.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -16,6 +18,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import httpx
+import pytest
+from fastapi import FastAPI
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -31,6 +35,8 @@ from hypothesis.stateful import (
 from secondglance_server.app import create_app
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, EngineError
+from secondglance_server.inference.stores.protocol import Stores
+from secondglance_server.inference.stores.redis.opening import redis_stores
 from secondglance_server.settings import ServerSettings
 from tests.server.exchange import (
     Clock,
@@ -42,6 +48,7 @@ from tests.server.exchange import (
     patch_for,
     until,
 )
+from tests.server.fake_redis import FakeRedis, tell_time_by
 
 T = TypeVar("T")
 
@@ -99,6 +106,8 @@ class Known:
 class Protocol(RuleBasedStateMachine):
     asked = Bundle("asked")
 
+    n_servers = 1
+
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
@@ -111,19 +120,13 @@ class Protocol(RuleBasedStateMachine):
 
     def start(self) -> None:
         self.engine = CountingEngine()
-        self.app = create_app(
-            ServerSettings(session_ttl_s=TTL_S, keys=KEYS),
-            self.engine,
-            clock=self.clock,
-        )
         self.stack = AsyncExitStack()
-        self.run(self.stack.enter_async_context(self.app.router.lifespan_context(self.app)))
-        transport = httpx.ASGITransport(self.app)
+        self.apps = [self.run(self.started()) for _ in range(self.n_servers)]
         self.clients = {
             name: self.run(
                 self.stack.enter_async_context(
                     httpx.AsyncClient(
-                        transport=transport,
+                        transport=InTurn(self.apps),
                         base_url="http://test",
                         headers={"Authorization": f"Bearer key-{name}"},
                     )
@@ -131,6 +134,17 @@ class Protocol(RuleBasedStateMachine):
             )
             for name in TENANTS
         }
+
+    async def started(self) -> FastAPI:
+        """All servers share the engine that counts."""
+        settings = ServerSettings(session_ttl_s=TTL_S, keys=KEYS)
+        app = create_app(settings, self.engine, clock=self.clock, stores=self.stores())
+        await self.stack.enter_async_context(app.router.lifespan_context(app))
+        return app
+
+    def stores(self) -> Stores | None:
+        """Return the stores of a server that starts; None: in its memory."""
+        return None
 
     def stop(self) -> None:
         self.run(self.stack.aclose())
@@ -367,8 +381,9 @@ class Protocol(RuleBasedStateMachine):
             self.images.pop(known.reply["image_id"], None)
             self.replies = {key: held for key, held in self.replies.items() if held[1]["id"] != known.id}
 
-    @rule(seconds=st.sampled_from([1.0, 10.0, TTL_S / 2, TTL_S - 0.5, TTL_S + 0.5]))
+    @rule(seconds=st.sampled_from([1.001, 10.001, TTL_S / 2 + 0.001, TTL_S - 0.499, TTL_S + 0.501]))
     def let_time_pass(self, seconds: float) -> None:
+        """Never exactly a time to live in all: Redis holds a value to the end of its last millisecond."""
         self.clock.advance(seconds)
 
     @rule()
@@ -389,7 +404,8 @@ class Protocol(RuleBasedStateMachine):
         """The signal comes while a patch is awaited: not ready at once, and the patch is still answered."""
         known = data.draw(st.sampled_from(self.waiting()))
         patch = patch_for(known.reply)
-        self.app.state.server.readiness.drain()
+        for app in self.apps:
+            app.state.server.readiness.drain()
         assert_problem(self.run(self.clients[known.tenant].get("/readyz")), 503, "not_ready")
         self.learn_second(known, patch, self.run(self.put(known.tenant, known.id, patch)))
         self.restart()
@@ -413,17 +429,65 @@ class Protocol(RuleBasedStateMachine):
                     assert response.json() == known.reply
 
 
+class InTurn(httpx.AsyncBaseTransport):
+    """Sends each request to the next server: no stage finds the one that the last stage found."""
+
+    def __init__(self, apps: Sequence[FastAPI]) -> None:
+        self._transports = itertools.cycle([httpx.ASGITransport(app) for app in apps])
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await next(self._transports).handle_async_request(request)
+
+
+class ProtocolOfAFleet(Protocol):
+    """The same promises of two servers; what a restart of one forgets, the other need not know."""
+
+    n_servers = 2
+
+    def __init__(self) -> None:
+        self.redis = FakeRedis()
+        self.patched = pytest.MonkeyPatch()
+        super().__init__()
+
+    def start(self) -> None:
+        tell_time_by(self.clock, self.patched)
+        super().start()
+
+    def stores(self) -> Stores:
+        settings = ServerSettings(session_ttl_s=TTL_S, keys=KEYS)
+        return redis_stores(settings, lambda *_: None, client=self.redis.client())
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.patched.undo()
+
+    @rule()
+    def restart(self) -> None:
+        """Servers that come back know all that was answered before: nothing is forgotten."""
+        answers = self.engine.answers
+        self.stop()
+        self.start()
+        self.engine.answers = answers
+
+    @rule()
+    def restart_redis(self) -> None:
+        """It is kept in memory alone: the fleet knows nothing any more, and goes on."""
+        self.run(self.redis.client().flushall())
+        self.forget()
+
+
 OFFER = {  # of a patch for an inference that asked for none
     "roi": {"pixels": {"left": 0, "top": 0, "right": 100, "bottom": 100}},
     "patch": {"max_width": 336, "max_height": 336, "max_pixels": None},
 }
 
 
-def test_no_interleaving_breaks_the_protocol(is_full: bool) -> None:
+@pytest.mark.parametrize("machine", [Protocol, ProtocolOfAFleet])
+def test_no_interleaving_breaks_the_protocol(machine: type[Protocol], is_full: bool) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        Protocol,
+        machine,
         settings=settings(
-            max_examples=200 if is_full else 20,
+            max_examples=200 if is_full else 20 // machine.n_servers,
             stateful_step_count=50 if is_full else 25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

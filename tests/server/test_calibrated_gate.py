@@ -38,9 +38,21 @@ async def test_the_measured_gate_is_advertised_and_decides(tmp_path: Path) -> No
         path = write(tmp_path, gate=GATE | {"threshold": threshold})
         engine = FakeEngine(FakeScript(draft="a sign", draft_entropy_nats=2.0))
         async with running_client(engine, calibration=path) as client:
-            assert (await client.get("/v1/model")).json()["gate"] == GATE | {"threshold": threshold}
+            gate = (await client.get("/v1/model")).json()["gate"]
+            assert gate == GATE | {"threshold": threshold, "doubt_threshold": None}
             reply = (await ask(client)).json()
             assert (reply["status"], reply["confidence"]["metric"]) == (status, "shannon")
+
+
+async def test_the_measured_doubt_threshold_is_advertised_and_decides(tmp_path: Path) -> None:
+    """U3: the same answer of 6 nats, doubtful below its value and not at it; the gate asks for no region."""
+    for doubt, doubtful in ((6.0, False), (5.9, True)):
+        path = write(tmp_path, gate=GATE | {"threshold": 6.0, "doubt_threshold": doubt})
+        engine = FakeEngine(FakeScript(draft="a sign", draft_entropy_nats=2.0))
+        async with running_client(engine, calibration=path) as client:
+            assert (await client.get("/v1/model")).json()["gate"]["doubt_threshold"] == doubt
+            reply = (await ask(client)).json()
+            assert (reply["status"], reply["doubtful"]) == ("answered", doubtful)
 
 
 async def test_a_request_may_still_name_its_own_gate(tmp_path: Path) -> None:

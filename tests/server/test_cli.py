@@ -14,6 +14,7 @@ import pytest
 
 import secondglance_server
 from secondglance_server.keys import hash_key
+from tests.engine.fake_hub import serving_hub
 from tests.server.fake_server import fake_server
 
 pytestmark = pytest.mark.live
@@ -64,10 +65,40 @@ def test_a_new_key_and_its_entry_fit_together() -> None:
     assert "scope='everything'" in wrong.stderr
 
 
-def test_a_model_that_is_not_there_stops_the_server_with_one(tmp_path: Path) -> None:
-    result = cli("serve", "--port", "0", "--model", str(tmp_path / "none"))
-    assert result.returncode == 1
-    assert "model not loaded" in result.stderr
+def ended(result: subprocess.CompletedProcess[str]) -> tuple[int, str]:
+    """Return exit code and last line, after seeing that all others are the log's and hold no traceback."""
+    *log, line = result.stderr.splitlines()
+    events = [json.loads(each) for each in log]
+    assert "model not loaded" in [event["event"] for event in events]
+    assert "Traceback" not in result.stderr
+    return result.returncode, line
+
+
+def test_a_model_that_is_not_there_is_the_operators_to_mend(tmp_path: Path) -> None:
+    """It ended with 1, for which a supervisor starts again, and with three tracebacks."""
+    path = str(tmp_path / "none")
+    code, line = ended(cli("serve", "--port", "0", "--model", path))
+    assert (code, line) == (
+        2,
+        f"model {path!r} cannot be loaded: there is no such directory: check the path",
+    )
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code", "words"),
+    [((403, "GatedRepo"), 2, "set HF_TOKEN"), ((503, "Down"), 1, "start again later")],
+)
+def test_what_a_hub_refuses_ends_with_two_and_what_may_pass_with_one(
+    tmp_path: Path, refusal: tuple[int, str], code: int, words: str
+) -> None:
+    with serving_hub(tmp_path) as hub:
+        hub.refusal = refusal
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_test"}
+        ran = cli("serve", "--port", "0", "--model", "owner/gated", **environment)
+    assert "Bearer hf_test" in hub.tokens
+    assert "hf_test" not in ran.stderr
+    assert ran.returncode == code
+    assert words in (ended(ran)[1] if code == 2 else ran.stderr)
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

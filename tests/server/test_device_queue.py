@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ from secondglance_server.engine.protocol import (
     Engine,
     EngineError,
     Picture,
+    Prepared,
+    Progress,
+    TokenStats,
+    Work,
 )
 from secondglance_server.inference.async_engine import Answered, QueueClosed, QueueFull, TooLate
 from secondglance_server.inference.device_queue import DeviceQueue
@@ -26,6 +31,7 @@ from secondglance_server.inference.ticket import Ticket
 from tests.server.exchange import until
 
 PICTURE = Picture("p", np.zeros((2, 2, 3), np.uint8))
+ONE_TOKEN = FakeScript(draft="sign")  # an answer ends with the step after its beginning
 
 
 def first(question: str) -> AnswerRequest:
@@ -69,7 +75,7 @@ class Device:
 
 @contextlib.asynccontextmanager
 async def running(max_queue: int = 64, max_batch: int = 1, **options: Any) -> AsyncIterator[Device]:
-    engine = FakeEngine()
+    engine = FakeEngine(ONE_TOKEN)
     queue = DeviceQueue(max_queue=max_queue, max_batch=max_batch, **options)
     await asyncio.wrap_future(queue.start(lambda: engine))
     device = Device(queue, engine)
@@ -110,7 +116,7 @@ async def test_half_done_work_goes_first() -> None:
             tasks.append(device.ask(request))
             await device.wait_for_depth(len(tasks) - 1)
         neutral = asyncio.create_task(device.queue.neutral_attention(PICTURE))
-        await asyncio.sleep(0)
+        await until(lambda: len(device.queue._neutrals) == 1)
         device.let_go()
         await asyncio.gather(*tasks, neutral)
         assert device.served == [("neutral",), ("2a",), ("2b",), ("1a",), ("1b",)]
@@ -182,7 +188,7 @@ async def test_work_whose_client_left_never_runs_and_makes_room() -> None:
 async def test_one_failure_of_a_batch_does_not_touch_the_others() -> None:
     async with running(max_batch=3) as device:
         holding = await device.hold()
-        device.engine.script = FakeScript(fails=lambda request: request.question == "bad")
+        device.engine.script = replace(ONE_TOKEN, fails=lambda request: request.question == "bad")
         tasks = [device.ask(first(name)) for name in ("good", "bad", "fine")]
         await device.wait_for_depth(3)
         device.let_go()
@@ -203,7 +209,7 @@ async def test_an_engine_that_raises_is_survived() -> None:
         with pytest.raises(EngineError):
             await device.queue.neutral_attention(PICTURE)
         device.engine.before_call = None
-        assert (await device.queue.answer(first("b"))).result.text == "a sign"
+        assert (await device.queue.answer(first("b"))).result.text == "sign"
 
 
 async def test_the_time_in_the_queue_is_told() -> None:
@@ -279,7 +285,7 @@ async def test_a_ticket_can_be_dropped_until_the_device_begins() -> None:
         assert not running_one.drop()
         assert waiting_one.drop()
         device.let_go()
-        assert (await begun).result.text == "a sign"
+        assert (await begun).result.text == "sign"
         with pytest.raises(asyncio.CancelledError):
             await waiting
         assert len(device.engine.calls) == 1
@@ -316,3 +322,223 @@ async def test_m2_a_broken_device_ends_the_queue_and_names_the_reason(kind: str)
     assert queue.death == "the device is broken: device-side assert"
     with pytest.raises(QueueClosed):
         await queue.answer(first("b"))
+
+
+class Stepwise(FakeEngine):
+    """Gives out a token for each permit, and notes the threads that it is called on."""
+
+    def __init__(self, script: FakeScript | None = None) -> None:
+        super().__init__(script or FakeScript(draft="one two three", answer="four"))
+        self.permits = threading.Semaphore(0)
+        self.threads: dict[str, str] = {}
+
+    def prepare(self, work: Work) -> Prepared:
+        self.threads["prepare"] = threading.current_thread().name
+        return super().prepare(work)
+
+    def step(self) -> list[Progress]:
+        self.threads["step"] = threading.current_thread().name
+        while not self.permits.acquire(timeout=0.01):
+            if self.is_closed or self.forgotten:
+                break
+        return super().step()
+
+    forgotten = False
+
+
+@contextlib.asynccontextmanager
+async def stepwise(engine: Stepwise, **options: Any) -> AsyncIterator[DeviceQueue]:
+    queue = DeviceQueue(max_queue=8, **options)
+    await asyncio.wrap_future(queue.start(lambda: engine))
+    try:
+        yield queue
+    finally:
+        engine.forgotten = True
+        await asyncio.to_thread(queue.close)
+
+
+async def test_tokens_come_on_the_event_loop_as_they_are_decoded() -> None:
+    """The second token is not decoded before the first one was heard."""
+    engine, heard = Stepwise(), asyncio.Queue[str]()
+    main = threading.current_thread()
+    async with stepwise(engine) as queue, asyncio.timeout(10):
+
+        def on_token(token: TokenStats) -> None:
+            assert threading.current_thread() is main
+            heard.put_nowait(token.text)
+
+        answer = asyncio.create_task(queue.answer(first("?"), on_token=on_token))
+        for word in ("one", "two", "three"):
+            assert not answer.done()
+            engine.permits.release()
+            assert await heard.get() == word
+        assert [token.text for token in (await answer).result.tokens] == ["one", "two", "three"]
+    assert engine.threads == {"prepare": "prepare_0", "step": "device"}
+
+
+async def test_m5_a_short_answer_joins_a_long_one_and_is_done_before_it() -> None:
+    engine = Stepwise(FakeScript(draft="a long answer of many words", answer="four"))
+    async with stepwise(engine) as queue, asyncio.timeout(10):
+        long = asyncio.create_task(queue.answer(first("long")))
+        await until(lambda: bool(engine._running))
+        short = asyncio.create_task(queue.answer(second("short")))
+        await until(lambda: queue.depth == 1 and bool(queue._second))
+        engine.permits.release()
+        await until(lambda: len(engine._running) == 2)
+        engine.permits.release()
+        assert (await short).result.text == "four"
+        assert not long.done()
+        engine.permits.release(8)
+        assert (await long).result.text == "a long answer of many words"
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+async def test_a_cancelled_answer_frees_its_place_between_two_steps(is_heard: bool) -> None:
+    """A client that leaves a stream must not hold the device until its answer is complete."""
+    engine, heard = Stepwise(), asyncio.Event()
+    async with stepwise(engine, max_batch=1) as queue, asyncio.timeout(10):
+        on_token = (lambda _: heard.set()) if is_heard else None
+        leaving = asyncio.create_task(queue.answer(first("leaving"), on_token=on_token))
+        engine.permits.release()
+        await (heard.wait() if is_heard else until(lambda: bool(engine._running)))
+        staying = asyncio.create_task(queue.answer(second("staying")))
+        await until(lambda: queue.depth == 1)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        engine.permits.release(2)
+        assert (await staying).result.text == "four"
+        assert not engine._running
+        assert queue.call_age_s == 0
+
+
+async def test_what_on_token_raises_ends_the_answer_and_frees_its_place() -> None:
+    engine = Stepwise()
+    async with stepwise(engine, max_batch=1) as queue, asyncio.timeout(10):
+
+        def fail(token: TokenStats) -> None:
+            raise ValueError(token.text)
+
+        engine.permits.release()
+        with pytest.raises(ValueError, match="one"):
+            await queue.answer(first("?"), on_token=fail)
+        engine.permits.release(2)
+        assert (await queue.answer(second("?"))).result.text == "four"
+
+
+async def test_a_step_that_fails_fails_what_runs_and_nothing_after_it() -> None:
+    class Failing(FakeEngine):
+        is_failing = True
+
+        def step(self) -> list[Progress]:
+            if self.is_failing:
+                raise RuntimeError("odd")
+            return super().step()
+
+    engine = Failing()
+    queue = DeviceQueue(max_queue=8)
+    await asyncio.wrap_future(queue.start(lambda: engine))
+    with pytest.raises(EngineError, match="odd"):
+        await queue.answer(first("a"))
+    engine.is_failing = False
+    assert not engine._running
+    assert (await queue.answer(first("b"))).result.text == "a sign"
+    await asyncio.to_thread(queue.close)
+
+
+async def test_closing_lets_answers_that_run_come_to_their_end() -> None:
+    engine = Stepwise()
+    async with stepwise(engine) as queue, asyncio.timeout(10):
+        running_one = asyncio.create_task(queue.answer(first("?")))
+        engine.permits.release()
+        await until(lambda: bool(engine._running))
+        closing = asyncio.create_task(asyncio.to_thread(queue.close))
+        await until(lambda: not queue._is_open)
+        engine.permits.release(3)
+        assert (await running_one).result.text == "one two three"
+        await closing
+        assert engine.is_closed
+
+
+async def test_work_that_cannot_be_prepared_is_that_requests_failure() -> None:
+    class Picky(FakeEngine):
+        def prepare(self, work: Work) -> Prepared:
+            if isinstance(work, AnswerRequest) and work.question == "bad":
+                raise EngineError("no such picture")
+            return super().prepare(work)
+
+    queue = DeviceQueue(max_queue=1)
+    await asyncio.wrap_future(queue.start(Picky))
+    with pytest.raises(EngineError, match="no such picture"):
+        await queue.answer(first("bad"))
+    assert queue.depth == 0
+    assert (await queue.answer(first("good"))).result.text == "a sign"
+    await asyncio.to_thread(queue.close)
+
+
+async def test_under_load_what_waits_begins_together_with_what_is_being_prepared() -> None:
+    """Preparing takes a while; prompts that run one by one cost more than prompts that run together."""
+
+    class Slow(Stepwise):
+        def __init__(self) -> None:
+            super().__init__(FakeScript(draft="an answer of a good many words"))
+            self.is_preparing, self.may_prepare = threading.Event(), threading.Event()
+
+        def prepare(self, work: Work) -> Prepared:
+            if isinstance(work, AnswerRequest) and work.question == "slow":
+                self.is_preparing.set()
+                self.may_prepare.wait(10)
+            return super().prepare(work)
+
+    engine = Slow()
+    async with stepwise(engine, max_batch=4, max_wait_ms=600_000) as queue, asyncio.timeout(10):
+        tasks = [asyncio.create_task(queue.answer(first("a")))]
+        await until(lambda: len(engine._running) == 1)
+        tasks.append(asyncio.create_task(queue.answer(first("b"))))
+        await until(lambda: len(queue._first) == 1)
+        engine.permits.release()
+        await until(lambda: len(engine._running) == 2)
+        tasks.append(asyncio.create_task(queue.answer(first("quick"))))
+        await until(lambda: len(queue._first) == 1)
+        tasks.append(asyncio.create_task(queue.answer(first("slow"))))
+        await asyncio.to_thread(engine.is_preparing.wait)
+        engine.permits.release(2)  # steps of those that run go on
+        await until(lambda: engine._running[0].n_told == 3)
+        assert len(engine._running) == 2
+        engine.may_prepare.set()
+        await until(lambda: len(queue._first) == 2)
+        engine.permits.release()
+        await until(lambda: len(engine._running) == 4)
+        assert engine.calls[-1].questions == ("quick", "slow")
+        engine.permits.release(20)
+        await asyncio.gather(*tasks)
+
+
+async def test_steps_go_on_while_the_only_other_request_is_being_prepared() -> None:
+    """With company before, and nothing that waits yet."""
+    engine = FakeEngine(FakeScript(draft="one two three"))
+    may_prepare = threading.Event()
+    prepare = engine.prepare
+
+    def prepare_later(work: Work) -> Prepared:
+        if isinstance(work, AnswerRequest) and work.question == "slow":
+            may_prepare.wait(10)
+        return prepare(work)
+
+    engine.prepare = prepare_later  # type: ignore[method-assign]
+    queue = DeviceQueue(max_queue=8, max_wait_ms=100)
+    await asyncio.wrap_future(queue.start(lambda: engine))
+    release = threading.Event()
+    engine.before_call = release.wait
+    tasks = [asyncio.create_task(queue.answer(first("a")))]
+    await until(lambda: len(engine.calls) == 1)
+    tasks += [asyncio.create_task(queue.answer(first(name))) for name in ("b", "c", "slow")]
+    await until(lambda: len(queue._first) == 2)
+    engine.before_call = None
+    release.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*tasks[:3])
+        assert queue.depth == 1
+        may_prepare.set()
+        await tasks[3]
+    await asyncio.to_thread(queue.close)

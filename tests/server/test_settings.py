@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from secondglance_server.app import _load
 from secondglance_server.errors import SettingsError
-from secondglance_server.settings import ServerSettings, load_settings
+from secondglance_server.settings import ServerSettings, VllmSettings, load_settings
 
 HASH = "0" * 64
 
@@ -78,6 +78,44 @@ def test_a_setting_that_sounds_like_a_key_is_not_ignored(monkeypatch: pytest.Mon
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("engine", "name", "value"),
+    [
+        *(
+            ("prefix", name, "1")
+            for name in VllmSettings.model_fields
+            if name.endswith(("size", "utilization"))
+        ),
+        ("prefix", "quantization", "fp8"),
+        ("prefix", "served_model_name", "m"),
+        ("prefix", "download_dir", "d"),
+        ("prefix", "max_model_len", "1024"),
+        ("prefix", "distributed_executor_backend", "ray"),
+        ("vllm", "device", "cuda:1"),
+        ("vllm", "device_map", "auto"),
+        ("vllm", "attn", "flash"),
+        ("vllm", "decode", "eager"),
+        ("vllm", "prefix_cache_bytes", "1"),
+    ],
+)
+@pytest.mark.parametrize("source", ["environment", "option"])
+def test_a_setting_of_the_other_engine_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, engine: str, name: str, value: str, source: str
+) -> None:
+    """Taken and ignored, --tensor-parallel-size would leave seven of eight devices idle without a word."""
+    value = {"tensor_parallel_size": "2", "pipeline_parallel_size": "2"}.get(name, value)
+    given = {"engine": engine}
+    if source == "environment":
+        monkeypatch.setenv(f"SECONDGLANCE_SERVER_{name.upper()}", value)
+    else:
+        given[name] = value
+    with pytest.raises(
+        SettingsError, match=f"SECONDGLANCE_SERVER_{name.upper()}: only with engine"
+    ) as caught:
+        load_settings(**given)
+    assert "\n" not in str(caught.value)
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         ServerSettings().port = 1  # type: ignore[misc]
@@ -101,8 +139,9 @@ def test_every_setting_of_the_engine_reaches_it(monkeypatch: pytest.MonkeyPatch)
 
 def test_each_setting_says_what_it_is_and_who_changes_it() -> None:
     """What no operator would change is a constant; 43 variables were more than anybody reads."""
-    assert len(ServerSettings.model_fields) <= 34  # 34: `sessions` and `server_tag`, for a fleet
-    for name, field in ServerSettings.model_fields.items():
+    assert len(ServerSettings.model_fields) <= 40
+    assert len(VllmSettings.model_fields) <= 8
+    for name, field in (ServerSettings.model_fields | VllmSettings.model_fields).items():
         what, _, when = (field.description or "").partition(". ")
         assert what, name
         assert when.strip().endswith("."), name

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
+from secondglance_protocol.reasons import REASONS, in_words
 from secondglance_protocol.wire import ImageSize, PixelBox
 from secondglance_server.engine.protocol import EncoderBudget
 from secondglance_server.inference.intake import ImageLimits
@@ -55,3 +58,10 @@ def test_a_region_is_asked_for_if_its_crop_shows_more_and_can_be_sent(
     region: PixelBox, original: ImageSize, seen: ImageSize, reason: SkipReason | None
 ) -> None:
     assert skip_region(region, original, seen, BUDGET, LIMITS) == reason
+
+
+def test_every_reason_has_words_and_an_unknown_one_keeps_its_name() -> None:
+    """U3: an edge says why in words, also of reasons that only a newer server knows."""
+    assert set(REASONS) == {*get_args(SkipReason), "empty_answer"}
+    assert in_words("no_finer") == REASONS["no_finer"]
+    assert in_words("something_newer") == "something_newer"

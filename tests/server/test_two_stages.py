@@ -135,7 +135,7 @@ async def test_tokens_and_relevance_come_when_asked_for(client: httpx.AsyncClien
     plain = await asked(client)
     assert (plain["tokens"], plain["relevance"]) == (None, None)
     full = await asked(client, include=["tokens", "relevance"])
-    assert [token["text"] for token in full["tokens"]] == ["a", "sign"]
+    assert [token["text"] for token in full["tokens"]] == ["a", " sign"]
     assert len(full["relevance"]["weights"]) == 24
     assert full["relevance"]["content"] == {"x0": 0, "y0": 0, "x1": 1, "y1": 1}
 
@@ -267,7 +267,12 @@ async def test_the_model_page_says_what_an_edge_must_know(client: httpx.AsyncCli
         "formats": ["image/jpeg", "image/png", "image/webp"],
     }
     assert model["patch"]["max_bytes"] == 16 * 1024 * 1024
-    assert model["gate"] == {"metric": "min_entropy", "aggregate": "max", "threshold": 0.5}
+    assert model["gate"] == {
+        "metric": "min_entropy",
+        "aggregate": "max",
+        "threshold": 0.5,
+        "doubt_threshold": None,
+    }
     limits, settings = model["limits"], DEFAULT_LIMITS.model_dump() | ServerSettings().model_dump()
     assert limits.pop("max_question_bytes") == 4096
     assert limits.pop("max_new_tokens") > 0  # the model's
@@ -345,3 +350,58 @@ async def test_a_model_that_cannot_look_answers_says_why_and_never_asks_for_a_re
         assert (await client.get("/readyz")).json() == {"status": "ready", "answers_only": why}
         assert (await client.get("/v1/model")).json()["answers_only"] == why
         assert 'secondglance_skips_total{reason="answers_only"} 2.0' in (await client.get("/metrics")).text
+
+
+async def test_an_answer_says_whether_it_can_be_relied_on(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    """U3: unsure after stage two was said nowhere for scripts. A draft tells of itself, the answer too."""
+    draft = await asked(client)
+    assert (draft["doubtful"], draft["reason"], draft["off_domain"]) == (True, None, None)
+    sure = (await put_patch(client, draft["patch"]["url"], patch_for(draft))).json()
+    assert (sure["doubtful"], sure["reason"], sure["off_domain"]) == (False, None, None)
+    engine.script = FakeScript(answer_entropy_nats=2.0)
+    draft = await asked(client)
+    unsure = (await put_patch(client, draft["patch"]["url"], patch_for(draft))).json()
+    assert (unsure["stage"], unsure["doubtful"], unsure["reason"]) == (2, True, None)
+
+
+async def test_a_question_outside_the_models_domain_is_flagged_and_not_looked_at_again(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    """A closer look does not make a question one about text. `always` still looks, because it was told to."""
+    engine.script = FakeScript(draft="can't say", draft_entropy_nats=0.7, is_off_domain=True)
+    reply = await asked(client)
+    assert (reply["status"], reply["roi"]) == ("answered", None)
+    assert (reply["doubtful"], reply["reason"], reply["off_domain"]) == (True, "off_domain", True)
+    assert 'secondglance_skips_total{reason="off_domain"} 1.0' in (await client.get("/metrics")).text
+    looked = await asked(client, mode="always")
+    assert (looked["status"], looked["reason"], looked["off_domain"]) == ("needs_patch", None, True)
+    engine.script = FakeScript(draft="can't say", draft_entropy_nats=0.01, is_off_domain=True)
+    sure = await asked(client)
+    assert (sure["doubtful"], sure["reason"], sure["off_domain"]) == (True, None, True)
+    engine.script = FakeScript(is_off_domain=False)
+    assert (await asked(client))["off_domain"] is False
+
+
+async def test_an_empty_answer_and_a_skipped_second_stage_have_reasons(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    """U2, U3: an answer without tokens printed an empty line with value 0; a skipped stage had no reason."""
+    engine.script = FakeScript(draft="", answer="")
+    draft = await asked(client)
+    assert (draft["status"], draft["doubtful"], draft["reason"]) == ("needs_patch", True, "empty_answer")
+    final = (await put_patch(client, draft["patch"]["url"], patch_for(draft))).json()
+    assert (final["confidence"]["value"], final["doubtful"], final["reason"]) == (0.0, True, "empty_answer")
+    engine.script = FakeScript()
+    seen = await asked(client, image={"width": 336, "height": 252})
+    assert (seen["status"], seen["doubtful"], seen["reason"]) == ("answered", True, "original_seen")
+    engine.script = FakeScript(draft_entropy_nats=0.01)
+    assert (await asked(client, image={"width": 336, "height": 252}))["reason"] is None
+
+
+async def test_the_models_domain_is_advertised() -> None:
+    """U1: nothing said that the embedded model knows only drawn signs."""
+    engine = FakeEngine(info=replace(FAKE_INFO, domain="signs that are drawn"))
+    async with running_client(engine) as client:
+        assert (await client.get("/v1/model")).json()["domain"] == "signs that are drawn"

@@ -14,6 +14,9 @@ from training.reader.drawing.placards import ALL_COLORS
 from training.reader.drawing.words import random_word
 from training.reader.records import TrueLine, TrueSign
 
+# How often each maker of `Asker.ask` is drawn, in its order: colour, only, size, place, kind, presence,
+# colour of a text, count, says, any text.
+WEIGHTS = (0.27, 0.1, 0.08, 0.08, 0.1, 0.08, 0.25, 0.1, 0.05, 0.02)
 Expected = Literal["sign", "line", "word", "nothing", "cannot"]
 
 
@@ -56,7 +59,7 @@ class Asker:
             self._says,
             self._any,
         )
-        weights = np.array([0.27, 0.13, 0.1, 0.1, 0.13, 0.07, 0.08, 0.05, 0.05, 0.02])
+        weights = np.array(WEIGHTS) / sum(WEIGHTS)
         result: list[Asked] = []
         for _ in range(count * 6):
             if len(result) >= count:

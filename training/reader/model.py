@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from secondglance_server.engine.reader.slots import ASK_POSITION, EMPTY, Slots
@@ -19,6 +20,7 @@ from training.reader.targets import Target
 
 WIDTH = 192
 CELLS = COARSE * COARSE
+CHOOSING_WEIGHT = 4.0
 
 
 def decoder_config(vocabulary: int) -> LlamaConfig:
@@ -88,11 +90,20 @@ class Outcome:
     gaze: Tensor
 
     def loss(self) -> Tensor:
-        """Return cross-entropy, shared between both answers where two are right."""
+        """Return cross-entropy, shared between both answers where two are right.
+
+        An answer's first two tokens count more: they choose, and there are ten characters to each of them.
+        """
         log_p = self.logits.float().log_softmax(-1)
         own = log_p.gather(1, self.truth[:, None]).squeeze(1)
         other = log_p.gather(1, self.partner.clamp(min=0)[:, None]).squeeze(1)
-        return -torch.where(self.partner >= 0, (own + other) / 2, own).mean()
+        chosen = torch.where(self.partner >= 0, (own + other) / 2, own)
+        weights = 1 + (CHOOSING_WEIGHT - 1) * self._chooses().float()
+        return -(weights * chosen).sum() / weights.sum()
+
+    def _chooses(self) -> Tensor:
+        """Return which tokens are the first two of their answer, bool [M]: line, colour, number."""
+        return functional.pad(self.owner, (2, 0), value=-1)[:-2] != self.owner
 
     def right(self) -> Tensor:
         """Return whether all tokens of each question's answer are the most likely ones, bool [questions]."""

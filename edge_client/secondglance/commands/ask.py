@@ -12,6 +12,7 @@ import typer
 from secondglance.commands.console import complain, exit_code_of_errors, progress, writing
 from secondglance.commands.options import Json, MaxUplinkBytes, ModeName, Strict, Threshold, Timeout, Url
 from secondglance.commands.source import read_source
+from secondglance.commands.streamed import TokenPrinter
 
 if TYPE_CHECKING:
     from secondglance.conversation.requests import Ask
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from secondglance.settings import EdgeSettings
     from secondglance.show.report import Sent
     from secondglance_protocol.wire import Include
+
+
+_NOT_SURE = 3  # the exit code of --fail-on-doubt
 
 
 def ask(
@@ -46,16 +50,27 @@ def ask(
     save_sent: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the exact bytes that are sent.")
     ] = None,
+    fail_on_doubt: Annotated[
+        bool, typer.Option("--fail-on-doubt", help="Exit with 3 if the model is not sure of its answer.")
+    ] = False,
     page: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of a PDF; 1 if unset.")] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="HOST[:PORT]", help="Fetch IMAGE from this host.")
     ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Print tokens as they come: the draft's, and on a new line those of a second answer.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")] = False,
 ) -> None:
     """Ask QUESTION about IMAGE.
 
     A small copy of IMAGE is sent; if the server's model is unsure, the region that it asks for follows. If
-    that second stage fails, the draft answer is given with a warning, unless --strict.
+    that second stage fails, the draft answer is given with a warning, unless --strict. An answer that should
+    not be relied on comes with "(not sure)" on stderr.
 
     \b
     Examples:
@@ -63,6 +78,7 @@ def ask(
       secondglance ask photo.jpg "How many signs?" --json
       secondglance ask photo.jpg "What number?" --picture answer.png
       secondglance ask photo.jpg "What number?" --report answer.html
+      secondglance ask photo.jpg "What do the signs say?" --stream
       secondglance ask photo.jpg "What number?" --dry-run
       secondglance ask invoice.pdf "What is the total?" --page 2
       libcamera-still -o - | secondglance ask - "Is the gate open?"
@@ -73,7 +89,8 @@ def ask(
 
     \b
     Exit codes:
-      0 answered   2 usage   65 IMAGE cannot be read or was refused
+      0 answered   2 usage   3 answered, but not sure (--fail-on-doubt)
+      65 IMAGE cannot be read or was refused
       69 server unavailable   75 busy, try later   77 not allowed   124 timed out
     """
     _check_outputs(picture, report, save_sent)
@@ -88,50 +105,66 @@ def ask(
         if dry_run:
             _plan(source, terms, settings, save_sent, as_json=json_)
             return
-        reply, sent = _converse(source, terms, settings, save_sent)
-        _show(reply, as_json=json_)
+        printer = TokenPrinter(as_json=json_) if stream else None
+        reply, sent = _converse(source, terms, settings, save_sent, printer)
+        _show(reply, printer, as_json=json_)
         if picture is not None:
             _draw(source, terms.question, reply, picture, settings)
         if report is not None:
             _report(source, terms.question, reply, sent, report, settings)
+    if fail_on_doubt and reply.doubtful:
+        if json_:
+            complain(reply.notes[-1])
+        raise typer.Exit(_NOT_SURE)
 
 
 def _converse(
-    image: ImageSource, terms: Ask, settings: EdgeSettings, save_sent: Path | None
+    image: ImageSource,
+    terms: Ask,
+    settings: EdgeSettings,
+    save_sent: Path | None,
+    printer: TokenPrinter | None,
 ) -> tuple[Reply, list[Sent]]:
     """The reply, and the pictures that left for it."""
     from secondglance.client import EdgeClient
     from secondglance.conversation.hooks import Hooks
+    from secondglance.errors import EdgeError
     from secondglance.show.report import SentPictures
 
     sent = SentPictures()
-    with progress() as show:
+    with progress(is_wanted=printer is None) as show:
 
         def observe(step: Step) -> None:
             show(str(step))
             _save(step, save_sent)
 
-        hooks = Hooks(on_request=sent.note)
+        hooks = Hooks(on_request=sent.note, on_token=printer.token if printer else None)
         with EdgeClient(settings=settings, observe=observe, hooks=hooks) as client:
-            reply = client.ask(
-                image,
-                terms.question,
-                mode=terms.mode,
-                threshold=terms.threshold,
-                timeout_s=terms.timeout_s,
-                max_uplink_bytes=terms.max_uplink_bytes,
-                strict=terms.strict,
-                include=terms.include,
-            )
+            try:
+                reply = client.ask(
+                    image,
+                    terms.question,
+                    mode=terms.mode,
+                    threshold=terms.threshold,
+                    timeout_s=terms.timeout_s,
+                    max_uplink_bytes=terms.max_uplink_bytes,
+                    strict=terms.strict,
+                    include=terms.include,
+                )
+            except EdgeError:
+                if printer is not None:
+                    printer.end("")
+                raise
     return reply, sent.pictures
 
 
-def _show(reply: Reply, *, as_json: bool) -> None:
+def _show(reply: Reply, printer: TokenPrinter | None, *, as_json: bool) -> None:
     from secondglance.text import printable
 
+    is_shown = printer is not None and printer.end(reply.answer)
     if as_json:
         print(json.dumps(reply.to_dict()))
-    elif reply.is_answered:
+    elif reply.is_answered and not is_shown:
         print(printable(reply.answer, keep_lines=True))
     if reply.degraded and not as_json:
         complain(f"this is the draft answer, stage two failed: {reply.degraded}")

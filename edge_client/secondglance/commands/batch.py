@@ -71,7 +71,8 @@ def batch(
     Folders are searched to the bottom. Each answer is on disk before the next question of that worker leaves,
     so a run may be killed at any time: the same command with --resume asks only for what is missing, and a
     picture that was replaced since counts as missing. Failed pictures are listed on stderr, are not in the
-    results, and are tried again by --resume.
+    results, and are tried again by --resume. An answer that should not be relied on is marked: "(not sure)"
+    in a last column, "doubtful" in JSON.
 
     If the server stays away for longer than --wait, the run stops with the exit code of that failure.
 
@@ -207,7 +208,13 @@ class _Run:
         elif self.as_json:
             print(json.dumps({"path": str(task.path), "question": question, **reply.to_dict()}), flush=True)
         else:
-            line = text_line(str(task.path), question, reply.answer, with_question=self.with_question)
+            line = text_line(
+                str(task.path),
+                question,
+                reply.answer,
+                with_question=self.with_question,
+                doubtful=reply.doubtful,
+            )
             print(line, flush=True)
 
 

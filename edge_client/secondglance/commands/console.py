@@ -31,9 +31,9 @@ def exit_code_of_errors() -> Iterator[None]:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
+def progress(*, is_wanted: bool = True) -> Iterator[Callable[[str], None]]:
     """A line on stderr that says what is going on; silent unless stderr is a terminal."""
-    if not sys.stderr.isatty():
+    if not (is_wanted and sys.stderr.isatty()):
         yield lambda text: None
         return
     from rich.console import Console

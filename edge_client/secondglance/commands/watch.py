@@ -277,7 +277,14 @@ class _Teller:
         if self._as_json:
             _print_json(record)
         else:
-            _print(text_line(waiting.name, question, reply.answer, with_question=self._with_question))
+            line = text_line(
+                waiting.name,
+                question,
+                reply.answer,
+                with_question=self._with_question,
+                doubtful=reply.doubtful,
+            )
+            _print(line)
         self._tell_state()
         return record
 

@@ -21,8 +21,26 @@ from secondglance.conversation.failures import Failure, failure_of
 from secondglance.conversation.known_server import KnownServer
 from secondglance.conversation.ledger import Ledger
 from secondglance.conversation.replies import image_budget, parse_inference, parse_model, patch_budget
-from secondglance.conversation.requests import Ask, first_request, model_request, patch_request, traced
-from secondglance.conversation.steps import Answered, Arrived, Compute, ExchangeResult, Pause, Send, Step
+from secondglance.conversation.requests import (
+    Ask,
+    first_request,
+    model_request,
+    patch_request,
+    streamed,
+    traced,
+)
+from secondglance.conversation.steps import (
+    Answered,
+    Arrived,
+    Compute,
+    ExchangeResult,
+    Pause,
+    Send,
+    Step,
+    Token,
+    TokenTeller,
+)
+from secondglance.doubt import note_of_doubt
 from secondglance.errors import (
     BadImageError,
     EdgeError,
@@ -41,7 +59,6 @@ from secondglance_protocol.wire import InferenceResponse, ModelResponse, PatchOf
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Step, Any, T]
 
-_NO_ANSWER = "the model gave no answer: it ended without a word, and its uncertainty says nothing"
 _HEAD_BYTES = 512  # of a request around its body, with a key
 _LENGTH_DIGITS = 7  # of a Content-Length, where the body is not known yet; without one it is a digit
 
@@ -64,14 +81,19 @@ class Conversation:
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
         size_on_wire: Callable[[Send], int] = typical_size,
+        on_token: Callable[[Token], None] | None = None,
     ) -> None:
-        """`size_on_wire` is how many bytes a request puts on the wire, its head and TLS included."""
+        """`size_on_wire` is how many bytes a request puts on the wire, its head and TLS included.
+
+        With `on_token`, answers are asked for as streams.
+        """
         self._source = source
         self._ask = ask
         self._known = known
         self._settings = settings
         self._clock = clock
         self._draw = draw
+        self._on_token = on_token
         self._trace_id = secrets.token_hex(16)
         self._encodings = EncodingChoice(settings, known.link)
         self._deadline = None if ask.timeout_s is None else clock() + ask.timeout_s
@@ -86,7 +108,8 @@ class Conversation:
             first = yield from self._first_stage(original, model)
             second, degraded = yield from self._second_opinion(original, first)
             receipt = self._ledger.receipt(original.encoded_bytes)
-            notes = original.notes if (second or first).answer.strip() else (*original.notes, _NO_ANSWER)
+            doubt = note_of_doubt(second or first)
+            notes = original.notes if doubt is None else (*original.notes, doubt)
             return Reply(first, second, receipt, degraded, notes, self._trace_id)
         finally:
             original.close()
@@ -194,7 +217,9 @@ class Conversation:
     def _learn(self, arrived: Arrived, served: TimingMs | None = None) -> None:
         """What this request said about the link."""
         if arrived.waited_s is not None:
-            server_s = sum(served.model_dump().values()) / 1000 if served else None
+            # A stream begins with the first token, which the prompt's own pass gives.
+            later = {"generate", "localize"} if arrived.is_streamed else set()
+            server_s = sum(served.model_dump(exclude=later).values()) / 1000 if served else None
             self._known.link.add(arrived.uplink_bytes, arrived.waited_s, server_s)
 
     def _first_request(self, original: Original, picture: Encoded | str) -> Send:
@@ -241,7 +266,7 @@ class Conversation:
     ) -> Steps[Encoded]:
         """Prepare and encode within the server's limit and what is left of the caller's budget."""
         bare = request_of(Encoded(b"", "image/jpeg", (1, 1), None))
-        room = self._ledger.room_in(traced(bare, self._trace_id))
+        room = self._ledger.room_in(self._dressed(bare))
         allowed = max_bytes if room is None else min(max_bytes, room - _LENGTH_DIGITS)
         encoded: Encoded = yield Compute(
             lambda: encode(prepare(), recipe, accepted=accepted, max_bytes=allowed), f"preparing the {what}"
@@ -250,12 +275,19 @@ class Conversation:
             raise BadImageError(
                 f"the {what} does not fit the server's limit of {max_bytes} bytes at any quality"
             )
-        self._ledger.check(traced(request_of(encoded), self._trace_id))
+        self._ledger.check(self._dressed(request_of(encoded)))
         return encoded
+
+    def _dressed(self, request: Send) -> Send:
+        """Return `request` with its place in the trace and, if tokens are wanted, the wish for a stream."""
+        request = traced(request, self._trace_id)
+        if self._on_token is None or request.stage == "setup":
+            return request
+        return streamed(request, TokenTeller(1 if request.stage == "stage1" else 2, self._on_token))
 
     def _call(self, request: Send) -> Steps[Arrived]:
         """Send until it succeeds or trying again makes no sense; raises what went wrong last."""
-        request = traced(request, self._trace_id)  # once: a retry repeats the exact bytes
+        request = self._dressed(request)  # once: a retry repeats the exact bytes
         retried = 0
         while True:
             self._ledger.check(request)

@@ -13,10 +13,11 @@ from typing import Any, TypedDict
 import httpx
 from pydantic import ValidationError
 
-from secondglance.conversation.steps import BodyPart, Send
+from secondglance.conversation.steps import BodyPart, Send, TokenTeller
 from secondglance.errors import BadImageError, ProtocolError, UsageError
 from secondglance.pictures.encoding import Encoded
 from secondglance.pictures.orientation import Size
+from secondglance_protocol.events import EVENT_STREAM
 from secondglance_protocol.protocol import (
     API_PREFIX,
     IDEMPOTENCY_KEY_HEADER,
@@ -109,6 +110,11 @@ def traced(request: Send, trace_id: str) -> Send:
     """`request` as a span of the conversation's trace, which the server continues: W3C Trace Context."""
     headers = {**request.headers, TRACEPARENT_HEADER: f"00-{trace_id}-{secrets.token_hex(8)}-01"}
     return replace(request, headers=headers)
+
+
+def streamed(request: Send, teller: TokenTeller) -> Send:
+    """Return `request` with the wish for events, of whose tokens `teller` is told."""
+    return replace(request, headers={**request.headers, "Accept": EVENT_STREAM}, teller=teller)
 
 
 def _idempotency_key(ask: Ask, parts: Iterable[BodyPart]) -> str:

@@ -11,9 +11,43 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from secondglance_protocol.wire import InferenceResponse
+from secondglance_protocol.wire import InferenceResponse, TokenEvent
 
 StageName: TypeAlias = Literal["setup", "stage1", "stage2"]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of an answer that is still being made.
+
+    `stage`: 1 for the draft, 2 for the answer after the second glance. A stage's texts put together are its
+    answer before blanks around it are cut off. `min_entropy` is in nats; higher means less certain.
+    """
+
+    stage: Literal[1, 2]
+    text: str
+    min_entropy: float
+
+
+class TokenTeller:
+    """Tells a stage's tokens as they come, each once: an attempt after a cut stream begins anew."""
+
+    def __init__(self, stage: Literal[1, 2], on_token: Callable[[Token], None]) -> None:
+        self._stage = stage
+        self._on_token = on_token
+        self._n_told = 0
+        self._n_seen = 0
+
+    def begin(self) -> None:
+        """An attempt begins."""
+        self._n_seen = 0
+
+    def tell(self, token: TokenEvent) -> None:
+        """Tell the next token of this attempt, unless an earlier attempt came as far."""
+        self._n_seen += 1
+        if self._n_seen > self._n_told:
+            self._n_told = self._n_seen
+            self._on_token(Token(self._stage, token.text, token.min_entropy))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +69,7 @@ class Send:
     body: bytes = field(default=b"", repr=False)
     parts: tuple[BodyPart, ...] = ()
     deadline: float | None = None
+    teller: TokenTeller | None = field(default=None, repr=False, compare=False)  # if tokens are wanted
 
     def __str__(self) -> str:
         if self.stage == "setup":
@@ -87,7 +122,8 @@ class Arrived:
     body: bytes = field(repr=False)
     uplink_bytes: int = 0
     downlink_bytes: int = 0
-    waited_s: float | None = None
+    waited_s: float | None = None  # until the reply's first byte: with a stream, its first token
+    is_streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

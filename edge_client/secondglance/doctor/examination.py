@@ -188,6 +188,8 @@ class Examination:
         threshold = f"{model.gate.metric} over {model.gate.threshold:g}"
         sides = f"pictures up to {model.image.max_width}x{model.image.max_height}"
         detail = f"{model.name} ({model.family}), protocol {model.protocol_version}, {sides}, {threshold}"
+        if model.domain is not None:
+            detail += f"; it answers about {model.domain}"
         return Finding("model", "ok", detail, model.model_dump(mode="json"))
 
     def _formats(self, _: httpx.Client) -> Finding:
@@ -264,7 +266,7 @@ def _exchanged(http: httpx.Client, method: str, path: str, **content: Any) -> Ar
     """Make one request and read its reply whole, within the bounds that hold for every reply."""
     with http.stream(method, path, **content) as response:
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Arrived(response.status_code, headers, read_reply(response))
+        return Arrived(response.status_code, headers, read_reply(response).body)
 
 
 def _reason(arrived: Arrived) -> str:

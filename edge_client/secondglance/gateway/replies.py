@@ -83,7 +83,18 @@ def error_event(error: ApiError) -> bytes:
 def extension(reply: Reply, form: Form) -> dict[str, Any]:
     """`second_glance`: what OpenAI's fields have no place for."""
     told = reply.to_dict()
-    names = ("id", "stage", "confidence", "draft_confidence", "roi", "degraded", "receipt")
+    names = (
+        "id",
+        "stage",
+        "doubtful",
+        "reason",
+        "off_domain",
+        "confidence",
+        "draft_confidence",
+        "roi",
+        "degraded",
+        "receipt",
+    )
     notes = [*form.notes, *reply.notes]
     return {"draft": reply.draft_answer, **{name: told[name] for name in names}, "notes": notes}
 

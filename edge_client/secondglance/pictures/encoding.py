@@ -47,7 +47,7 @@ class Encoded:
 
 
 def encode(image: Image.Image, recipe: Recipe, *, accepted: Collection[MediaType], max_bytes: int) -> Encoded:
-    """Encode RGB at the recipe's quality, or the best below it that fits; if nothing fits, at the least.
+    """Encode RGB at the recipe's quality, or the first in steps of 8 below it that fits, or the least.
 
     Raises BadImageError if the server accepts no format that this edge can write.
     """

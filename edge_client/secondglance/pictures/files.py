@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 from collections.abc import Iterable, Iterator
@@ -30,9 +31,15 @@ def find_pictures(names: Iterable[str]) -> list[Path]:
 
 
 def listed_names(listing: bytes) -> list[str]:
-    """File names from a list: one a line, or ended by NUL characters as `find -print0` writes them."""
-    separator = b"\0" if b"\0" in listing else b"\n"
-    return [os.fsdecode(name.rstrip(b"\r")) for name in listing.split(separator) if name.strip()]
+    """Return file names from a list: one a line, or ended by NUL characters as `find -print0` writes them.
+
+    Of lines a carriage return at the end, blank ones and a byte order mark are left out; a name that ends in
+    NUL may be anything.
+    """
+    if b"\0" in listing:
+        return [os.fsdecode(name) for name in listing.split(b"\0") if name]
+    lines = listing.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    return [os.fsdecode(line.rstrip(b"\r")) for line in lines if line.strip()]
 
 
 def is_picture_name(name: str) -> bool:

@@ -41,7 +41,7 @@ CheckSize = Callable[[Size], None]
 
 @dataclass(slots=True)
 class Opened:
-    """A picture whose header is read. `image` holds the pixels as stored, except of a JPEG."""
+    """A picture whose header is read. `image` holds the pixels but of a JPEG; `orientation` turns them."""
 
     image: Image.Image
     format: str | None

@@ -156,6 +156,8 @@ class Original:
 
 def _check_size(size: Size, max_pixels: int) -> None:
     width, height = size
+    if min(size) < 1:
+        raise BadImageError(f"the picture is {width}x{height}: it has no pixels")
     if max(size) > MAX_ORIGINAL_SIDE:
         raise BadImageError(f"the picture is {width}x{height}: a side may have {MAX_ORIGINAL_SIDE} pixels")
     if width * height > max_pixels:
@@ -223,4 +225,4 @@ def _as_bad_image() -> Iterator[None]:
     except BadImageError:
         raise
     except Exception as exc:
-        raise BadImageError(f"cannot read the picture: {exc or type(exc).__name__}") from exc
+        raise BadImageError(f"cannot read the picture: {str(exc) or type(exc).__name__}") from exc

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image, ImageDraw, ImageFont
 
+from secondglance.doubt import note_of_doubt
 from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.orientation import Size
 from secondglance.pictures.original import ImageSource, Original
@@ -106,6 +107,8 @@ def caption_lines(question: str, reply: Reply) -> list[Line]:
     else:
         lines.append(Line(f"First glance: {reply.answer}", 24, _INK, 16))
     lines.append(Line(_doubt(reply.confidence), 15, _FAINT, 5))
+    if (note := note_of_doubt(reply.final)) is not None:
+        lines.append(Line(note, 15, _ACCENT, 8))
     if reply.degraded:
         lines.append(Line(f"No second glance: {reply.degraded}", 15, _ACCENT, 8))
     lines.append(Line(_cost(reply), 15, _FAINT, 16))

@@ -115,10 +115,7 @@ class Asker:
             asked_again=draft.status == "needs_patch",
             draft_answer=draft.answer,
             draft_score=self._score(draft.answer, example),
-            tokens=tuple(
-                TokenUncertainty(min_entropy=t.min_entropy, shannon=t.shannon, margin=t.margin)
-                for t in draft.tokens or ()
-            ),
+            tokens=_uncertainty(draft),
             roi=draft.roi.pixels if draft.roi else None,
             first=_plain(*first, extras=_extras_bytes(example, photo, mode)),
             second=_plain(*second) if second else None,
@@ -133,7 +130,15 @@ class Asker:
             box=example.box,
             offer_bytes=_offer_bytes(draft),
             degraded=degraded,
+            final_tokens=_uncertainty(second[0]) if second else None,
         )
+
+
+def _uncertainty(reply: InferenceResponse) -> tuple[TokenUncertainty, ...]:
+    return tuple(
+        TokenUncertainty(min_entropy=t.min_entropy, shannon=t.shannon, margin=t.margin)
+        for t in reply.tokens or ()
+    )
 
 
 def _cost(stage: StageReceipt) -> StageCost:

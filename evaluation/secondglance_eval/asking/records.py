@@ -24,7 +24,7 @@ class _Frozen(BaseModel):
 
 
 class TokenUncertainty(_Frozen):
-    """Of one token of the draft; higher means less certain. Nats, `margin` in [0, 1]."""
+    """Of one token; higher means less certain. Nats, `margin` in [0, 1]."""
 
     min_entropy: float
     shannon: float
@@ -43,7 +43,8 @@ class Record(_Frozen):
     """One question x one method.
 
     `stage` is the stage that gave `answer`; `asked_again` whether the server wanted a patch. `tokens` are the
-    draft's, so that every gate can be judged afterwards. `second` is None where no second stage took place.
+    draft's, `final_tokens` the second answer's, so that every gate and doubt threshold can be judged
+    afterwards; older records lack the latter. `second` is None where no second stage took place.
     Bytes are those of the question asked alone and plainly: nothing is saved by an earlier question about the
     picture, and what the evaluation itself adds to a request and gets for it is taken off. `offer_bytes` of
     the first downlink are the offer to send a patch, which an answer of the first stage comes without.
@@ -73,6 +74,7 @@ class Record(_Frozen):
     box: PixelBox | None = None
     offer_bytes: int = 0
     degraded: str | None = None
+    final_tokens: tuple[TokenUncertainty, ...] | None = None
 
     @property
     def key(self) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,14 +82,29 @@ def choose_and_test(
     records: Sequence[Record], target: Target, *, test_share: float = TEST_SHARE
 ) -> TestedChoice:
     """Choose on one half of `records` (of always-retransmit), test on the other. Raises CalibrationError."""
-    chosen_on, tested_on = halves(records, test_share)
-    choice = choose(Study(chosen_on), target)
+    chosen_on, _ = halves(records, test_share)
+    return tried(records, choose(Study(chosen_on), target), test_share=test_share)
+
+
+def tried(records: Sequence[Record], choice: GateChoice, *, test_share: float = TEST_SHARE) -> TestedChoice:
+    """Return what a gate that was chosen elsewhere does on the test half. Raises CalibrationError."""
+    _, tested_on = halves(records, test_share)
     pictures = len({record.image_id for record in records})
     return TestedChoice(choice, expect(Study(tested_on), choice), pictures, len(records))
 
 
-def halves(records: Sequence[Record], test_share: float) -> tuple[list[Record], list[Record]]:
-    """Return records to choose on and to test on: the same pictures every time, whatever their order."""
+class OfPicture(Protocol):
+    """A record or a question, which belongs to a picture."""
+
+    @property
+    def image_id(self) -> str: ...
+
+
+_Row = TypeVar("_Row", bound=OfPicture)
+
+
+def halves(records: Sequence[_Row], test_share: float) -> tuple[list[_Row], list[_Row]]:
+    """Return records or questions to choose on and to test on: by picture, whatever their order."""
     pictures = sorted({record.image_id for record in records}, key=_hash)
     n_test = round(test_share * len(pictures))
     refuse_too_few(len(pictures), test_share)
@@ -166,7 +181,7 @@ def threshold_for(study: Study, gate: GateStatistic, target: Target) -> float | 
     else:
         inside = means + SAFETY * errors <= target.value
         picked = len(inside) - 1 - int(inside[::-1].argmax())
-    return _between(doubt[order], int(counts[picked])) if inside.any() else None
+    return threshold_between(doubt[order], int(counts[picked])) if inside.any() else None
 
 
 def _separable(descending: Floats) -> NDArray[np.bool_]:
@@ -176,7 +191,7 @@ def _separable(descending: Floats) -> NDArray[np.bool_]:
     return np.concatenate([np.isfinite(descending[:1]), falls, last])
 
 
-def _between(descending: Floats, count: int) -> float:
+def threshold_between(descending: Floats, count: int) -> float:
     """A threshold for which exactly the first `count` doubts fire, with as few digits as that takes."""
     low = float(descending[count]) if count < len(descending) else 0.0
     high = float(descending[count - 1]) if count > 0 else np.inf

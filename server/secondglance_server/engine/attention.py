@@ -26,19 +26,23 @@ SOFTCAP = "softcap"  # our name of the attention function for models with soft-c
 class Recorder:
     """Collects, over the layers named, the mean attention of the last query to the keys in `keys`."""
 
-    def __init__(self, layers: tuple[int, ...], keys: slice) -> None:
-        self._layers = frozenset(layers)
-        self._keys = keys
+    def __init__(self, layers: tuple[int, ...], keys: slice | tuple[int, ...]) -> None:
+        self._left = set(layers)
+        self._keys = keys if isinstance(keys, slice) else list(keys)
         self._sum: Tensor | None = None
         self._count = 0
 
-    def wants(self, layer: int) -> bool:
-        return layer in self._layers
+    def claim(self, layer: int | None) -> bool:
+        """Return whether the layer is wanted; each is once, so that what follows a prompt is not read."""
+        if layer not in self._left:
+            return False
+        self._left.remove(layer)
+        return True
 
     def add(self, weights: Tensor) -> None:
         """`weights` [B, heads, keys]: one layer's row for the last query."""
         mean = weights[:, :, self._keys].mean(dim=1)
-        self._sum = mean if self._sum is None else self._sum + mean
+        self._sum = mean if self._sum is None else self._sum + mean.to(self._sum.device)
         self._count += 1
 
     def mean(self) -> Tensor:
@@ -51,7 +55,7 @@ _active: ContextVar[Recorder | None] = ContextVar("attention_recorder", default=
 
 
 @contextmanager
-def recording(layers: tuple[int, ...], keys: slice) -> Iterator[Recorder]:
+def recording(layers: tuple[int, ...], keys: slice | tuple[int, ...]) -> Iterator[Recorder]:
     """While it lasts, forward passes of this thread leave the last query's attention in the recorder."""
     recorder = Recorder(layers, keys)
     token = _active.set(recorder)
@@ -78,7 +82,7 @@ def register_capture(base: str) -> str:
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         recorder = _active.get()
-        if recorder is not None and recorder.wants(module.layer_idx):  # type: ignore[arg-type]  # set by every decoder
+        if recorder is not None and recorder.claim(getattr(module, "layer_idx", None)):
             recorder.add(last_row(query, key, attention_mask, scaling, softcap=kwargs.get("softcap")))
         result: tuple[Tensor, Tensor | None] = attend(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs

@@ -1,28 +1,105 @@
-"""Greedy decoding with the uncertainty of every token.
+"""Greedy decoding of answers that come and go, with the uncertainty of every token.
 
-Statistics stay on the device and come over once, at the end. Whether all rows are done is looked at one step
-late on an accelerator, so that the host never waits for the step it has just queued. Knows logits only, no
-model and no text.
+A batch is between two steps whenever nobody works on it: each of its answers has one token more than its row
+of the cache. On an accelerator the host reads a step's tokens while the next step runs, so it never waits for
+the step it has just queued; an answer that has ended then takes part in one step too many, which nobody
+reads. Knows no model and no text.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from secondglance_server.engine.rows import Rows
 
-@dataclass(frozen=True, slots=True, eq=False)
+Step = Callable[[Rows, Tensor], Tensor]  # rows and their tokens [B] to the next logits [B, vocabulary]
+
+
+@dataclass(slots=True, eq=False)
 class Decoded:
-    """One row: `ids` without the end-of-sequence token; `stats` float32 [tokens, 3]: min-entropy, Shannon,
-    margin."""
+    """One answer so far: `ids` without the end-of-sequence token, at most `limit` of them; `stats` of each
+    (min-entropy nats, Shannon entropy nats, margin)."""
 
-    ids: list[int]
-    stats: NDArray[np.float32]
+    limit: int
+    ids: list[int] = field(default_factory=list)
+    stats: list[tuple[float, float, float]] = field(default_factory=list)
+    is_done: bool = False
+
+    def take(self, token: int, stats: tuple[float, float, float], end_ids: frozenset[int]) -> None:
+        if self.is_done or token in end_ids:
+            self.is_done = True
+            return
+        self.ids.append(token)
+        self.stats.append(stats)
+        self.is_done = len(self.ids) == self.limit
+
+
+class DecodeBatch:
+    """Answers that take their steps together."""
+
+    def __init__(
+        self, rows: Rows, answers: Sequence[Decoded], logits: Tensor, end_ids: frozenset[int]
+    ) -> None:
+        """Take the first token of each answer. `logits` [B, vocabulary] of the prompts' last tokens."""
+        self.rows = rows
+        self.answers = list(answers)
+        self._end_ids = end_ids
+        self._lag = _steps_behind(logits.device)
+        self._unread: deque[tuple[list[Decoded], Tensor, Tensor]] = deque()
+        for answer in self.answers:
+            answer.is_done = answer.limit <= 0
+        self._tokens = self._pick(logits)
+        self._read(leave=0)
+
+    def step(self, step: Step) -> None:
+        """Take one token more of each answer; those that are done leave."""
+        self._tokens = self._pick(step(self.rows, self._tokens))
+        self._read(leave=self._lag)
+
+    def join(self, others: DecodeBatch) -> None:
+        """Take the answers of another batch in; it is not used afterwards."""
+        self.rows.append(others.rows)
+        self.answers += others.answers
+        self._tokens = torch.cat([self._tokens, others._tokens])
+
+    def remove(self, answer: Decoded) -> None:
+        """Let an answer go, if it is still here."""
+        answer.is_done = True
+        self._let_go()
+
+    def _pick(self, logits: Tensor) -> Tensor:
+        tokens, measured = uncertainty(logits)
+        self._unread.append((list(self.answers), tokens, measured))
+        return tokens
+
+    def _read(self, leave: int) -> None:
+        while len(self._unread) > leave:
+            answers, tokens, measured = self._unread.popleft()
+            for answer, token, stats in zip(answers, tokens.tolist(), measured.tolist(), strict=True):
+                answer.take(token, tuple(stats), self._end_ids)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Take the rows of answers that are done out of the batch."""
+        order = list(range(len(self.answers)))
+        for row in reversed(range(len(self.answers))):
+            if self.answers[order[row]].is_done:
+                self.rows.remove(row)
+                order[row] = order[-1]
+                del order[-1]
+        if len(order) < len(self.answers):
+            self.answers = [self.answers[row] for row in order]
+            self._tokens = self._tokens[torch.tensor(order, dtype=torch.long, device=self._tokens.device)]
+
+
+def _steps_behind(device: torch.device) -> int:
+    """Return how many steps are queued on the device when the host reads one's tokens."""
+    return 0 if device.type == "cpu" else 1
 
 
 def uncertainty(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,39 +111,3 @@ def uncertainty(logits: Tensor) -> tuple[Tensor, Tensor]:
     # 0 * log 0 is 0: a suppressed token's -inf must not become NaN
     shannon = torch.special.entr(log_p.exp()).sum(dim=-1)
     return ids[:, 0], torch.stack([-best[:, 0], shannon, 1 - (p[:, 0] - p[:, 1])], dim=-1)
-
-
-def decode_greedily(
-    step: Callable[[Tensor], Tensor], logits: Tensor, limits: Sequence[int], end_ids: frozenset[int]
-) -> list[Decoded]:
-    """Continues each row until its limit or an end token.
-
-    `logits` [B, vocabulary] of the prompts' last tokens; `step` feeds tokens [B] and returns the next logits.
-    """
-    on_host = logits.device.type == "cpu"
-    lag = 0 if on_host else 1
-    ends = torch.tensor(sorted(end_ids), device=logits.device)
-    allowed = torch.tensor(limits, device=logits.device)
-    done = allowed <= 0
-    tokens: list[Tensor] = []
-    stats: list[Tensor] = []
-    finished: list[Tensor] = []
-    for index in range(max(limits)):
-        token, measured = uncertainty(logits)
-        tokens.append(token)
-        stats.append(measured)
-        done = done | torch.isin(token, ends) | (allowed <= index + 1)
-        finished.append(done.all())
-        if index + 1 == max(limits) or (index >= lag and bool(finished[index - lag])):
-            break
-        logits = step(token)
-    if not tokens:
-        return [Decoded([], np.zeros((0, 3), np.float32)) for _ in limits]
-    ids = torch.stack(tokens, dim=1).tolist()
-    values = torch.stack(stats, dim=1).cpu().numpy()
-    return [_cut(row, values[i], limits[i], end_ids) for i, row in enumerate(ids)]
-
-
-def _cut(ids: list[int], stats: NDArray[np.float32], limit: int, end_ids: frozenset[int]) -> Decoded:
-    length = next((i for i, token in enumerate(ids[:limit]) if token in end_ids), min(limit, len(ids)))
-    return Decoded(ids[:length], stats[:length])

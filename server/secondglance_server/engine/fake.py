@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,8 +21,12 @@ from secondglance_server.engine.protocol import (
     EncoderBudget,
     EngineError,
     EngineInfo,
+    NeutralRequest,
     Picture,
+    Prepared,
+    Progress,
     TokenStats,
+    Work,
 )
 
 FAKE_INFO = EngineInfo(
@@ -38,8 +42,10 @@ FAKE_INFO = EngineInfo(
 
 @dataclass(frozen=True, slots=True)
 class FakeScript:
-    """What the engine says and does. Entropies in nats; `peak` is (x, y) in [0, 1] of the picture.
+    """What the engine says and does. Entropies in nats; `peak` is (x, y) in [0, 1] of the picture;
+    `is_off_domain` as in `AnswerResult`.
 
+    `delay_s`: of each call, before anything is said; `token_delay_s`: of each token, for all that runs.
     `breaks`: how each call ends instead of answering: by a bug, without memory, never (until `close`), or by
     taking its thread with it.
     """
@@ -51,9 +57,19 @@ class FakeScript:
     peak: tuple[float, float] = (0.5, 0.5)
     content: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     delay_s: float = 0.0
+    token_delay_s: float = 0.0
     fails: Callable[[AnswerRequest], bool] = lambda _: False
     neutral_fails: bool = False
+    is_off_domain: bool | None = None
     breaks: Literal["never", "error", "memory", "hang", "death"] = "never"
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """An answer of which `n_told` tokens have been told."""
+
+    result: AnswerResult
+    n_told: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +105,7 @@ class FakeEngine:
         self._grid = grid
         self._random = random.Random(seed)
         self._closing = threading.Event()
+        self._running: dict[int, _Running] = {}
 
     @property
     def info(self) -> EngineInfo:
@@ -106,9 +123,53 @@ class FakeEngine:
         rows, cols = self._grid
         return AttentionMap(np.ones((rows, cols), np.float32), self.script.content)
 
+    def prepare(self, work: Work) -> Prepared:
+        return Prepared(work)
+
+    def choose(self, waiting: Sequence[Prepared]) -> list[int]:
+        """Answers of one stage; neutral prompts one by one."""
+        if not waiting or isinstance(waiting[0].work, NeutralRequest):
+            return [0] if waiting else []
+        is_second = waiting[0].work.patch is not None
+        works = [prepared.work for prepared in waiting]
+        alike = [isinstance(w, AnswerRequest) and (w.patch is not None) == is_second for w in works]
+        return [index for index, is_alike in enumerate(alike) if is_alike]
+
+    def begin(self, batch: Mapping[int, Prepared]) -> list[Progress]:
+        """Make the answers; their tokens come one a step."""
+        progress: list[Progress] = []
+        requests: dict[int, AnswerRequest] = {}
+        for key, prepared in batch.items():
+            if isinstance(prepared.work, AnswerRequest):
+                requests[key] = prepared.work
+            else:
+                progress.append(Progress(key, outcome=self.neutral_attention(prepared.work.picture)))
+        results = self.answer(list(requests.values())) if requests else []
+        for key, result in zip(requests, results, strict=True):
+            if isinstance(result, EngineError):
+                progress.append(Progress(key, outcome=result))
+            else:
+                self._running[key] = _Running(result)
+        return progress
+
+    def step(self) -> list[Progress]:
+        self._closing.wait(self.script.token_delay_s)
+        return [self._tell(key, running) for key, running in list(self._running.items())]
+
+    def drop(self, key: int) -> None:
+        self._running.pop(key, None)
+
     def close(self) -> None:
         self.is_closed = True
         self._closing.set()
+
+    def _tell(self, key: int, running: _Running) -> Progress:
+        result, told = running.result, running.n_told
+        running.n_told += 1
+        is_done = running.n_told >= len(result.tokens)
+        if is_done:
+            self.drop(key)
+        return Progress(key, result.tokens[told : told + 1], result if is_done else None)
 
     def _begin(self, call: FakeCall) -> None:
         self.calls.append(call)
@@ -124,8 +185,13 @@ class FakeEngine:
         text = script.draft if request.patch is None else script.answer
         entropy = script.draft_entropy_nats if request.patch is None else script.answer_entropy_nats
         tokens = tuple(
-            TokenStats(text=word, min_entropy=entropy, shannon=entropy * 1.5, margin=1 - np.exp(-entropy))
-            for word in text.split()[: request.max_new_tokens]
+            TokenStats(
+                text=f" {word}" if index else word,  # texts put together are the answer
+                min_entropy=entropy,
+                shannon=entropy * 1.5,
+                margin=1 - np.exp(-entropy),
+            )
+            for index, word in enumerate(text.split()[: request.max_new_tokens])
         )
         prompt_tokens = self._grid[0] * self._grid[1] + len(request.question.split())
         return AnswerResult(
@@ -137,6 +203,7 @@ class FakeEngine:
             completion_tokens=len(tokens) + 1,
             prefill_ms=self._random.uniform(0.1, 0.2),
             generate_ms=self._random.uniform(0.1, 0.2),
+            is_off_domain=script.is_off_domain,
         )
 
     def _spot(self) -> AttentionMap:

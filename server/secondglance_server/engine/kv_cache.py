@@ -117,20 +117,20 @@ def full_layers(text_config: Any) -> tuple[int, ...]:
 
 def empty_cache(n_layers: int, capacity: int) -> Cache:
     """With room for `capacity` tokens or some more."""
-    return Cache(layers=[RoomyLayer(_rounded_up(capacity)) for _ in range(n_layers)])
+    return Cache(layers=[RoomyLayer(rounded_up(capacity)) for _ in range(n_layers)])
 
 
-def resume(prefixes: Sequence[PrefixStates], room: int) -> Cache:
+def resume(prefixes: Sequence[PrefixStates], room: int, *, in_place: bool = True) -> Cache:
     """A cache that holds the prefixes (of equal length), one a row, with `room` for more tokens.
 
-    One prefix with enough room behind it is continued in place: the cache writes into its buffers, past its
-    length.
+    One prefix with enough room behind it is continued in place, if it may be: the cache writes into its
+    buffers, past its length.
     """
     length = prefixes[0].length
     assert all(prefix.length == length for prefix in prefixes)
-    if len(prefixes) == 1 and prefixes[0].capacity >= length + room:
+    if in_place and len(prefixes) == 1 and prefixes[0].capacity >= length + room:
         return Cache(layers=[RoomyLayer.over(keys, values, length) for keys, values in prefixes[0].layers])
-    capacity = _rounded_up(length + room)
+    capacity = rounded_up(length + room)
     layers: list[Any] = []
     for index in range(len(prefixes[0].layers)):
         buffers = []
@@ -160,10 +160,10 @@ def keep_prefix(cache: Cache, row: int, length: int) -> PrefixStates:
 
 def _copied(states: Tensor, row: int, length: int) -> Tensor:
     _, heads, _, width = states.shape
-    buffer = states.new_zeros(1, heads, _rounded_up(length + SLACK_TOKENS), width)
+    buffer = states.new_zeros(1, heads, rounded_up(length + SLACK_TOKENS), width)
     buffer[0, :, :length] = states[row, :, :length]
     return buffer
 
 
-def _rounded_up(capacity: int) -> int:
+def rounded_up(capacity: int) -> int:
     return -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP

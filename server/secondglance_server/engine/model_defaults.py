@@ -1,16 +1,19 @@
 """Defaults that were measured for one model: `secondglance.json` in its directory, which wins over the
 family's table.
 
-Every key may be left out. Keys: `gate` {metric, aggregate, threshold}, `localization` {attention, window,
-base_side, min_side_cells, pad_cells, layers, origin}, `max_new_tokens`, `usual_new_tokens`. Unknown keys
-are refused: a misspelt threshold must not be silently ignored.
+Every key may be left out. Keys: `domain`, `gate` {metric, aggregate, threshold, doubt_threshold},
+`localization` {attention, window, base_side, min_side_cells, pad_cells, layers, origin}, `max_new_tokens`,
+`usual_new_tokens`. Unknown keys are refused: a misspelt threshold must not be silently ignored.
+`secondglance-eval calibrate` writes `format`, `model`, `provenance` and `expected` beside them, for people:
+nothing here acts on those.
 """
 
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
@@ -32,6 +35,7 @@ class GateSection(_Section):
     metric: Metric = "min_entropy"
     aggregate: Aggregate = "max"
     threshold: float = Field(default=0.0, allow_inf_nan=False)
+    doubt_threshold: float | None = Field(default=None, allow_inf_nan=False)
 
 
 class LocalizationSection(_Section):
@@ -45,10 +49,17 @@ class LocalizationSection(_Section):
 
 
 class ModelDefaults(_Section):
+    """`domain`: what the model can answer, in words."""
+
+    domain: str | None = Field(default=None, max_length=1024)
     gate: GateSection = Field(default_factory=GateSection)
     localization: LocalizationSection = Field(default_factory=LocalizationSection)
     max_new_tokens: PositiveInt | None = None
     usual_new_tokens: PositiveInt | None = None
+    format: Literal[1] = 1
+    model: str | None = None
+    provenance: Mapping[str, Any] | None = None
+    expected: Mapping[str, Any] | None = None
 
     def gate_defaults(self) -> GateDefaults:
         return replace(GateDefaults(), **self.gate.given())

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers.utils.import_utils import is_flash_attn_2_available
+
+from secondglance_server.engine.checkpoint.hub import gigabytes
+from secondglance_server.engine.checkpoint.memory import free_bytes
+from secondglance_server.engine.protocol import ModelLoadError
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _CPU_CACHE_BYTES = 512 * 1024 * 1024
@@ -17,13 +23,15 @@ _ACCELERATOR_CACHE_SHARE = (
 @dataclass(frozen=True, slots=True)
 class Placement:
     """`attention`: transformers' name of the text model's kernel. `is_recording`: whether decode steps are
-    recorded and replayed. `reasons`: one sentence for each automatic choice."""
+    recorded and replayed. `reasons`: one sentence for each automatic choice. `device_map`: where each part
+    goes, None for one device."""
 
     device: torch.device
     dtype: torch.dtype
     attention: str
     is_recording: bool
     reasons: tuple[str, ...]
+    device_map: Mapping[str, Any] | None = None
 
 
 def place(device: str, dtype: str, attn: str, decode: str = "auto") -> Placement:
@@ -44,6 +52,29 @@ def default_cache_bytes(device: torch.device) -> tuple[int, str]:
         budget = int(free * _ACCELERATOR_CACHE_SHARE)
         return budget, f"prefix cache {budget >> 20} MiB: half of the device's free memory"
     return _CPU_CACHE_BYTES, f"prefix cache {_CPU_CACHE_BYTES >> 20} MiB: the default on a CPU"
+
+
+def refuse_too_large(needed: int, placement: Placement, *, as_stored: bool) -> None:
+    """Raise ModelLoadError if weights of `needed` bytes, `as_stored` or as the placement's dtype, do not
+    fit."""
+    free = free_bytes(placement.device)
+    if free is None or needed <= free:
+        return
+    stored = "as they are stored" if as_stored else f"as {str(placement.dtype).removeprefix('torch.')}"
+    ways = ["a smaller or a quantised model", "several devices (--device-map auto)"]
+    if not as_stored and placement.dtype == torch.float32 and needed / 2 <= free:
+        ways.insert(0, f"--dtype bfloat16 ({gigabytes(needed / 2)})")
+    raise ModelLoadError(
+        f"its weights take {gigabytes(needed)} {stored}, and {placement.device} has {gigabytes(free)} of"
+        f" memory free: take {', or '.join(ways)}"
+    )
+
+
+def needs_several(needed: int, placement: Placement) -> bool:
+    """Return whether weights of `needed` bytes want further CUDA devices, and these are there."""
+    free = free_bytes(placement.device)
+    is_short = placement.device.type == "cuda" and free is not None and needed > free
+    return is_short and torch.cuda.device_count() > 1
 
 
 def _device(name: str) -> tuple[torch.device, str]:

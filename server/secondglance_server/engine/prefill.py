@@ -19,6 +19,7 @@ from secondglance_server.engine.attention import recording
 from secondglance_server.engine.jobs import Job
 from secondglance_server.engine.kv_cache import SLACK_TOKENS, PrefixStates, empty_cache, keep_prefix, resume
 from secondglance_server.engine.protocol import AttentionMap
+from secondglance_server.engine.rows import Rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,14 +35,21 @@ class Prefilled:
     def prefix(self, row: int, length: int) -> PrefixStates:
         return keep_prefix(self.cache, row, length)
 
+    def rows(self, new_tokens: Sequence[int]) -> Rows:
+        """The prompts' rows, each to be continued by so many tokens at most."""
+        return Rows.of(self.cache, visible=self.visible, positions=self.next_positions, new_tokens=new_tokens)
 
-def prefill(adapter: Adapter, jobs: Sequence[Job], *, layers: tuple[int, ...], new_tokens: int) -> Prefilled:
+
+def prefill(
+    adapter: Adapter, jobs: Sequence[Job], *, layers: tuple[int, ...], new_tokens: int, in_place: bool = True
+) -> Prefilled:
     """Runs what is not cached of each prompt, leaving room for `new_tokens`; reads `layers` for first
-    stages."""
+    stages. `in_place`: whether a single prefix's own buffers may be written behind it."""
     past = jobs[0].past
     longest = max(len(job.prompt.ids) for job in jobs)
     if past:
-        cache = resume([job.held.states for job in jobs if job.held], longest - past + new_tokens)
+        prefixes = [job.held.states for job in jobs if job.held]
+        cache = resume(prefixes, longest - past + new_tokens, in_place=in_place)
     else:
         cache = empty_cache(adapter.n_layers, longest + max(new_tokens, SLACK_TOKENS))
     chunk = _chunk(adapter, jobs, past=past, longest=longest)
@@ -81,6 +89,7 @@ def _chunk(adapter: Adapter, jobs: Sequence[Job], *, past: int, longest: int) ->
         visible=_visible(jobs, longest, device),
         is_image=is_image,
         features=features,
+        ids=tokens,
     )
 
 
@@ -96,7 +105,11 @@ def _visible(jobs: Sequence[Job], longest: int, device: torch.device) -> Tensor 
 
 def _features(adapter: Adapter, jobs: Sequence[Job]) -> list[VisualFeatures]:
     """Features of the pictures whose tokens are in the chunk, row by row; those of like shape in one pass."""
-    pixels = [adapter.pixels(picture.rgb) for job in jobs for picture in job.pictures_to_encode]
+    pixels = [
+        job.pixels.get(picture.key) or adapter.pixels(picture.rgb)
+        for job in jobs
+        for picture in job.pictures_to_encode
+    ]
     alike: dict[tuple[torch.Size, ...], list[int]] = {}
     for index, picture in enumerate(pixels):
         alike.setdefault(tuple(values.shape for values in picture.values()), []).append(index)

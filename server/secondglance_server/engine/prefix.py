@@ -2,19 +2,25 @@
 
 A prompt is [prefix: template start and image tokens][suffix: question, template end]. The first question
 about a picture runs both in one pass and keeps the prefix; the neutral prompt, the second stage and further
-questions run their own tokens on top of it. An evicted prefix is computed again from the picture. One thread
-at a time.
+questions run their own tokens on top of it. An evicted prefix is computed again from the picture.
+
+Answers take their steps together, whatever their prompts: those that begin join the others, those that end
+leave. A model whose rows cannot be padded keeps each batch as it began. One thread at a time; only `prepare`
+is for any thread.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, cast
 
 import torch
 
 from secondglance_server.engine.adapters.protocol import Adapter
-from secondglance_server.engine.decode import Decoded, decode_greedily
+from secondglance_server.engine.decode import DecodeBatch, Decoded
 from secondglance_server.engine.jobs import Job, like_the_first
 from secondglance_server.engine.prefill import Prefilled, prefill
 from secondglance_server.engine.prefix_store import PrefixStore, StoredPrefix
@@ -26,12 +32,35 @@ from secondglance_server.engine.protocol import (
     BrokenDeviceError,
     EngineError,
     EngineInfo,
+    NeutralRequest,
     Picture,
+    Prepared,
+    Progress,
     TokenStats,
+    Work,
 )
 from secondglance_server.engine.steps import StepRecorder
+from secondglance_server.engine.token_texts import TokenTexts
 
 NEUTRAL_PROMPT = "Write a general description of the image."
+
+Outcome: TypeAlias = AnswerResult | AttentionMap | EngineError
+
+
+@dataclass(slots=True, eq=False)
+class _Answering:
+    """An answer that runs. `n_seen`: of the decoded tokens, those that `texts` has seen; `tokens`: those
+    whose texts are known."""
+
+    key: int
+    job: Job
+    decoded: Decoded
+    texts: TokenTexts
+    attention: AttentionMap | None
+    prefill_ms: float
+    prefilled_at: float
+    n_seen: int = 0
+    tokens: list[TokenStats] = field(default_factory=list)
 
 
 class PrefixEngine:
@@ -54,6 +83,11 @@ class PrefixEngine:
         self.steps = StepRecorder(adapter, is_recording=is_recording)
         self._info = info
         self._device = adapter.model.device
+        self._tokenizing = threading.Lock()  # a tokenizer is set for each call, and two threads use it
+        self._processing = threading.Lock()  # around the image processor, for the same reason
+        self._batches: list[DecodeBatch] = []
+        self._shared: DecodeBatch | None = None  # of the batches, the one that others join
+        self._answering: dict[Decoded, _Answering] = {}
 
     @property
     def info(self) -> EngineInfo:
@@ -63,78 +97,140 @@ class PrefixEngine:
     def held_bytes(self) -> int:
         return self.prefixes.held_bytes
 
-    @torch.inference_mode()
     def answer(self, requests: Sequence[AnswerRequest]) -> list[AnswerResult | EngineError]:
-        outcomes: dict[int, AnswerResult | EngineError] = {}
-        waiting: dict[int, Job] = {}
-        for index, request in enumerate(requests):
-            try:
-                waiting[index] = self._job(request)
-            except Exception as exc:  # whatever it is, it is this request's own
-                outcomes[index] = _own_failure(exc)
-        while waiting:
-            batch = like_the_first(waiting, self._held, can_pad=self.adapter.can_pad)
-            jobs = [waiting.pop(index) for index in batch]
-            outcomes.update(zip(batch, self._answer_batch(jobs), strict=True))
-        return [outcomes[i] for i in range(len(requests))]
+        return cast("list[AnswerResult | EngineError]", self._finish(requests))
+
+    def neutral_attention(self, picture: Picture) -> AttentionMap:
+        (outcome,) = self._finish([NeutralRequest(picture)])
+        if isinstance(outcome, EngineError):
+            raise outcome
+        assert isinstance(outcome, AttentionMap)
+        return outcome
+
+    def prepare(self, work: Work) -> Job:
+        try:
+            return self._job(work)
+        except Exception as exc:  # whatever it is, it is this work's own
+            raise own_failure(exc) from exc
+
+    def choose(self, waiting: Sequence[Prepared]) -> list[int]:
+        jobs = cast("Sequence[Job]", waiting)
+        return like_the_first(jobs, self._held, can_pad=self.adapter.can_pad)
 
     @torch.inference_mode()
-    def neutral_attention(self, picture: Picture) -> AttentionMap:
-        job = self._job(AnswerRequest(picture=picture, question=NEUTRAL_PROMPT, max_new_tokens=0))
-        job.held = self._held(job)
-        if job.held is not None and job.held.neutral is not None:
-            return job.held.neutral
-        try:
-            attention = self._prefill([job]).maps[0]
-        except Exception as exc:  # a model's code may raise anything
-            raise self._failure_of([job], exc) from exc
-        assert attention is not None
-        held = self._held(job)
-        if held is not None:
-            held.neutral = attention
-        return attention
+    def begin(self, batch: Mapping[int, Prepared]) -> list[Progress]:
+        jobs = dict(cast("Mapping[int, Job]", batch))
+        ready: list[Progress] = []
+        for key, job in batch.items():
+            if isinstance(job.work, NeutralRequest) and jobs[key].neutral is not None:
+                ready.append(Progress(key, outcome=jobs.pop(key).neutral))
+        return ready + (self._begin(jobs) if jobs else [])
+
+    @torch.inference_mode()
+    def step(self) -> list[Progress]:
+        progress: list[Progress] = []
+        for batch in self._live():
+            answering = [self._answering[decoded] for decoded in batch.answers]
+            try:
+                batch.step(self.steps.step)
+            except Exception as exc:  # a model's code may raise anything
+                progress += self._begin_again(answering, exc)
+            else:
+                progress += self._news(answering)
+        return progress
+
+    @torch.inference_mode()
+    def drop(self, key: int) -> None:
+        self._forget([each for each in self._answering.values() if each.key == key])
 
     def close(self) -> None:
+        self._batches.clear()
+        self._answering.clear()
         self.prefixes.clear()
         self.steps.clear()
-        self.adapter.model.to("meta")
+        model = self.adapter.model
+        if not getattr(model, "hf_device_map", None) and not getattr(model, "is_quantized", False):
+            model.to("meta")  # others refuse to move; their memory goes with the last reference
 
-    def _job(self, request: AnswerRequest) -> Job:
-        pictures = [request.picture] + ([request.patch] if request.patch else [])
+    def _finish(self, works: Sequence[Work]) -> list[Outcome]:
+        """Begin all of them, as many at a time as can, and step until the last has its outcome."""
+        outcomes: dict[int, Outcome] = {}
+        waiting: dict[int, Job] = {}
+        for key, work in enumerate(works):
+            try:
+                waiting[key] = self.prepare(work)
+            except EngineError as exc:
+                outcomes[key] = exc
+        try:
+            while len(outcomes) < len(works):
+                keys = list(waiting)
+                chosen = [keys[index] for index in self.choose(list(waiting.values()))]
+                progress = self.begin({key: waiting.pop(key) for key in chosen}) + self.step()
+                outcomes |= {each.key: each.outcome for each in progress if each.outcome is not None}
+        finally:
+            self._forget(list(self._answering.values()))
+        return [outcomes[key] for key in range(len(works))]
+
+    def _job(self, work: Work) -> Job:
+        question, patch = NEUTRAL_PROMPT, None
+        if isinstance(work, AnswerRequest):
+            question, patch = work.question, work.patch
+        pictures = [work.picture] + ([patch] if patch else [])
         try:
             layouts = [self.adapter.layout(p.rgb.shape[1], p.rgb.shape[0]) for p in pictures]
         except ValueError as exc:  # a size that the family's processor refuses
             raise EngineError(str(exc)) from exc
-        return Job(request, self.prompts.build(request.question, layouts), layouts)
+        with self._tokenizing:
+            prompt = self.prompts.build(question, layouts)
+        job = Job(work, prompt, layouts)
+        missing = [] if work.picture.key in self.prefixes else [work.picture]
+        with self._processing:
+            for picture in (*missing, *([patch] if patch else [])):
+                job.pixels[picture.key] = self.adapter.pixels(picture.rgb)
+        return job
 
     def _held(self, job: Job) -> StoredPrefix | None:
-        held = self.prefixes.get(job.request.picture.key)
+        held = self.prefixes.get(job.work.picture.key)
         return held if held is not None and held.ids == job.prompt.ids[: job.prompt.prefix] else None
 
-    def _answer_batch(self, jobs: list[Job]) -> list[AnswerResult | EngineError]:
-        """One failing request must not take others with it: a batch that fails is run again one by one."""
+    def _begin(self, jobs: Mapping[int, Job]) -> list[Progress]:
+        """One failing job must not take others with it: a batch that fails is begun again one by one."""
         try:
-            return list(self._run(jobs))
+            return self._start(jobs)
         except Exception as exc:  # a model's code may raise anything
-            failure = self._failure_of(jobs, exc)
+            failure = self._failure_of(list(jobs.values()), exc)
             if len(jobs) == 1 and not _is_out_of_memory(exc):
-                return [failure]
-        return [self._answer_alone(job) for job in jobs]
+                return [Progress(key, outcome=failure) for key in jobs]
+        return [progress for key, job in jobs.items() for progress in self._begin_alone(key, job)]
 
-    def _answer_alone(self, job: Job) -> AnswerResult | EngineError:
+    def _begin_alone(self, key: int, job: Job) -> list[Progress]:
         try:
-            return self._run([job])[0]
+            return self._start({key: job})
         except Exception as exc:  # a model's code may raise anything
-            return self._failure_of([job], exc)
+            return [Progress(key, outcome=self._failure_of([job], exc))]
 
-    def _failure_of(self, jobs: list[Job], exc: Exception) -> EngineError:
+    def _begin_again(self, answering: Sequence[_Answering], exc: Exception) -> list[Progress]:
+        """After a step that failed, answer each from its beginning, once and in a batch of its own."""
+        self._forget(answering)
+        failure = self._failure_of([each.job for each in answering], exc)
+        is_its_own = len(answering) == 1 and not _is_out_of_memory(exc)
+        progress: list[Progress] = []
+        for each in answering:
+            if is_its_own or each.job.is_second_try:
+                progress.append(Progress(each.key, outcome=failure))
+            else:
+                each.job.is_second_try, each.job.n_given_out = True, len(each.tokens)
+                progress += self._begin_alone(each.key, each.job)
+        return progress
+
+    def _failure_of(self, jobs: Sequence[Job], exc: Exception) -> EngineError:
         """Return what the jobs failed of, with room made if it was memory. Raises BrokenDeviceError."""
-        failure = _own_failure(exc)
+        failure = own_failure(exc)
         if _is_out_of_memory(exc):
             self._make_room(jobs)
         return failure
 
-    def _make_room(self, jobs: list[Job]) -> None:
+    def _make_room(self, jobs: Sequence[Job]) -> None:
         """Gives the prefixes' memory back to the device: they can be computed again."""
         self.prefixes.clear()
         for job in jobs:
@@ -142,56 +238,125 @@ class PrefixEngine:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _run(self, jobs: list[Job]) -> list[AnswerResult]:
+    def _start(self, jobs: Mapping[int, Job]) -> list[Progress]:
+        """Run the prompts and take each answer's first token."""
         started = time.perf_counter()
-        state = self._prefill(jobs)
+        state = self._prefill(list(jobs.values()))
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         prefilled = time.perf_counter()
-        limits = [self._new_tokens(job) for job in jobs]
-        decoded = decode_greedily(self.steps.step_from(state), state.logits, limits, self.adapter.end_ids)
-        generated = time.perf_counter()
-        return [
-            AnswerResult(
-                text=self.adapter.tokenizer.decode(row.ids, skip_special_tokens=True).strip(),
-                tokens=self._token_stats(row),
-                attention=attention,
-                prompt_tokens=len(job.prompt.ids),
-                cached_tokens=job.past,
-                completion_tokens=len(row.ids),
-                prefill_ms=1e3 * (prefilled - started),
-                generate_ms=1e3 * (generated - prefilled),
-                is_off_domain=bool(row.ids) and row.ids[0] in self.adapter.off_domain_ids,
-            )
-            for job, row, attention in zip(jobs, decoded, state.maps, strict=True)
-        ]
+        limits = [self._new_tokens(job) for job in jobs.values()]
+        decoded = [Decoded(limit) for limit in limits]
+        batch = DecodeBatch(state.rows(limits), decoded, state.logits, self.adapter.end_ids)
+        self._run(batch, alone=any(job.is_second_try for job in jobs.values()))
+        progress: list[Progress] = []
+        answering: list[_Answering] = []
+        for (key, job), one, attention in zip(jobs.items(), decoded, state.maps, strict=True):
+            if isinstance(job.work, NeutralRequest):
+                progress.append(Progress(key, outcome=attention))
+                continue
+            texts = TokenTexts(self.adapter.tokenizer.decode)
+            prefill_ms = 1e3 * (prefilled - started)
+            answering.append(_Answering(key, job, one, texts, attention, prefill_ms, prefilled))
+        self._answering |= {each.decoded: each for each in answering}
+        return progress + self._news(answering)
 
-    def _prefill(self, jobs: list[Job]) -> Prefilled:
-        """Runs the prompts and keeps the prefixes that are new."""
+    def _is_off_domain(self, answer: Sequence[int]) -> bool | None:
+        refusals = self.adapter.off_domain_ids
+        return bool(answer) and answer[0] in refusals if refusals else None
+
+    def _prefill(self, jobs: Sequence[Job]) -> Prefilled:
+        """Run the prompts; keep the prefixes that are new, and the maps of neutral prompts."""
         new_tokens = max(self._new_tokens(job) for job in jobs)
-        state = prefill(self.adapter, jobs, layers=self.layers, new_tokens=new_tokens)
+        state = prefill(
+            self.adapter, jobs, layers=self.layers, new_tokens=new_tokens, in_place=not self._is_lent(jobs[0])
+        )
         for row, job in enumerate(jobs):
             length = job.prompt.prefix
             if job.held is None and length:
                 prefix = StoredPrefix(job.prompt.ids[:length], state.prefix(row, length))
-                self.prefixes.put(job.request.picture.key, prefix)
+                self.prefixes.put(job.work.picture.key, prefix)
+            if isinstance(job.work, NeutralRequest) and (held := self._held(job)) is not None:
+                held.neutral = state.maps[row]
+            job.pixels.clear()
         return state
 
+    def _is_lent(self, job: Job) -> bool:
+        """Whether an answer that runs is being written behind the job's prefix."""
+        if job.held is None:
+            return False
+        buffer = job.held.states.layers[0][0]
+        return any(batch.rows.is_in(buffer) for batch in self._live())
+
+    def _run(self, batch: DecodeBatch, *, alone: bool) -> None:
+        """Let the batch take its steps, with the others if it can join them."""
+        live = self._live()
+        if not batch.answers:  # none takes a step: all have ended with their first token
+            return
+        if alone or not self.adapter.can_pad:
+            self._batches = [*live, batch]
+        elif self._shared in live:
+            self._shared.join(batch)
+        else:
+            self._batches, self._shared = [*live, batch], batch
+
+    def _live(self) -> list[DecodeBatch]:
+        self._batches = [batch for batch in self._batches if batch.answers]
+        return self._batches
+
+    def _forget(self, answering: Sequence[_Answering]) -> None:
+        for each in answering:
+            self._answering.pop(each.decoded, None)
+            for batch in self._batches:
+                batch.remove(each.decoded)
+
     def _new_tokens(self, job: Job) -> int:
-        return min(job.request.max_new_tokens, self._info.max_new_tokens)
+        return min(job.max_new_tokens, self._info.max_new_tokens)
 
-    def _token_stats(self, row: Decoded) -> tuple[TokenStats, ...]:
-        """Texts are what each token adds to the answer: a character of several tokens comes with the last."""
-        result: list[TokenStats] = []
-        before = ""
-        for index, (min_entropy, shannon, margin) in enumerate(row.stats.tolist()):
-            text = self.adapter.tokenizer.decode(row.ids[: index + 1])
-            result.append(TokenStats(text[len(before) :], min_entropy, shannon, margin))
-            before = text
-        return tuple(result)
+    def _news(self, answering: Sequence[_Answering]) -> list[Progress]:
+        """Return what each answer has got since it was looked at last; forget those that are done."""
+        progress: list[Progress] = []
+        for each in answering:
+            tokens = self._new_texts(each)
+            if each.decoded.is_done:
+                del self._answering[each.decoded]
+                progress.append(Progress(each.key, tokens, self._result(each)))
+            elif tokens:
+                progress.append(Progress(each.key, tokens))
+        return progress
+
+    def _new_texts(self, answering: _Answering) -> tuple[TokenStats, ...]:
+        """Return the tokens that can be given out by now and were not before."""
+        decoded, texts = answering.decoded, answering.texts
+        new: list[TokenStats] = []
+        with self._tokenizing:
+            for n in range(answering.n_seen, len(decoded.ids)):
+                new += texts.add(decoded.ids[: n + 1], decoded.stats[n])
+            if decoded.is_done:
+                new += texts.end(decoded.ids)
+        answering.n_seen = len(decoded.ids)
+        repeated = max(0, answering.job.n_given_out - len(answering.tokens))
+        answering.tokens += new
+        return tuple(new[repeated:])
+
+    def _result(self, answering: _Answering) -> AnswerResult:
+        job, ids = answering.job, answering.decoded.ids
+        with self._tokenizing:
+            text = self.adapter.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return AnswerResult(
+            text=text,
+            tokens=tuple(answering.tokens),
+            attention=answering.attention,
+            prompt_tokens=len(job.prompt.ids),
+            cached_tokens=job.past,
+            completion_tokens=len(ids),
+            prefill_ms=answering.prefill_ms,
+            generate_ms=1e3 * (time.perf_counter() - answering.prefilled_at),
+            is_off_domain=self._is_off_domain(ids),
+        )
 
 
-def _own_failure(exc: Exception) -> EngineError:
+def own_failure(exc: Exception) -> EngineError:
     """Return the failure of one request. Raises BrokenDeviceError if no other would fare better."""
     if isinstance(exc, EngineError):
         return exc

@@ -32,6 +32,10 @@ class PrefixStore:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, key: str) -> bool:
+        """Whether the prefix is there; may be asked from any thread, and counts as no use."""
+        return key in self._entries
+
     def get(self, key: str) -> StoredPrefix | None:
         if key in self._entries:
             self._entries.move_to_end(key)

@@ -14,7 +14,7 @@ from typing import Any
 
 from secondglance_server.engine.adapters.protocol import Adapter, ImageLayout
 
-_QUESTION = "\x02question\x03"  # no template contains it
+QUESTION = "\x02question\x03"  # no template contains it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +27,7 @@ class Prompt:
 
     ids: list[int]
     prefix: int
-    grid: slice
+    grid: slice | tuple[int, ...]
 
 
 class PromptBuilder:
@@ -38,7 +38,9 @@ class PromptBuilder:
         self._adapter = adapter
         self._tokenizer = adapter.tokenizer
         self._templates = _rendered(adapter.tokenizer, adapter.chat_template, adapter.placeholder)
-        self._control_ids, self._control = self._control_tokens()
+        self._control_ids, self._control = control_tokens(
+            adapter.tokenizer, adapter.image_token_id, adapter.placeholder
+        )
         self._controls_written: dict[str, int] = {}  # by prompt without its question
 
     @property
@@ -46,7 +48,7 @@ class PromptBuilder:
         """Whether what comes before the first picture is always the same; only then prompts share a
         prefix."""
         heads = {parts[0] for parts in self._templates.values()}
-        return len(heads) == 1 and _QUESTION not in heads.pop()
+        return len(heads) == 1 and QUESTION not in heads.pop()
 
     def build(self, question: str, layouts: Sequence[ImageLayout]) -> Prompt:
         """The prompt for one or two pictures."""
@@ -55,23 +57,19 @@ class PromptBuilder:
         for layout, part in zip(layouts, parts[1:], strict=True):
             text += layout.text + part
         question = self.harmless(question.strip())
-        ids = self._tokenize(text.replace(_QUESTION, question))
+        ids = self._tokenize(text.replace(QUESTION, question))
         if self._count_controls(ids) != self._expected_controls(text):
             ids = self._tokenize_apart(text, question)
         return self._expand(ids, layouts)
 
+    def text(self, question: str, pictures: int) -> str:
+        """Return the prompt as the stock processor takes it, with a placeholder for each picture."""
+        text = self._adapter.placeholder.join(self._templates[pictures])
+        return text.replace(QUESTION, self.harmless(question.strip()))
+
     def harmless(self, question: str) -> str:
         """The question with a space in every control token that it spells."""
-        return self._control.sub(lambda match: match[0][0] + " " + match[0][1:], question)
-
-    def _control_tokens(self) -> tuple[set[int], re.Pattern[str]]:
-        added = self._tokenizer.added_tokens_decoder
-        ids = {token_id for token_id, token in added.items() if token.special}
-        ids |= {*self._tokenizer.all_special_ids, self._adapter.image_token_id}
-        ids.discard(self._tokenizer.unk_token_id)  # stands for text
-        texts = {self._tokenizer.convert_ids_to_tokens(i) for i in ids} | {self._adapter.placeholder}
-        longest_first = sorted(texts, key=len, reverse=True)
-        return ids, re.compile("|".join(re.escape(text) for text in longest_first))
+        return broken_up(question, self._control)
 
     def _tokenize(self, text: str, **options: bool) -> list[int]:
         start = self._tokenizer.bos_token
@@ -80,7 +78,7 @@ class PromptBuilder:
         return ids
 
     def _tokenize_apart(self, text: str, question: str) -> list[int]:
-        before, after = text.split(_QUESTION)
+        before, after = text.split(QUESTION)
         asked = self._tokenize(question, add_special_tokens=False, split_special_tokens=True)
         asked = [token for token in asked if token not in self._control_ids]
         return self._tokenize(before) + asked + self._tokenize(after, add_special_tokens=False)
@@ -98,18 +96,45 @@ class PromptBuilder:
         prefix."""
         image = self._adapter.image_token_id
         places = [i for i, token in enumerate(ids) if token == image]
-        assert len(places) == len(layouts), f"{len(places)} image tokens for {len(layouts)} pictures"
+        stretches = [layout.stretches or (layout.run,) for layout in layouts]
+        lengths = [length for of_layout in stretches for length in of_layout]
+        assert len(places) == len(lengths), f"{len(places)} image tokens for {len(lengths)} stretches"
         whole: list[int] = []
+        images: list[int] = []  # where image tokens stand
         done = 0
-        for place, layout in zip(places, layouts, strict=True):
-            whole += ids[done:place] + [image] * layout.run
+        for place, length in zip(places, lengths, strict=True):
+            whole += ids[done:place]
+            images += range(len(whole), len(whole) + length)
+            whole += [image] * length
             done = place + 1
-        first, start = layouts[0], places[0] + layouts[0].grid_start
+        first = layouts[0]
         return Prompt(
             ids=whole + ids[done:],
-            prefix=places[0] + first.run if self.starts_with_the_picture else 0,
-            grid=slice(start, start + first.rows * first.cols),
+            prefix=images[first.run - 1] + 1 + first.tail if self.starts_with_the_picture else 0,
+            grid=_as_slice([images[cell] for cell in first.cells_of_run()]),
         )
+
+
+def control_tokens(tokenizer: Any, image_token_id: int, placeholder: str) -> tuple[set[int], re.Pattern[str]]:
+    """Return the ids of the tokens that no question may spell, and what finds their texts."""
+    added = tokenizer.added_tokens_decoder
+    ids = {token_id for token_id, token in added.items() if token.special}
+    ids |= {*tokenizer.all_special_ids, image_token_id}
+    ids.discard(tokenizer.unk_token_id)  # stands for text
+    texts = {tokenizer.convert_ids_to_tokens(i) for i in ids} | {placeholder}
+    longest_first = sorted(filter(None, texts), key=len, reverse=True)
+    return ids, re.compile("|".join(re.escape(text) for text in longest_first))
+
+
+def broken_up(question: str, control: re.Pattern[str]) -> str:
+    """Return the question with a space in every control token that it spells."""
+    return control.sub(lambda match: match[0][0] + " " + match[0][1:], question)
+
+
+def _as_slice(places: list[int]) -> slice | tuple[int, ...]:
+    """Return consecutive places as a slice, which costs less to read; others as they are."""
+    start, stop = places[0], places[0] + len(places)
+    return slice(start, stop) if places == list(range(start, stop)) else tuple(places)
 
 
 def first_that_places_pictures(
@@ -136,9 +161,18 @@ def _rendered(tokenizer: Any, template: str, placeholder: str) -> dict[int, list
 
 
 def _cut_at_pictures(tokenizer: Any, template: str, placeholder: str, count: int) -> list[str]:
-    content = [{"type": "image"}] * count + [{"type": "text", "text": _QUESTION}]
+    text = rendered(tokenizer, template, count, QUESTION)
+    parts = text.split(placeholder)
+    if len(parts) != count + 1 or text.count(QUESTION) != 1:
+        raise ValueError(f"the chat template does not place {count} images and a question: {text!r}")
+    return parts
+
+
+def rendered(tokenizer: Any, template: str, pictures: int, question: str) -> str:
+    """Return the template's text for some pictures and a question behind them. Raises ValueError."""
+    content = [{"type": "image"}] * pictures + [{"type": "text", "text": question}]
     try:
-        text = tokenizer.apply_chat_template(
+        text: str = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
             chat_template=template,
             tokenize=False,
@@ -146,7 +180,4 @@ def _cut_at_pictures(tokenizer: Any, template: str, placeholder: str, count: int
         )
     except Exception as exc:  # a template is a program of somebody else's
         raise ValueError(f"the chat template fails: {type(exc).__name__}: {exc}") from exc
-    parts: list[str] = text.split(placeholder)
-    if len(parts) != count + 1 or text.count(_QUESTION) != 1:
-        raise ValueError(f"the chat template does not place {count} images and a question: {text!r}")
-    return parts
+    return text

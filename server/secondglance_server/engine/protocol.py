@@ -4,14 +4,15 @@ An engine turns (image, question) into (answer, per-token statistics, attention 
 nothing of HTTP, sessions, gates or boxes. Importing this module loads numpy and nothing heavier; torch lives
 in the engines.
 
-Not covered: scheduling. One thread owns the engine and calls it; engines need not be thread-safe.
+Not covered: scheduling. One thread owns the engine and calls it; only `prepare` and `held_bytes` are for any
+thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +34,20 @@ class EncoderBudget:
 
 @dataclass(frozen=True, slots=True)
 class GateDefaults:
-    """The gate that was measured best for this model; `threshold` in nats (a plain number for `margin`)."""
+    """The gate that was measured best for this model; thresholds in nats (plain numbers for `margin`).
+
+    Above `threshold` a first answer wants a second look; above `doubt_threshold` a last one is doubtful.
+    """
 
     metric: Metric = "min_entropy"
     aggregate: Aggregate = "max"
     threshold: float = 0.5
+    doubt_threshold: float | None = None  # None: `threshold`
+
+    @property
+    def doubts_above(self) -> float:
+        """The gate's value above which a last answer is doubtful."""
+        return self.threshold if self.doubt_threshold is None else self.doubt_threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,7 @@ class EngineInfo:
     usual_new_tokens: int | None = None  # where a request doesn't say; None: the server's setting
     notes: tuple[str, ...] = ()  # reasons of automatic choices, logged once
     answers_only: str | None = None  # why this model never asks for a region; None: it does
+    domain: str | None = None  # what the model can answer, in words; None: not known
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,12 +133,29 @@ class AnswerRequest:
     max_new_tokens: int = 16
 
 
+@dataclass(frozen=True, slots=True)
+class NeutralRequest:
+    """The wish for a picture's map under the neutral prompt: relative attention's denominator."""
+
+    picture: Picture
+
+
+Work: TypeAlias = AnswerRequest | NeutralRequest
+
+
+@dataclass(slots=True, eq=False)
+class Prepared:
+    """Work that is ready for the device; an engine adds what it has prepared."""
+
+    work: Work
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswerResult:
     """`tokens` excludes the end-of-sequence token.
 
-    `attention` belongs to stage one (None where a patch was given). `is_off_domain`: the model says that the
-    question is none that it can answer; only a model that knows its domain says so.
+    `attention` belongs to stage one (None where a patch was given). `is_off_domain`: whether the model says
+    that the question is none that it can answer; None from a model that cannot tell.
     """
 
     text: str
@@ -138,11 +166,35 @@ class AnswerResult:
     completion_tokens: int
     prefill_ms: float
     generate_ms: float
-    is_off_domain: bool = False
+    is_off_domain: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Progress:
+    """What begun work has got from one call of the engine.
+
+    `tokens`: the answer's next ones; their texts put together are the answer before it is trimmed. `outcome`:
+    how the work has ended, None while it runs.
+    """
+
+    key: int
+    tokens: tuple[TokenStats, ...] = ()
+    outcome: AnswerResult | AttentionMap | EngineError | None = None
 
 
 class EngineError(Exception):
     """The model failed on this input or this device; the server answers 503 and goes on."""
+
+
+class ModelLoadError(Exception):
+    """The model cannot be served; the message says what to change.
+
+    `may_pass`: whether the same start may succeed later, as where the hub does not answer.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 class BrokenDeviceError(Exception):
@@ -152,7 +204,9 @@ class BrokenDeviceError(Exception):
 class Engine(Protocol):
     """A loaded, warmed-up model.
 
-    Calls block; the server makes them from the one thread that owns the device.
+    Calls block; the server makes them from the one thread that owns the device. Many answers run at a time:
+    `prepare` each, `begin` some of them, then `step` until each has its outcome. Work may begin between
+    steps. `answer` does the same for requests that are all there.
     """
 
     @property
@@ -169,6 +223,32 @@ class Engine(Protocol):
 
     def neutral_attention(self, picture: Picture) -> AttentionMap:
         """The map for the neutral prompt (relative attention's denominator). Raises EngineError."""
+        ...
+
+    def prepare(self, work: Work) -> Prepared:
+        """Do what needs no device: resize pictures, write and tokenise the prompt. For any thread.
+
+        Raises EngineError.
+        """
+        ...
+
+    def choose(self, waiting: Sequence[Prepared]) -> list[int]:
+        """Return the index of the first and of those that can begin together with it."""
+        ...
+
+    def begin(self, batch: Mapping[int, Prepared]) -> list[Progress]:
+        """Run the prompts of work that was chosen together. The keys are the caller's, new for each work.
+
+        What fails has an EngineError as its outcome. Raises BrokenDeviceError.
+        """
+        ...
+
+    def step(self) -> list[Progress]:
+        """Decode one token of each answer that runs. Failures are as `begin`'s."""
+        ...
+
+    def drop(self, key: int) -> None:
+        """Forget work that has begun; there will be no more of it. Unknown keys are ignored."""
         ...
 
     def close(self) -> None:

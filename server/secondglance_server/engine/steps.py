@@ -1,10 +1,10 @@
-"""From a prefilled batch on, token by token: eagerly, or by replaying a recording of one step.
+"""One token more for rows that are decoded together: eagerly, or by replaying a recording of the step.
 
 A small model's step is mostly the interpreter's time. A recording (TorchScript, which needs no compiler on
 the machine) runs the same operations without it. It holds for one shape, a number of rows over buffers of one
-capacity: keys and values are written at a slot, a mask hides what lies behind it. Recording costs what it
-saves in some hundred steps, so a shape is recorded once it has run that often. A recording that does not
-compute what the eager step computes is not used. torch calls the tracer deprecated; its successors want a
+capacity: keys and values are written at each row's slot, a mask hides what lies behind it. Recording costs
+what it saves in some hundred steps, so a shape is recorded once it has run that often. A recording that does
+not compute what the eager step computes is not used. torch calls the tracer deprecated; its successors want a
 compiler (`docs/log.md`).
 """
 
@@ -13,9 +13,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,68 +22,58 @@ from transformers.cache_utils import Cache
 
 from secondglance_server.engine.adapters.protocol import Adapter, Chunk
 from secondglance_server.engine.kv_cache import RoomyLayer
-from secondglance_server.engine.prefill import Prefilled
+from secondglance_server.engine.rows import Rows, SlotLayer
 
 _log = logging.getLogger("secondglance_server.engine")
-
-DecodeStep = Callable[[Tensor], Tensor]  # tokens [B] to the next logits [B, vocabulary]
 
 STEPS_BEFORE_RECORDING = 128
 _MOST_RECORDINGS = 16  # a few megabytes each: batches of 1 to 8 at two capacities
 _TOLERANCE = {torch.float32: 1e-4}  # of the largest logit
 _HALF_TOLERANCE = 5e-2
+_CHECKED_STEPS = 2  # the second would show a slot or a position that became a constant
 
 
-class EagerStep:
-    """The model's own forward pass over all that is in the cache."""
-
-    def __init__(self, adapter: Adapter, state: Prefilled) -> None:
-        self._adapter, self._cache = adapter, state.cache
-        self._visible, self._positions = state.visible, state.next_positions
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        if self._visible is not None:
-            new = self._visible.new_ones(len(tokens), 1)
-            self._visible = torch.cat([self._visible, new], dim=1)
-        chunk = Chunk(self._adapter.embed(tokens[:, None]), self._positions, visible=self._visible)
-        self._positions = self._positions + 1
-        return self._adapter.forward(chunk, self._cache)
-
-
-class _SlotLayer(RoomyLayer):  # type: ignore[no-untyped-call]  # as its base
-    """Writes one token at a slot that a tensor names and shows the whole buffer: every step the same work."""
-
-    def __init__(self, keys: Tensor, values: Tensor, slot: Tensor) -> None:
-        super().__init__(keys.shape[2])
-        self.keys, self.values, self.slot, self.is_initialized = keys, values, slot, True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        keys, values = self.buffers
-        keys.index_copy_(2, self.slot, key_states)
-        values.index_copy_(2, self.slot, value_states)
-        return keys, values
+def eager_step(adapter: Adapter, rows: Rows, tokens: Tensor) -> Tensor:
+    """Feed `tokens` [B] through the model's own forward pass; return the next logits [B, vocabulary]."""
+    layers: list[Any]
+    pairs = zip(rows.states[::2], rows.states[1::2], strict=True)
+    count, shown = len(rows), max(rows.lengths) + 1
+    if rows.visible is None:
+        visible = None
+        layers = [RoomyLayer.over(keys[:count], values[:count], shown - 1) for keys, values in pairs]
+    else:
+        rows.visible[torch.arange(count, device=tokens.device), rows.slots] = True
+        visible = rows.visible[:, :shown]
+        layers = [SlotLayer(keys[:count], values[:count], rows.slots, shown) for keys, values in pairs]
+    chunk = Chunk(adapter.embed(tokens[:, None]), rows.positions, visible=visible)
+    logits = adapter.forward(chunk, Cache(layers=layers))
+    rows.positions += 1
+    rows.slots += 1
+    rows.advance()
+    return logits
 
 
 def fixed_step(adapter: Adapter) -> Callable[..., Tensor]:
-    """A step over (tokens [B], positions [axes, B, 1], slot [1], visible [B, capacity], keys and values of
-    each layer): it moves positions, slot and mask on by one token."""
+    """Return a step over (tokens [B], positions [axes, B, 1], slots [B], visible [B, capacity], keys and
+    values of each layer): it moves positions, slots and mask on by one token."""
 
-    def step(tokens: Tensor, positions: Tensor, slot: Tensor, visible: Tensor, *states: Tensor) -> Tensor:
-        visible.index_fill_(1, slot, 1)
+    def step(tokens: Tensor, positions: Tensor, slots: Tensor, visible: Tensor, *states: Tensor) -> Tensor:
+        visible.scatter_(1, slots[:, None], 1)  # the tracer knows no scatter of a boolean
         layers: list[Any] = [
-            _SlotLayer(keys, values, slot) for keys, values in zip(states[::2], states[1::2], strict=True)
+            SlotLayer(keys, values, slots, keys.shape[2])
+            for keys, values in zip(states[::2], states[1::2], strict=True)
         ]
         chunk = Chunk(adapter.embed(tokens[:, None]), positions, visible=visible)
         logits = adapter.forward(chunk, Cache(layers=layers))
         positions.add_(1)
-        slot.add_(1)
+        slots.add_(1)
         return logits
 
     return step
 
 
 class StepRecorder:
-    """Gives every prefilled batch its way to step, and owns the recordings.
+    """Takes steps, each in the best way that there is for its shape, and owns the recordings.
 
     `patience`: eager steps of a shape before it is recorded; 0 while warming up.
     """
@@ -97,22 +86,18 @@ class StepRecorder:
         self._recordings: OrderedDict[tuple[int, int], Callable[..., Tensor] | None] = OrderedDict()
         self.patience = STEPS_BEFORE_RECORDING
 
-    def step_from(self, state: Prefilled) -> DecodeStep:
-        """How to go on from `state`, whose cache the steps fill."""
-        eager = EagerStep(self._adapter, state)
+    def step(self, rows: Rows, tokens: Tensor) -> Tensor:
+        """Feed `tokens` [B] to the rows; return the next logits [B, vocabulary]."""
         if not self._is_recording:
-            return eager
-        inputs = _fixed_inputs(state)
-        shape = (len(state.logits), inputs[-1].shape[2])
-        recording = self._recording(shape, state, inputs)
-        if recording is not None:
-            return lambda tokens: recording(tokens, *inputs)
-
-        def counted(tokens: Tensor) -> Tensor:
+            return eager_step(self._adapter, rows, tokens)
+        shape = (len(rows), rows.capacity)
+        recording = self._recording(shape, rows)
+        if recording is None:
             self._eager_steps[shape] += 1
-            return eager(tokens)
-
-        return counted
+            return eager_step(self._adapter, rows, tokens)
+        logits = recording(tokens, *rows.inputs)
+        rows.advance()
+        return logits
 
     def clear(self) -> None:
         """Recordings hold the model's weights."""
@@ -122,41 +107,36 @@ class StepRecorder:
     def __len__(self) -> int:
         return sum(recording is not None for recording in self._recordings.values())
 
-    def _recording(
-        self, shape: tuple[int, int], state: Prefilled, inputs: list[Tensor]
-    ) -> Callable[..., Tensor] | None:
+    def _recording(self, shape: tuple[int, int], rows: Rows) -> Callable[..., Tensor] | None:
         if shape in self._recordings:
             self._recordings.move_to_end(shape)
-        elif self._eager_steps[shape] >= self.patience:
-            self._recordings[shape] = self._record(state, inputs)
+        elif self._eager_steps[shape] >= self.patience and rows.has_room_for(_CHECKED_STEPS):
+            self._recordings[shape] = self._record(rows)
             if len(self._recordings) > _MOST_RECORDINGS:
                 self._recordings.popitem(last=False)
         return self._recordings.get(shape)
 
-    def _record(self, state: Prefilled, inputs: list[Tensor]) -> Callable[..., Tensor] | None:
+    def _record(self, rows: Rows) -> Callable[..., Tensor] | None:
         """None where the model's step cannot be recorded; it is not tried again for this shape."""
-        tokens = inputs[1].new_zeros(len(state.logits))  # any
+        tokens = rows.slots.new_zeros(len(rows))  # any
         with warnings.catch_warnings():
             # the tracer's: that it is deprecated, and where a size became a constant (shapes are fixed here)
             warnings.simplefilter("ignore")
             try:
-                recorded = _trace(self._fixed_step, (tokens, *_copies(inputs)))
+                recorded = _trace(self._fixed_step, (tokens, *rows.copy().inputs))
             except RuntimeError as exc:
                 _log.warning("decode step not recorded", extra={"reason": str(exc)})
                 return None
-        if not self._is_equal(recorded, tokens, state, inputs):
+        if not self._is_equal(recorded, tokens, rows):
             _log.warning("decode step not recorded", extra={"reason": "it computes something else"})
             return None
         return recorded
 
-    def _is_equal(
-        self, recorded: Callable[..., Tensor], tokens: Tensor, state: Prefilled, inputs: list[Tensor]
-    ) -> bool:
-        """Over two steps, of which the second would show a slot or a position that became a constant."""
-        copies = _copies(inputs)
-        eager = EagerStep(self._adapter, replace(state, cache=_copy(state.cache)))
-        for _ in range(2):
-            got, expected = recorded(tokens, *copies), eager(tokens)
+    def _is_equal(self, recorded: Callable[..., Tensor], tokens: Tensor, rows: Rows) -> bool:
+        """Whether the recording computes what the eager step does, on copies."""
+        inputs, eager_rows = rows.copy().inputs, rows.copy()
+        for _ in range(_CHECKED_STEPS):
+            got, expected = recorded(tokens, *inputs), eager_step(self._adapter, eager_rows, tokens)
             scale = _TOLERANCE.get(got.dtype, _HALF_TOLERANCE) * float(expected.abs().max())
             if not torch.allclose(got, expected, rtol=0, atol=scale):
                 return False
@@ -166,29 +146,3 @@ class StepRecorder:
 def _trace(step: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
     recorded: Callable[..., Tensor] = torch.jit.trace(step, inputs, check_trace=False)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return recorded
-
-
-def _fixed_inputs(state: Prefilled) -> list[Tensor]:
-    """What `fixed_step` takes after the tokens; keys and values are the cache's own buffers."""
-    states = [buffer for layer in _layers(state.cache) for buffer in layer.buffers]
-    rows, length, capacity = len(state.logits), state.cache.get_seq_length(), states[0].shape[2]
-    visible = torch.zeros(rows, capacity, dtype=torch.bool, device=states[0].device)
-    visible[:, :length] = True if state.visible is None else state.visible
-    slot = torch.tensor([length], device=states[0].device)
-    return [state.next_positions.expand(-1, rows, -1).clone(), slot, visible, *states]
-
-
-def _copies(inputs: Sequence[Tensor]) -> list[Tensor]:
-    return [values.clone() for values in inputs]
-
-
-def _copy(cache: Cache) -> Cache:
-    layers: list[Any] = []
-    for layer in _layers(cache):
-        keys, values = _copies(layer.buffers)
-        layers.append(RoomyLayer.over(keys, values, layer.length))
-    return Cache(layers=layers)
-
-
-def _layers(cache: Cache) -> list[RoomyLayer]:
-    return cast("list[RoomyLayer]", cache.layers)

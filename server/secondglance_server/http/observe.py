@@ -87,19 +87,26 @@ async def _answer(
     try:
         await app(scope, receive, reply)
         return
-    except ProblemError as exc:
-        problem = exc
-        if ERRORS[exc.code].status >= 500 and exc.__cause__ is not None:
-            log_failure(facts, exc)
-        _let_go(exc)
     except Exception as exc:  # outermost boundary of a request
-        log_failure(facts, exc)
-        problem = ProblemError(ErrorCode.INTERNAL_ERROR, "the failure has been logged with this request id")
-        _let_go(exc)
+        problem = problem_of(exc, facts)
     if reply.status:  # too late for a problem document; the connection ends in the middle of the reply
         return
-    facts.error = problem.code
     await problem_response(problem, facts.request_id)(scope, receive, reply)
+
+
+def problem_of(exc: Exception, facts: RequestFacts) -> ProblemError:
+    """Return what the client is told of a failure; note it, and log what is no fault of the client."""
+    if isinstance(exc, ProblemError):
+        problem = exc
+        is_ours = ERRORS[exc.code].status >= 500 and exc.__cause__ is not None
+    else:
+        problem = ProblemError(ErrorCode.INTERNAL_ERROR, "the failure has been logged with this request id")
+        is_ours = True
+    if is_ours:
+        log_failure(facts, exc)
+    _let_go(exc)
+    facts.error = problem.code
+    return problem
 
 
 def _let_go(exc: BaseException) -> None:

@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import PlainTextResponse
 
 from secondglance_protocol.errors import ERRORS, ErrorCode
+from secondglance_protocol.events import EVENT_STREAM, written
 from secondglance_protocol.protocol import (
     API_PREFIX,
     DEADLINE_HEADER,
@@ -19,7 +20,7 @@ from secondglance_protocol.protocol import (
     REQUEST_ID_HEADER,
     REQUEST_PART,
 )
-from secondglance_protocol.wire import InferenceRequest, InferenceResponse, Problem
+from secondglance_protocol.wire import InferenceRequest, InferenceResponse, Problem, RegionEvent, TokenEvent
 from secondglance_server.http.door import PROBES
 
 DESCRIPTION: Final = """
@@ -27,7 +28,8 @@ Ask about a large picture and send few bytes. **Stage one**: send a small global
 the size of the original. If the model is sure, the reply is `answered`. If not, it is `needs_patch`: a
 draft answer, and the region (`roi`) of which the model wants the original pixels. **Stage two**: crop
 `roi.pixels` from the oriented original, shrink the crop only if it exceeds the offer, and PUT it to
-`patch.url`. Every failure is a problem document (RFC 9457) whose `code` is stable.
+`patch.url`. With `Accept: text/event-stream` both replies come as events, a token at a time. Every failure
+is a problem document (RFC 9457) whose `code` is stable.
 """
 
 _ANSWERED: Final[dict[str, Any]] = {
@@ -139,7 +141,9 @@ _IDEMPOTENCY_KEY: Final = _header(
 )
 
 
-def _responses(*codes: ErrorCode, examples: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
+def _responses(
+    *codes: ErrorCode, examples: dict[str, Any] | None = None, is_streamed: bool = False
+) -> dict[int | str, dict[str, Any]]:
     """Problem responses, one per status with an example per code; and the reply's examples."""
     by_status: dict[int | str, dict[str, Any]] = {}
     for code in sorted((*codes, *_ALWAYS), key=lambda code: ERRORS[code].status):
@@ -158,7 +162,29 @@ def _responses(*codes: ErrorCode, examples: dict[str, Any] | None = None) -> dic
             "content": {"application/json": {"examples": named}},
             "links": _LINKS,
         }
+        if is_streamed:
+            by_status[200]["content"][EVENT_STREAM] = _events(next(iter(examples.values())))
     return by_status
+
+
+def _events(last: dict[str, Any]) -> dict[str, Any]:
+    """Return what is sent to a client that prefers `text/event-stream`; `last` is the reply."""
+    reply = InferenceResponse.model_validate(last)
+    token = TokenEvent(text=reply.answer, min_entropy=reply.confidence.min_entropy)
+    stream = written("token", token.model_dump_json())
+    if reply.patch is not None and reply.roi is not None:
+        region = RegionEvent(id=reply.id, roi=reply.roi, patch=reply.patch)
+        stream += written("region", region.model_dump_json())
+    stream += written("reply", reply.model_dump_json())
+    return {
+        "schema": {
+            "type": "string",
+            "description": "Server-sent events: `token` (TokenEvent) for each token, `region` (RegionEvent) "
+            "if a patch is wanted, and as the last one `reply` with the whole InferenceResponse. What fails "
+            "after the first event is an event `problem` with the problem document.",
+        },
+        "example": stream.decode(),
+    }
 
 
 def _problem_example(code: ErrorCode) -> dict[str, Any]:
@@ -196,6 +222,7 @@ POST_DOCS: Final[dict[str, Any]] = {
         ErrorCode.IDEMPOTENCY_IN_PROGRESS,
         ErrorCode.IDEMPOTENCY_MISMATCH,
         examples={"needs a patch": _NEEDS_PATCH, "answered": _ANSWERED | {"stage": 1, "roi": None}},
+        is_streamed=True,
     ),
     "openapi_extra": {
         "parameters": [_REQUEST_ID, _DEADLINE, _IDEMPOTENCY_KEY],
@@ -236,6 +263,7 @@ PUT_DOCS: Final[dict[str, Any]] = {
         ErrorCode.IDEMPOTENCY_IN_PROGRESS,
         ErrorCode.PATCH_SIZE_MISMATCH,
         examples={"answered": _ANSWERED},
+        is_streamed=True,
     ),
     "openapi_extra": {"parameters": [_REQUEST_ID, _DEADLINE], "requestBody": _binary_body()},
 }
@@ -266,7 +294,7 @@ def _schema(app: FastAPI, *, has_keys: bool) -> dict[str, Any]:
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     components = schema.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    for model in (InferenceRequest, Problem):
+    for model in (InferenceRequest, Problem, TokenEvent, RegionEvent):
         own = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(own.pop("$defs", {}))
         schemas[model.__name__] = own

@@ -24,10 +24,10 @@ class HttpProblemError(ProblemError):
         self.headers = headers
 
 
-def problem_response(error: ProblemError, request_id: str) -> Response:
-    """Return the response, with the request id in the body and in the header."""
+def problem_document(error: ProblemError, request_id: str) -> Problem:
+    """Return the document of a failure."""
     row = ERRORS[error.code]
-    problem = Problem(
+    return Problem(
         type=problem_type(error.code),
         title=row.title,
         status=row.status,
@@ -36,9 +36,14 @@ def problem_response(error: ProblemError, request_id: str) -> Response:
         request_id=request_id,
         retryable=row.retryable,
     )
+
+
+def problem_response(error: ProblemError, request_id: str) -> Response:
+    """Return the response, with the request id in the body and in the header."""
+    problem = problem_document(error, request_id)
     return Response(
         problem.model_dump_json(),
-        status_code=row.status,
+        status_code=problem.status,
         media_type=PROBLEM_MEDIA_TYPE,
         headers={**_headers(error), REQUEST_ID_HEADER: request_id},
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Coroutine
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import ValidationError
@@ -32,15 +33,15 @@ from secondglance_server.http.openapi import (
     READY_DOCS,
 )
 from secondglance_server.http.state import ServerState
+from secondglance_server.http.streaming import respond
 from secondglance_server.http.validation import validation_problem
+from secondglance_server.inference.async_engine import OnToken
 from secondglance_server.inference.idempotency import payload_sha256
 from secondglance_server.inference.images import upload_of
 from secondglance_server.inference.replies import model_response
 from secondglance_server.inference.ticket import see_through
 
 router = APIRouter(generate_unique_id_function=lambda route: route.name)
-
-REPLAYED_HEADER = "Idempotency-Replayed"
 
 
 def state_of(request: Request) -> ServerState:
@@ -89,19 +90,22 @@ async def create_inference(request: Request, server: State) -> Response:
     facts.image_sha256 = None if upload is None else upload.sha256
     ticket = server.ticket(facts)
 
-    async def work() -> InferenceResponse:
-        return await two_stages.ask(message, upload, facts, ticket)
-
     key = request.headers.get(IDEMPOTENCY_KEY_HEADER)
-    if key is None:
-        return _json(await see_through(work(), ticket))
     payload = payload_sha256(given[REQUEST_PART], (facts.image_sha256 or "").encode())
-    once = server.replies.once(facts.tenant, key, payload, work)
-    reply, is_replay = await see_through(once, ticket)
-    if is_replay:
-        facts.outcome = "replayed"
-        facts.inference_id = reply.id
-    return _json(reply, {REPLAYED_HEADER: "true"} if is_replay else {})
+
+    async def work(on_token: OnToken | None) -> tuple[InferenceResponse, bool]:
+        def ask() -> Coroutine[Any, Any, InferenceResponse]:
+            return two_stages.ask(message, upload, facts, ticket, on_token)
+
+        if key is None:
+            return await see_through(ask(), ticket, is_kept=False), False
+        reply, is_replay = await see_through(server.replies.once(facts.tenant, key, payload, ask), ticket)
+        if is_replay:
+            facts.outcome = "replayed"
+            facts.inference_id = reply.id
+        return reply, is_replay
+
+    return await respond(request, work)
 
 
 @router.put(
@@ -119,13 +123,18 @@ async def put_patch(request: Request, inference_id: InferenceId, server: State) 
     patch = await upload_of(await request.body())
     facts.image_sha256 = patch.sha256
     ticket = server.ticket(facts)
-    work = two_stages.look_again(inference_id, patch, facts, ticket)
-    return _json(await see_through(work, ticket))
+
+    async def work(on_token: OnToken | None) -> tuple[InferenceResponse, bool]:
+        answering = two_stages.look_again(inference_id, patch, facts, ticket, on_token)
+        return await see_through(answering, ticket), False
+
+    return await respond(request, work)
 
 
 @router.get(INFERENCE, tags=["inference"], summary="The reply again", **GET_DOCS)
 async def get_inference(request: Request, inference_id: InferenceId, server: State) -> Response:
-    return _json(await server.stores.sessions.recall(facts_of(request.scope).tenant, inference_id))
+    reply = await server.stores.sessions.recall(facts_of(request.scope).tenant, inference_id)
+    return Response(reply.model_dump_json(), media_type="application/json")
 
 
 @router.delete(INFERENCE, tags=["inference"], summary="Forget it", **DELETE_DOCS)
@@ -150,7 +159,3 @@ def _unpack(given: dict[str, bytes]) -> tuple[InferenceRequest, bytes | None]:
     except ValidationError as exc:
         raise validation_problem(exc.errors(include_url=False, include_input=False)) from None
     return message, given.get(IMAGE_PART)
-
-
-def _json(reply: InferenceResponse, headers: dict[str, str] | None = None) -> Response:
-    return Response(reply.model_dump_json(), media_type="application/json", headers=headers)

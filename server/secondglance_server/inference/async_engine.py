@@ -80,8 +80,8 @@ class AsyncEngine(Protocol):
         """Raises QueueFull at once, EngineError, QueueClosed, TooLate.
 
         `on_token` is called on the event loop for each token of the answer, in order, before the answer is
-        returned; what it raises is not caught. Cancelling the call, or dropping its ticket, drops work that
-        has not begun.
+        returned; what it raises is not caught. Cancelling the call drops its work, also what has begun: the
+        place is free after the next step. Dropping its ticket drops work that has not begun.
         """
         ...
 

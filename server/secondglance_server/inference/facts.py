@@ -70,6 +70,12 @@ class RequestFacts:
     confidence: Confidence | None = None
     timing_ms: TimingMs = field(default_factory=TimingMs)
     phases: list[Phase] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+    first_token_s: float | None = None  # from the headers to the first token of a streamed reply
+
+    def note_first_token(self) -> None:
+        """Note that the first token of a streamed reply has come."""
+        self.first_token_s = time.perf_counter() - self.began
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

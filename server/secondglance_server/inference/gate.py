@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from secondglance_protocol.wire import Aggregate, Confidence, GateSettings
-from secondglance_server.engine.protocol import EngineError, GateDefaults, TokenStats
+from secondglance_server.engine.protocol import AnswerResult, EngineError, GateDefaults, TokenStats
 
 _AGGREGATES: Mapping[Aggregate, Callable[[Sequence[float]], float]] = {
     "max": max,
@@ -22,13 +22,19 @@ _AGGREGATES: Mapping[Aggregate, Callable[[Sequence[float]], float]] = {
 
 
 def resolve_gate(asked: GateSettings | None, default: GateDefaults) -> GateDefaults:
-    """The gate of a request: the model's, with what the request changes."""
+    """The gate of a request: the model's, with what the request changes.
+
+    The model's doubt threshold stays, unless the request compares another number.
+    """
     if asked is None:
         return default
+    metric, aggregate = asked.metric or default.metric, asked.aggregate or default.aggregate
+    is_same = (metric, aggregate) == (default.metric, default.aggregate)
     return GateDefaults(
-        metric=asked.metric or default.metric,
-        aggregate=asked.aggregate or default.aggregate,
+        metric=metric,
+        aggregate=aggregate,
         threshold=default.threshold if asked.threshold is None else asked.threshold,
+        doubt_threshold=default.doubts_above if is_same else None,
     )
 
 
@@ -53,6 +59,12 @@ def judge(tokens: Sequence[TokenStats], gate: GateDefaults) -> Confidence:
 def is_doubtful(confidence: Confidence, tokens: Sequence[TokenStats]) -> bool:
     """Whether a second glance is wanted: above the threshold, or nothing was said at all."""
     return not tokens or confidence.value > confidence.threshold
+
+
+def is_unreliable(result: AnswerResult, confidence: Confidence, gate: GateDefaults) -> bool:
+    """Whether an answer should not be relied on: above the doubt threshold, empty, or off-domain."""
+    is_empty = not result.tokens or not result.text.strip()
+    return is_empty or bool(result.is_off_domain) or confidence.value > gate.doubts_above
 
 
 def _aggregate(values: Sequence[float], aggregate: Aggregate) -> float:

@@ -33,13 +33,17 @@ _REASONS: dict[State, str] = {
 
 @dataclass(slots=True)
 class Readiness:
-    """One per app. `on_failure` is called when nothing will ever be answered: no model, or a dead device."""
+    """One per app. `on_failure` is called when nothing will ever be answered: no model, or a dead device.
+
+    `mistake`: what the operator must change before a start can succeed; empty if another start may.
+    """
 
     state: State = "loading"
     on_failure: Callable[[], None] = lambda: None
     failure: str = ""
     lacks: str = ""
     """What the server needs and is away for now, in words."""
+    mistake: str = ""
 
     def become_ready(self) -> None:
         """A server that was told to drain while it loaded stays draining."""
@@ -50,9 +54,10 @@ class Readiness:
         if self.state != "failed":
             self.state = "draining"
 
-    def fail(self, why: str) -> None:
+    def fail(self, why: str, *, mistake: str = "") -> None:
         self.state = "failed"
         self.failure = why
+        self.mistake = mistake
         self.on_failure()
 
     @property

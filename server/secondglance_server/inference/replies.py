@@ -31,8 +31,16 @@ from secondglance_protocol.wire import (
     TokenReport,
     Usage,
 )
-from secondglance_server.engine.protocol import AttentionMap, EncoderBudget, EngineInfo, TokenStats
+from secondglance_server.engine.protocol import (
+    AttentionMap,
+    EncoderBudget,
+    EngineInfo,
+    GateDefaults,
+    TokenStats,
+)
 from secondglance_server.inference.async_engine import Answered
+from secondglance_server.inference.gate import is_unreliable
+from secondglance_server.inference.skip import SkipReason
 from secondglance_server.settings import ServerSettings
 
 _ROUNDING_CELLS = 1e-6  # a border that ends on a cell's edge leaves nothing in the next one
@@ -51,6 +59,8 @@ class Findings:
     received_bytes: int
     decode_ms: float
     include: tuple[Include, ...]
+    gate: GateDefaults
+    skip: SkipReason | None = None
     localize_ms: float = 0.0
     roi: Roi | None = None
     patch: PatchOffer | None = None
@@ -87,6 +97,9 @@ def build_reply(findings: Findings) -> InferenceResponse:
             localize=findings.localize_ms,
         ),
         model=findings.model,
+        doubtful=is_unreliable(result, findings.confidence, findings.gate),
+        reason=findings.skip or (None if result.text.strip() else "empty_answer"),
+        off_domain=result.is_off_domain,
         tokens=tuple(map(_token_report, result.tokens)) if "tokens" in findings.include else None,
         relevance=_relevance_report(findings.relevance) if wants_relevance and findings.relevance else None,
     )
@@ -111,7 +124,10 @@ def model_response(info: EngineInfo, settings: ServerSettings) -> ModelResponse:
         image=_budget(info.image, settings.max_image_bytes, DEFAULT_LIMITS.max_side_pixels),
         patch=_budget(info.patch, settings.max_patch_bytes, DEFAULT_LIMITS.max_side_pixels),
         gate=DefaultGate(
-            metric=info.gate.metric, aggregate=info.gate.aggregate, threshold=info.gate.threshold
+            metric=info.gate.metric,
+            aggregate=info.gate.aggregate,
+            threshold=info.gate.threshold,
+            doubt_threshold=info.gate.doubt_threshold,
         ),
         limits=DEFAULT_LIMITS.model_copy(
             update={
@@ -120,6 +136,7 @@ def model_response(info: EngineInfo, settings: ServerSettings) -> ModelResponse:
             }
         ),
         answers_only=info.answers_only,
+        domain=info.domain,
     )
 
 

@@ -10,7 +10,7 @@ from secondglance_protocol.wire import ImageSize, PixelBox
 from secondglance_server.engine.protocol import EncoderBudget
 from secondglance_server.inference.intake import ImageLimits
 
-SkipReason = Literal["answers_only", "original_seen", "whole_image", "no_finer", "not_sendable"]
+SkipReason = Literal["answers_only", "original_seen", "whole_image", "no_finer", "not_sendable", "off_domain"]
 
 WHOLE_IMAGE_SHARE = 0.9  # of the original's area: what is left out would not pay for a second upload
 _ROUNDING = 1.02  # sizes are whole pixels; a gain this small is rounding

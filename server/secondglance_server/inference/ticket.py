@@ -1,7 +1,7 @@
 """One request's way to the device: until when its answer is wanted, and whether the device has begun on it.
 
 The line is drawn there: what the device has not begun is dropped with the client or the deadline; what it has
-begun is finished, because the device cannot be interrupted and the client may come back for the reply.
+begun is finished if the client may come back for the reply, and given up if nobody can.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Ticket:
         return self._answer is None or self._answer.cancel()
 
 
-async def see_through(work: Coroutine[Any, Any, T], ticket: Ticket) -> T:
+async def see_through(work: Coroutine[Any, Any, T], ticket: Ticket, *, is_kept: bool = True) -> T:
     """The result of `work`; raises what it raises, and ProblemError DEADLINE_EXCEEDED.
 
-    If the deadline passes or the caller is cancelled, work that the device has not begun is cancelled and
-    other work goes on by itself.
+    If the deadline passes or the caller is cancelled, work that the device has not begun is cancelled. Other
+    work goes on by itself if its result `is_kept` for a client that comes back, and is cancelled if not.
     """
     task = asyncio.create_task(work)
     _unattended.add(task)
@@ -55,10 +55,10 @@ async def see_through(work: Coroutine[Any, Any, T], ticket: Ticket) -> T:
         async with asyncio.timeout_at(deadline):
             return await asyncio.shield(task)
     except TimeoutError:
-        _leave(task, ticket)
+        _leave(task, ticket, is_kept)
         raise deadline_exceeded() from None
     except asyncio.CancelledError:
-        _leave(task, ticket)
+        _leave(task, ticket, is_kept)
         raise
 
 
@@ -66,8 +66,8 @@ def deadline_exceeded() -> ProblemError:
     return ProblemError(ErrorCode.DEADLINE_EXCEEDED, "no answer by the deadline")
 
 
-def _leave(task: asyncio.Task[Any], ticket: Ticket) -> None:
-    if ticket.drop():
+def _leave(task: asyncio.Task[Any], ticket: Ticket, is_kept: bool) -> None:
+    if ticket.drop() or not is_kept:
         task.cancel()
 
 

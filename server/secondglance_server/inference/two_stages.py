@@ -19,7 +19,7 @@ from secondglance_protocol.geometry import has_shape_of, roi_of
 from secondglance_protocol.wire import ImageSize, InferenceRequest, InferenceResponse, Roi
 from secondglance_server.engine.protocol import AnswerRequest, AttentionMap, EngineError, EngineInfo, Picture
 from secondglance_server.errors import ProblemError, busy, not_ready
-from secondglance_server.inference.async_engine import AsyncEngine, QueueClosed, QueueFull, TooLate
+from secondglance_server.inference.async_engine import AsyncEngine, OnToken, QueueClosed, QueueFull, TooLate
 from secondglance_server.inference.decoding import Decoders
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.inference.gate import is_doubtful, judge, resolve_gate
@@ -75,9 +75,17 @@ class TwoStages:
         )
 
     async def ask(
-        self, request: InferenceRequest, upload: Upload | None, facts: RequestFacts, ticket: Ticket
+        self,
+        request: InferenceRequest,
+        upload: Upload | None,
+        facts: RequestFacts,
+        ticket: Ticket,
+        on_token: OnToken | None = None,
     ) -> InferenceResponse:
-        """Stage one. `upload` is the encoded global image, None if the request names one by id."""
+        """Stage one. `upload` is the encoded global image, None if the request names one by id.
+
+        `on_token` is told each token of the draft as `AsyncEngine.answer` says.
+        """
         with _translated_failures():
             max_new_tokens = self._max_new_tokens(request.max_new_tokens)
             gate = resolve_gate(request.gate, self.info.gate)
@@ -92,16 +100,17 @@ class TwoStages:
             picture = Picture(image.id, rgb)
             with facts.phase("answer"):
                 answered = await self._device.answer(
-                    AnswerRequest(picture, request.question, max_new_tokens=max_new_tokens), ticket
+                    AnswerRequest(picture, request.question, max_new_tokens=max_new_tokens), ticket, on_token
                 )
             result = answered.result
             confidence = judge(result.tokens, gate)
 
             search = _Search()
-            # a closer look does not make a question one about text
-            doubts = is_doubtful(confidence, result.tokens) and not result.is_off_domain
-            asks = request.mode == "always" or doubts
-            if asks and request.mode != "answer_only":
+            asks = request.mode == "always" or is_doubtful(confidence, result.tokens)
+            if asks and request.mode == "auto" and result.is_off_domain:
+                # The model says that the question is none for it. A closer look would not change that.
+                search = _Search(skip="off_domain")
+            elif asks and request.mode != "answer_only":
                 with facts.phase("localize"):
                     search = await self._search(picture, result.attention, request.image)
 
@@ -120,6 +129,8 @@ class TwoStages:
                 decode_ms=decode_ms,
                 localize_ms=search.localize_ms,
                 include=request.include,
+                gate=gate,
+                skip=search.skip,
                 relevance=search.relevance,
             )
         )
@@ -135,7 +146,12 @@ class TwoStages:
         return reply
 
     async def look_again(
-        self, inference_id: str, patch: Upload, facts: RequestFacts, ticket: Ticket
+        self,
+        inference_id: str,
+        patch: Upload,
+        facts: RequestFacts,
+        ticket: Ticket,
+        on_token: OnToken | None = None,
     ) -> InferenceResponse:
         """Stage two. The same bytes again give the same reply; after a failure the session waits again."""
         claim = await self._sessions.claim(facts.tenant, inference_id, patch.sha256)
@@ -149,7 +165,9 @@ class TwoStages:
             with _translated_failures():
                 self._device.check_room(2)
                 assert session.pending is not None, "a session that may run waits for a patch"
-                reply = await self._answer_with_patch(session, session.pending, patch, facts, ticket)
+                reply = await self._answer_with_patch(
+                    session, session.pending, patch, facts, ticket, on_token
+                )
         except BaseException:  # a cancelled request, too, leaves the session waiting
             await self._sessions.release(claim)
             raise
@@ -162,7 +180,13 @@ class TwoStages:
         self._pixels.remove(unwanted)
 
     async def _answer_with_patch(
-        self, session: Session, pending: PendingPatch, patch: Upload, facts: RequestFacts, ticket: Ticket
+        self,
+        session: Session,
+        pending: PendingPatch,
+        patch: Upload,
+        facts: RequestFacts,
+        ticket: Ticket,
+        on_token: OnToken | None,
     ) -> InferenceResponse:
         settings, roi = self._settings, pending.roi
 
@@ -184,6 +208,7 @@ class TwoStages:
                     max_new_tokens=pending.max_new_tokens,
                 ),
                 ticket,
+                on_token,
             )
         return build_reply(
             Findings(
@@ -197,6 +222,7 @@ class TwoStages:
                 received_bytes=facts.received_bytes,
                 decode_ms=decode_ms,
                 include=pending.include,
+                gate=pending.gate,
             )
         )
 

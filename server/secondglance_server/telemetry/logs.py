@@ -66,6 +66,8 @@ def log_request(facts: RequestFacts, *, route: str, method: str, status: int, el
         value = getattr(facts, name)
         if value is not None:
             line[name] = value
+    if facts.first_token_s is not None:
+        line["first_token_ms"] = round(1000 * facts.first_token_s, 2)
     if facts.confidence is not None:
         line["confidence"] = facts.confidence.model_dump()
         line["timing_ms"] = facts.timing_ms.model_dump()

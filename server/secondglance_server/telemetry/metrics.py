@@ -86,6 +86,12 @@ class Metrics:
         self._phases = self._histogram(
             "phase_seconds", "Seconds of each phase of an answered stage.", _SECONDS, "stage", "phase"
         )
+        self._first_token = self._histogram(
+            "first_token_seconds",
+            "Seconds from headers to the first token of a streamed reply, by stage.",
+            _SECONDS,
+            "stage",
+        )
         self._batches = self._histogram("batch_size", "Answers that ran on the device together.", _BATCHES)
         self._gate = self._histogram(
             "gate_value",
@@ -178,6 +184,8 @@ class Metrics:
         self._inferences.labels(stage, facts.outcome or "failed").inc()
         self._received.labels(stage).inc(facts.received_bytes)
         self._sent.labels(stage).inc(facts.sent_bytes)
+        if facts.first_token_s is not None:
+            self._first_token.labels(stage).observe(facts.first_token_s)
         if facts.skip is not None:
             self._skips.labels(facts.skip).inc()
         if facts.outcome in ("answered", "needs_patch"):

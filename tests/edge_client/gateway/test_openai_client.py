@@ -374,3 +374,19 @@ def test_the_documents_example_runs(base_url: str, capsys: pytest.CaptureFixture
     answer, sent = capsys.readouterr().out.split()
     assert answer == "42"
     assert 0 < int(sent) < 100_000
+
+
+def test_the_app_is_told_that_the_model_is_not_sure(
+    app: openai.OpenAI, engine: FakeEngine, photo, messages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """U3: in the extension for programs, in its notes for people, streamed or not."""
+    sure = app.chat.completions.create(model=MODEL, messages=messages.about(photo)).second_glance
+    assert (sure["doubtful"], sure["reason"], sure["off_domain"], sure["notes"]) == (False, None, None, [])
+    refusal = FakeScript(draft="cannot say", draft_entropy_nats=0.7, is_off_domain=True)
+    monkeypatch.setattr(engine, "script", refusal)
+    told = app.chat.completions.create(model=MODEL, messages=messages.about(photo)).second_glance
+    assert (told["doubtful"], told["reason"], told["off_domain"]) == (True, "off_domain", True)
+    assert told["notes"] == ["(not sure) the model does not know this kind of question"]
+    chunks = list(app.chat.completions.create(model=MODEL, messages=messages.about(photo), stream=True))
+    (ended,) = [chunk for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason]
+    assert ended.second_glance["doubtful"] is True

@@ -34,6 +34,7 @@ class RunningWatch:
         self.answered_names: list[str] = []
         self.pictures: list[bytes] = []
         self.failed_names: list[str] = []
+        self.errors: list[EdgeError] = []
         self.error: BaseException | None = None
         settings = options.pop("settings", SETTINGS)
         self.watch = Watch(plan, state, settings, warn=self.said.append, report=self.events.append, **options)
@@ -55,6 +56,7 @@ class RunningWatch:
 
     def failed(self, waiting: Waiting, error: EdgeError) -> None:
         self.failed_names.append(waiting.name)
+        self.errors.append(error)
 
     def away(self, error: EdgeError, pause_s: float) -> None:
         pass

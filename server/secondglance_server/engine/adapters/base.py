@@ -31,6 +31,8 @@ class TransformersAdapter:
     # (attention layer, number of layers) that was measured best for a model of the family, and by whom
     read_layer: ClassVar[tuple[int, int]] = (14, 32)
     read_layer_origin: ClassVar[str] = "ViCrop's layer for LLaVA-1.5-7B (14 of 32)"
+    # Whether answers, maps and boxes on vLLM were compared with the prefix engine's.
+    runs_on_vllm: ClassVar[bool] = False
     # Tokens that say, as an answer's first, that the question is none that the model can answer.
     off_domain_ids: frozenset[int] = frozenset()
 
@@ -47,13 +49,26 @@ class TransformersAdapter:
         self.embeddings = model.get_input_embeddings()
         self.text_config = self.config.get_text_config()
         self.n_layers = int(self.text_config.num_hidden_layers)
-        self.full_layers = full_layers(self.text_config)
+        self.full_layers = self.find_full_layers()
         self._takes_rows = takes_rows(str(self.text_config._attn_implementation))
-        self.image_token_id = int(self.config.image_token_id)
+        self.image_token_id = self.find_image_token()
         self.end_ids = self._end_ids()
         self.layers, origin = self.default_layers()
         self.localization = LocalizationDefaults(base_side=self.base_side(), origin=origin)
         self.image = self.patch = self.budget()
+
+    @classmethod
+    def serves(cls, config: Any) -> bool:
+        """Return whether the family's file fits this model of its type; if not, it is served like any."""
+        return True
+
+    def find_full_layers(self) -> tuple[int, ...]:
+        """Return the layers that see the whole context. Raises ValueError for a state that is not shared."""
+        return full_layers(self.text_config)
+
+    def find_image_token(self) -> int:
+        """Return the id that stands in a prompt where a picture's features go."""
+        return int(self.config.image_token_id)
 
     @classmethod
     def load_image_processor(cls, source: str, config: Any) -> Any:

@@ -17,6 +17,7 @@ from secondglance_server.engine.adapters.protocol import ImageLayout
 
 class LlavaAdapter(TransformersAdapter):
     model_types = ("llava",)
+    runs_on_vllm = True
     default_chat_template = (
         "USER: {% for message in messages %}{% for part in message.content %}"
         "{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}"
@@ -24,9 +25,12 @@ class LlavaAdapter(TransformersAdapter):
     )
 
     @classmethod
+    def serves(cls, config: Any) -> bool:
+        """A Pixtral encoder's grid has no fixed size."""
+        return bool(config.vision_config.model_type != "pixtral")
+
+    @classmethod
     def load_image_processor(cls, source: str, config: Any) -> Any:
-        if config.vision_config.model_type == "pixtral":
-            raise ValueError("llava with a Pixtral encoder is not supported: its grid has no fixed size")
         side = config.vision_config.image_size
         return LlavaImageProcessorPil.from_pretrained(
             source, do_pad=True, do_center_crop=False, size={"height": side, "width": side}

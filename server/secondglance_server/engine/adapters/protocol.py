@@ -24,6 +24,11 @@ class ImageLayout:
     `text`: what replaces the chat template's placeholder, with the image token written once. `run`: how often
     the model wants that token there. `rows` x `cols` of the run, row by row from `grid_start`, are the
     picture's grid. `content`: see `AttentionMap`.
+
+    Where other tokens stand between the image's (row breaks, tiles), `text` holds the image token once for
+    each stretch, and `stretches` says how long each is (their sum is `run`). Where the grid's cells do not
+    follow each other in the run, `cells` names them row by row. `tail`: tokens behind the last of
+    the image's that belong to the prefix as well.
     """
 
     text: str
@@ -32,6 +37,13 @@ class ImageLayout:
     cols: int
     grid_start: int = 0
     content: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    stretches: tuple[int, ...] = ()  # empty: one of `run`
+    cells: tuple[int, ...] = ()  # empty: those from `grid_start` on
+    tail: int = 0
+
+    def cells_of_run(self) -> Sequence[int]:
+        """Return which image tokens are the grid's cells, row by row."""
+        return self.cells or range(self.grid_start, self.grid_start + self.rows * self.cols)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +61,7 @@ class Chunk:
 
     `embeddings` [B, S, width], image features in place; `is_image` bool [B, S], None where no image token is
     among them; `features` of the images, row by row; `visible` bool [B, P + S], False where a row is padded,
-    None where none is; `positions` [axes, B, S].
+    None where none is; `positions` [axes, B, S]; `ids` [B, S], None while steps are recorded.
     """
 
     embeddings: Tensor
@@ -57,6 +69,7 @@ class Chunk:
     visible: Tensor | None = None
     is_image: Tensor | None = None
     features: Sequence[VisualFeatures] = ()
+    ids: Tensor | None = None
 
 
 class Adapter(Protocol):

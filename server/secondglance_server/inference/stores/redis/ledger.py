@@ -24,15 +24,16 @@ local function leave(member)
   local size = redis.call('HGET', sizes, member)
   if not size then return end
   local tenant = tenant_of(member)
+  local less = string.format('%d', -size) -- Lua's minus zero is no integer for Redis
   redis.call('HDEL', sizes, member)
-  redis.call('HINCRBY', sizes, 'sum', -size)
+  redis.call('HINCRBY', sizes, 'sum', less)
   redis.call('ZREM', expiries, member)
   redis.call('ZREM', expiries .. ':' .. tenant, member)
   if tonumber(redis.call('ZINCRBY', counts, -1, tenant)) <= 0 then
     redis.call('ZREM', counts, tenant)
     redis.call('ZREM', sums, tenant)
   else
-    redis.call('ZINCRBY', sums, -size, tenant)
+    redis.call('ZINCRBY', sums, less, tenant)
   end
 end
 local function sweep()

@@ -1,0 +1,41 @@
+"""Prompts of model types that are published without a chat template: what their authors ask them with."""
+
+from __future__ import annotations
+
+_PICTURES_THEN_TEXT = (
+    "{% for message in messages %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<<picture>>{% else %}<<before>>{{ part.text }}<<after>>{% endif %}"
+    "{% endfor %}{% endfor %}"
+)
+# what stands before and behind a question, by model type
+_AROUND: dict[str, tuple[str, str]] = {
+    "blip": ("", ""),
+    "blip-2": ("Question: ", " Answer:"),
+    "chameleon": ("", ""),
+    "florence2": ("", ""),
+    "fuyu": ("", "\n"),
+    "git": ("", ""),
+    "idefics": ("Question: ", " Answer:"),
+    "instructblip": ("", ""),
+    "instructblipvideo": ("", ""),
+    "kosmos-2": ("<grounding> Question: ", " Answer:"),
+    "kosmos-2.5": ("<ocr>", ""),
+    "paligemma": ("answer en ", "\n"),
+    "pix2struct": ("", ""),
+    "udop": ("Question answering. ", ""),
+    "vision-encoder-decoder": ("", ""),
+    "vipllava": ("USER: ", " ASSISTANT:"),
+    "video_llava": ("USER: ", " ASSISTANT:"),
+}
+
+
+def plain_template(model_type: str, placeholder: str | None) -> str | None:
+    """Return a template for a type that has none of its own, None for all others.
+
+    `placeholder`: what stands for a picture, None where pictures are not written into the text.
+    """
+    if model_type not in _AROUND:
+        return None
+    before, after = _AROUND[model_type]
+    text = _PICTURES_THEN_TEXT.replace("<<picture>>", placeholder or "")
+    return text.replace("<<before>>", before).replace("<<after>>", after)

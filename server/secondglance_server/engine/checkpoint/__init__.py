@@ -1,0 +1,1 @@
+"""A model's files before they are a model: where they are, how they arrive, whether they fit."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from secondglance_server.settings import ServerSettings
 from secondglance_vllm_capture import TESTED_VLLM
 from tests.needs import needs_program
 
@@ -157,6 +158,10 @@ def test_the_fleet_is_asked_through_its_proxy_and_shares_its_sessions() -> None:
         assert environment["SECONDGLANCE_SERVER_SERVER_TAG"] == tag
         assert SERVICES[name]["networks"]["private"]["aliases"] == [tag]
         assert f"server {tag}:8000" in nginx
+        names = {
+            name.removeprefix("SECONDGLANCE_SERVER_").lower() for name in environment if "SERVER_" in name
+        }
+        assert names <= ServerSettings.model_fields.keys(), "an unknown one is ignored"
         assert environment["SECONDGLANCE_SERVER_SESSIONS"].endswith("@redis:6379/0")
     assert SERVICES["proxy"]["ports"][0].rpartition(":")[2] in nginx
 

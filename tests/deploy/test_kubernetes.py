@@ -197,6 +197,31 @@ def test_the_cluster_sets_none_of_our_settings() -> None:
         assert not variable.startswith(ENV_PREFIX)
 
 
+def test_every_variable_with_our_prefix_is_a_setting() -> None:
+    """Unknown ones are ignored, so a misspelt one would be without effect."""
+    names = [variable["name"] for variable in SERVER["env"] if variable["name"].startswith(ENV_PREFIX)]
+    assert len(names) >= 3
+    assert {name.removeprefix(ENV_PREFIX).lower() for name in names} <= ServerSettings.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        PODS["redis"]["spec"]["containers"][0]["args"],
+        yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["redis"]["command"],
+    ],
+    ids=["kubernetes", "compose"],
+)
+def test_redis_has_room_for_what_the_servers_may_put_there(command: list[str]) -> None:
+    """Above `maxmemory` questions are refused, and any policy but `noeviction` forgets claims."""
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    settings = ServerSettings()
+    most_bytes = settings.max_stored_image_bytes + settings.max_session_bytes + 4000 * settings.max_sessions
+    assert int(options["--maxmemory"].removesuffix("mb")) * 2**20 > 1.1 * most_bytes
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert (options["--save"], options["--appendonly"]) == ("", "no"), "pictures stay off the disk"
+
+
 def test_every_key_of_the_secret_is_in_the_documented_command() -> None:
     text = (ROOT / "docs" / "deploy.md").read_text()
     wanted = {

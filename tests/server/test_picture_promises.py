@@ -18,9 +18,11 @@ from secondglance_server.errors import ProblemError
 from secondglance_server.inference import intake
 from secondglance_server.inference.async_engine import TooLate
 from secondglance_server.inference.decoding import Decoders
-from secondglance_server.inference.images import EncodedImage, ImageStore, image_id, upload_of
+from secondglance_server.inference.images import EncodedImage, image_id, upload_of
 from secondglance_server.inference.intake import ImageLimits, decode, image_limits, inspect, patch_limits
 from secondglance_server.inference.pixels import matches, to_rgb
+from secondglance_server.inference.stores.memory import MemoryImageStore
+from secondglance_server.inference.stores.protocol import Holding
 from secondglance_server.inference.ticket import Ticket
 from secondglance_server.settings import ServerSettings
 from tests.server.exchange import Clock, encode, until
@@ -200,30 +202,30 @@ async def test_an_upload_is_hashed_once_and_off_the_loop_if_it_is_long(
     assert [thread == threading.get_ident() for thread in threads] == [n_bytes <= 64 * 1024]
 
 
-def test_a_stored_image_is_renewed_by_each_use_and_names_no_other_tenants(clock: Clock) -> None:
-    """`ImageStore.get`: "renewed"; gone, unknown or another tenant's is IMAGE_EXPIRED."""
+async def test_a_stored_image_is_renewed_by_each_use_and_names_no_other_tenants(clock: Clock) -> None:
+    """`MemoryImageStore.recall`: "renewed"; gone, unknown or another tenant's is IMAGE_EXPIRED."""
     settings = ServerSettings(session_ttl_s=60)
-    store = ImageStore(settings, clock)
+    store = MemoryImageStore(settings, clock)
     image = EncodedImage(image_id("a", "0f"), b"bytes")
-    store.put("a", image)
+    await store.remember("a", image)
     for _ in range(3):
         clock.advance(59)
-        assert store.get("a", image.id) is image
+        assert await store.recall("a", image.id) is image
     with pytest.raises(ProblemError, match="again") as caught:
-        store.get("b", image.id)
+        await store.recall("b", image.id)
     assert caught.value.code == ErrorCode.IMAGE_EXPIRED
     clock.advance(61)
     with pytest.raises(ProblemError):
-        store.get("a", image.id)
-    store.remove("a", image.id)  # "if it is held"
+        await store.recall("a", image.id)
+    await store.forget("a", image.id)  # "if it is held"
 
 
-def test_stored_images_stay_within_their_bytes(clock: Clock) -> None:
-    """`ImageStore`: "within a byte budget"; the oldest goes."""
-    store = ImageStore(ServerSettings(max_stored_image_bytes=25_000_000), clock)
+async def test_stored_images_stay_within_their_bytes(clock: Clock) -> None:
+    """`MemoryImageStore`: "within a byte budget"; the oldest goes."""
+    store = MemoryImageStore(ServerSettings(max_stored_image_bytes=25_000_000), clock)
     for number in range(4):
-        store.put("a", EncodedImage(f"img_{number}", bytes(10_000_000)))
-    assert (len(store), store.n_bytes) == (2, 20_000_000)
+        await store.remember("a", EncodedImage(f"img_{number}", bytes(10_000_000)))
+    assert store.holding == Holding(2, 20_000_000)
     with pytest.raises(ProblemError):
-        store.get("a", "img_0")
-    assert store.get("a", "img_3").id == "img_3"
+        await store.recall("a", "img_0")
+    assert (await store.recall("a", "img_3")).id == "img_3"

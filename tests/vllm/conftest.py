@@ -8,4 +8,4 @@ from __future__ import annotations
 
 import os
 
-collect_ignore_glob = [] if "SECONDGLANCE_VLLM_PYTHON" in os.environ else ["engine/*", "http/*"]
+collect_ignore_glob = [] if "SECONDGLANCE_VLLM_PYTHON" in os.environ else ["engine", "http"]

@@ -29,6 +29,7 @@ from secondglance_server.testing import STOP_TIMEOUT_S, free_port, wait_until_re
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "deploy" / "fleet" / "nginx.conf"
 ADDRESS_IN_EXAMPLE = re.compile(r"\b([ab]):8000\b")
+START_TIMEOUT_S = 240.0  # two models are loaded at once, on cores that may be busy
 SERVE = ("-m", "secondglance_server.cli", "serve")
 
 
@@ -47,7 +48,7 @@ class Server:
 
     def wait_until_ready(self) -> None:
         """Return when its model is loaded. Raises ServerDidNotStartError."""
-        wait_until_ready(self.process, self.url)
+        wait_until_ready(self.process, self.url, START_TIMEOUT_S)
 
     def requests(self) -> list[dict[str, Any]]:
         """Return its log's lines about requests."""

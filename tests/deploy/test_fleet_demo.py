@@ -25,7 +25,7 @@ def test_another_server_answers_the_second_stage_of_one_that_is_gone(tmp_path: P
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=290,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -27,11 +27,11 @@ CONVERSATIONS = 40
 
 
 @contextlib.asynccontextmanager
-async def fleet(folder: Path, engine: FakeEngine | None = None) -> AsyncIterator[tuple[str, str, str]]:
+async def fleet(folder: Path, script: FakeScript | None = None) -> AsyncIterator[tuple[str, str, str]]:
     """The base URLs of nginx and of the servers a and b behind it."""
     async with (
-        live_server(engine or FakeEngine(), server_tag="a") as a,
-        live_server(engine or FakeEngine(), server_tag="b") as b,
+        live_server(FakeEngine(script), server_tag="a") as a,
+        live_server(FakeEngine(script), server_tag="b") as b,
     ):
         with running_nginx({"a": a.removeprefix("http://"), "b": b.removeprefix("http://")}, folder) as url:
             yield url, a, b
@@ -51,8 +51,7 @@ async def counted(url: str) -> dict[str, float]:
 
 async def test_every_conversation_finds_its_server_and_both_have_some(tmp_path: Path) -> None:
     """Hashing by the inference's id cannot do it: the first stage has none yet."""
-    engine = FakeEngine(FakeScript(delay_s=0.005))
-    async with fleet(tmp_path, engine) as (url, *servers):
+    async with fleet(tmp_path, FakeScript(delay_s=0.005)) as (url, *servers):
 
         async def converse(client: httpx.AsyncClient) -> None:
             draft = (await ask(client)).json()

@@ -45,7 +45,7 @@ async def talk(url: str, original: bytes, question: str) -> Talk:
     """One question about one photo, over a connection of its own."""
     try:
         async with (
-            asyncio.timeout(90),
+            asyncio.timeout(240),
             AsyncEdgeClient(settings=EDGE.model_copy(update={"url": url})) as client,
         ):
             return ending_of(question, await client.ask(original, question))

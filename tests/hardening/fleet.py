@@ -86,7 +86,7 @@ class Fleet:
 
     url: str
     members: list[Member]
-    nginx: subprocess.Popen[bytes]
+    nginx: subprocess.Popen[bytes] | None
     redis: RedisServer | None
     journal: Path
     kills: dict[int, float] = field(default_factory=dict)
@@ -94,6 +94,7 @@ class Fleet:
 
     def nginx_pids(self) -> list[int]:
         """Return its master and its worker (Linux)."""
+        assert self.nginx is not None
         children = Path(f"/proc/{self.nginx.pid}/task/{self.nginx.pid}/children").read_text()
         return [self.nginx.pid, *map(int, children.split())]
 
@@ -122,6 +123,7 @@ class Fleet:
 
     async def pause_redis(self, for_s: float) -> None:
         assert self.redis is not None
+        self.losses.append(time.monotonic())
         self.redis.pause()
         await asyncio.sleep(for_s)
         self.redis.resume()
@@ -129,9 +131,18 @@ class Fleet:
 
 @contextlib.asynccontextmanager
 async def fleet(
-    folder: Path, n_servers: int, *, delay_s: float = 0.03, is_shared: bool = True, keepalive: int = 0
+    folder: Path,
+    n_servers: int,
+    *,
+    delay_s: float = 0.03,
+    store_patience_s: float = 0,
+    is_shared: bool = True,
+    keepalive: int = 0,
 ) -> AsyncIterator[Fleet]:
-    """Yields a ready fleet; without `is_shared` there is no Redis, and servers keep all in memory."""
+    """Yields a ready fleet; without `is_shared` there is no Redis, and servers keep all in memory.
+
+    `store_patience_s`: how long they wait for Redis, their own constants if 0.
+    """
     redis = RedisServer(folder) if is_shared else None
     journal = folder / "journal"
     journal.touch()
@@ -146,7 +157,7 @@ async def fleet(
     for _ in range(n_servers):
         port = free_port()
         named = {f"{ENV_PREFIX}{name}": value for name, value in {**settings, "PORT": str(port)}.items()}
-        members.append(Member(port, named, (str(journal), str(delay_s))))
+        members.append(Member(port, named, (str(journal), str(delay_s), str(store_patience_s))))
     port = free_port()
     configuration = folder / "nginx.conf"
     configuration.write_text(
@@ -204,7 +215,7 @@ def repeated_without_reason(fleet: Fleet, runs: Sequence[Run], patience_s: float
     """Inferences that ran again though nothing had happened to the first: the fleet's broken promises.
 
     A reason is that its process was killed before a reply could be told to Redis, within `patience_s`, or
-    that Redis forgot everything in between.
+    that Redis forgot everything or did not answer in between.
     """
     found = []
     last: dict[tuple[str, int], Run] = {}

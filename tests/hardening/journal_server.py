@@ -1,4 +1,4 @@
-"""`python -m tests.hardening.journal_server JOURNAL DELAY_S PATIENCE_S`: a server whose engine notes what it does.
+"""`python -m tests.hardening.journal_server JOURNAL DELAY_S PATIENCE_S`: its engine notes what it does.
 
 A line for each beginning and each end of an inference: the time, process, a number, stage and question.
 """

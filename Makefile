@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-vllm gpu-check hardening lint golden edge-endurance endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train clean fuzz pictures audit images compose-demo compose-lab lab lock
+.PHONY: help demo fleet-demo scaling test test-vllm gpu-check hardening lint golden edge-endurance endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train clean fuzz pictures audit images compose-demo compose-lab lab lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -32,6 +32,12 @@ $(VENV)/.dev: $(BIN)/python $(PROJECTS) pyproject.toml $(CONSTRAINTS)
 
 demo: $(VENV)/.app ## the main job on a 12-megapixel photo: server up, edge asks, receipt, picture
 	$(BIN)/python examples/demo.py
+
+fleet-demo: $(VENV)/.dev ## two servers, nginx and Redis here; one server is killed between two stages (no docker)
+	$(BIN)/python -m examples.fleet_demo
+
+scaling: $(VENV)/.dev ## what a question costs Redis, nginx and a server; written into docs/scaling.md
+	$(BIN)/python -m benchmarks.scaling --out benchmarks/results/scaling.json --docs docs/scaling.md
 
 test: $(VENV)/.dev ## all tests (a few minutes on two cores); PYTEST_FLAGS for more
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

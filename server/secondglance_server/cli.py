@@ -181,6 +181,27 @@ def health(
         raise typer.Exit(1) from exc
 
 
+@cli.command("fleet-status", context_settings=_HELP)
+def fleet_status(
+    urls: Annotated[list[str], typer.Argument(help="Base URLs of the servers, not of their proxy.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    timeout_s: Annotated[float, typer.Option(help="Seconds to wait for each answer.")] = 3.0,
+) -> None:
+    """Ask servers how they are, and print one line for each; exit 1 if one is not ready.
+
+    \b
+    Environment, where the servers have keys:
+      SECONDGLANCE_API_KEY      a key of scope ask, for the model
+      SECONDGLANCE_METRICS_KEY  a key of scope metrics, for the numbers
+    """
+    from secondglance_server.fleet_status import as_document, as_table, ask_all
+
+    servers = ask_all(urls, timeout_s=timeout_s)
+    typer.echo(as_document(servers) if as_json else as_table(servers))
+    if not all(server.is_ready for server in servers):
+        raise typer.Exit(1)
+
+
 @key_cli.command("new", context_settings=_HELP)
 def new(
     tenant: Annotated[str, typer.Argument(help="Whose key it is: 1 to 64 of A-Z a-z 0-9 . _ -.")],

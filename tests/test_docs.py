@@ -34,9 +34,10 @@ TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MUL
 FOLDERS = "docs|examples|server|edge_client|shared|scenes|training|benchmarks|evaluation|lab|deploy|tests"
 PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*)`")
 PROGRAMS = {"secondglance": edge_cli, "secondglance-server": server_cli, "secondglance-eval": eval_cli}
-OTHERS_FLAGS = {"--cpu-shares", "--network", "--no-skips"}  # of docker, and of our pytest
+OTHERS_FLAGS = {"--cpu-shares", "--from-literal", "--network", "--no-skips"}  # of docker, kubectl, our pytest
 OTHERS_VARIABLES = {
     "SECONDGLANCE_ANSWER",  # for the program that `watch --cmd` starts
+    "SECONDGLANCE_METRICS_KEY",  # for `fleet-status`
     "SECONDGLANCE_VLLM_PYTHON",  # for the tests and the benchmark that start vLLM
 }
 

@@ -9,7 +9,7 @@ import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 
-from secondglance_server.inference.stores.redis import opening
+from secondglance_server.inference.stores.redis import connection, opening
 from tests.server.exchange import Clock
 
 URL = "redis://fake/0"
@@ -28,8 +28,15 @@ class FakeRedis:
 
     def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Servers that are made from now on, without further settings, share this Redis."""
+        be_patient(monkeypatch)
         monkeypatch.setenv("SECONDGLANCE_SERVER_SESSIONS", URL)
         monkeypatch.setattr(opening, "client_of", self.client)
+
+
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy with other tests is no Redis that is away."""
+    monkeypatch.setattr(connection, "TIMEOUT_S", 30.0)
+    monkeypatch.setattr(connection, "_PATIENCE_S", 60.0)
 
 
 def tell_time_by(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

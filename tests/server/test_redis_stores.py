@@ -34,7 +34,7 @@ from tests.server.exchange import (
     put_patch,
     running_client,
 )
-from tests.server.fake_redis import FakeRedis, tell_time_by
+from tests.server.fake_redis import FakeRedis, be_patient, tell_time_by
 from tests.server.test_sessions import OVER_S, TTL_S, code_of, reply_of, waiting
 
 LEASE_S = ServerSettings().inference_deadline_s + leases.MARGIN_S
@@ -43,6 +43,7 @@ KEY = {"Idempotency-Key": "key-1"}
 
 @pytest.fixture
 def shared(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> FakeRedis:
+    be_patient(monkeypatch)
     tell_time_by(clock, monkeypatch)
     return FakeRedis()
 

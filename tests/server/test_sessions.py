@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -19,6 +19,7 @@ from secondglance_server.inference.stores.protocol import Holding, SessionStore,
 from tests.server.exchange import REPLY, Clock
 
 Open = Callable[..., Stores]
+GATE = GateDefaults(metric="margin", aggregate="sum", threshold=0.25, doubt_threshold=0.75)
 IMAGE = EncodedImage("", b"")
 TTL_S = 120
 OVER_S = TTL_S + 0.001  # Redis holds a value to the end of its last millisecond
@@ -31,7 +32,7 @@ def reply_of(name: str, **changes: object) -> InferenceResponse:
 def waiting(name: str, n_bytes: int = 10, tenant: str = "tenant") -> Session:
     roi = roi_of(PixelBox(left=0, top=0, right=1, bottom=1), ImageSize(width=2, height=2))
     image = EncodedImage(f"img_{name}", bytes(n_bytes))
-    pending = PendingPatch(image, "?", GateDefaults(threshold=0.25), 16, ("tokens",), roi)
+    pending = PendingPatch(image, "?", GATE, 16, ("tokens",), roi)
     return Session(name, tenant, reply_of(name, image_id=image.id), pending)
 
 
@@ -49,6 +50,8 @@ async def code_of(held: SessionStore, tenant: str, name: str) -> ErrorCode:
 
 
 async def test_what_is_claimed_is_what_was_remembered(open_each: Open) -> None:
+    """A field that is added to the gate is stored, too: the second stage must judge as the first did."""
+    assert [each.name for each in fields(GATE) if getattr(GATE, each.name) == each.default] == []
     held, session = open_each().sessions, waiting("a")
     await held.remember(session)
     assert await held.recall("tenant", "a") == session.reply

@@ -10,7 +10,7 @@ import zlib
 
 from pydantic import BaseModel, ConfigDict
 
-from secondglance_protocol.wire import Aggregate, Include, InferenceResponse, Metric, Roi
+from secondglance_protocol.wire import Include, InferenceResponse, Roi
 from secondglance_server.engine.protocol import GateDefaults
 from secondglance_server.inference.images import EncodedImage
 from secondglance_server.inference.sessions import PendingPatch
@@ -23,9 +23,7 @@ class _PendingRecord(BaseModel):
 
     image_id: str
     question: str
-    metric: Metric
-    aggregate: Aggregate
-    threshold: float
+    gate: GateDefaults
     max_new_tokens: int
     include: tuple[Include, ...]
     roi: Roi
@@ -43,13 +41,10 @@ def unpacked_reply(data: bytes) -> InferenceResponse:
 
 def packed_pending(pending: PendingPatch) -> bytes:
     """Return all but the image."""
-    gate = pending.gate
     record = _PendingRecord(
         image_id=pending.image.id,
         question=pending.question,
-        metric=gate.metric,
-        aggregate=gate.aggregate,
-        threshold=gate.threshold,
+        gate=pending.gate,
         max_new_tokens=pending.max_new_tokens,
         include=pending.include,
         roi=pending.roi,
@@ -63,7 +58,7 @@ def unpacked_pending(data: bytes, image: bytes) -> PendingPatch:
     return PendingPatch(
         image=EncodedImage(record.image_id, image),
         question=record.question,
-        gate=GateDefaults(record.metric, record.aggregate, record.threshold),
+        gate=record.gate,
         max_new_tokens=record.max_new_tokens,
         include=record.include,
         roi=record.roi,

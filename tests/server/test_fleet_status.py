@@ -24,7 +24,7 @@ NOBODY = f"http://127.0.0.1:{free_port()}"
 
 
 async def run(*arguments: str) -> Result:
-    command = ["fleet-status", "--timeout-s", "5", *arguments]
+    command = ["fleet-status", "--timeout-s", "30", *arguments]
     return await asyncio.to_thread(CliRunner().invoke, cli, command, catch_exceptions=False)
 
 

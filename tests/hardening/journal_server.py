@@ -1,4 +1,4 @@
-"""`python -m tests.hardening.journal_server JOURNAL DELAY_S`: a server whose engine notes what it does.
+"""`python -m tests.hardening.journal_server JOURNAL DELAY_S PATIENCE_S`: its engine notes what it does.
 
 A line for each beginning and each end of an inference: the time, process, a number, stage and question.
 """
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from secondglance_server.engine.fake import FakeEngine, FakeScript
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, EngineError
+from secondglance_server.inference.stores.redis import connection
 from secondglance_server.serving import leave, run_until_stopped
 from secondglance_server.settings import load_settings
 
@@ -41,6 +42,8 @@ class JournalEngine(FakeEngine):
 
 
 def main() -> None:
+    if patience_s := float(sys.argv[3]):  # with Redis, on a machine that is busy with other tests
+        connection.TIMEOUT_S = connection._PATIENCE_S = patience_s  # type: ignore[misc]
     engine = JournalEngine(sys.argv[1], FakeScript(draft="a sign", answer="42", delay_s=float(sys.argv[2])))
     leave(is_well=run_until_stopped(load_settings(), engine))
 

@@ -80,7 +80,12 @@ async def test_a_connection_that_is_encrypted_and_has_a_name_and_password(
     port = free_port()
     options = ("--tls-port", str(port), "--tls-cert-file", str(tmp_path / "cert.pem"))
     options += ("--tls-key-file", str(tmp_path / "key.pem"), "--tls-auth-clients", "no")
-    options += ("--user", *["edge", "on", ">right", "~sg*", "+@all"], "--user", *["default", "off"])
+    options += (
+        "--user",
+        *["edge", "on", ">right", "~sg*", "+@all", "-@admin", "-@dangerous"],
+        "--user",
+        *["default", "off"],
+    )
     with redis_server(tmp_path, *options):
         where, trusted = f"127.0.0.1:{port}/0", f"ssl_ca_certs={tmp_path / 'ca.pem'}"
         good = f"rediss://edge:right@{where}?{trusted}"

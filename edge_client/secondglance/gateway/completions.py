@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from secondglance.conversation.hooks import Hooks
 from secondglance.conversation.requests import Terms
+from secondglance.gateway.answer_format import answer_format
 from secondglance.gateway.errors import ApiError, bad_request
 from secondglance.gateway.messages import ChatRequest, compose, parse_chat
 from secondglance.gateway.pictures import load_picture
@@ -51,6 +52,7 @@ async def _answer(chat: ChatRequest, notes: list[str], parts: GatewayServices) -
         stops=chat.stops,
         wants_logprobs=bool(chat.logprobs),
         wants_usage=chat.wants_usage,
+        answer_format=answer_format(chat.response_format),
         notes=(*notes, *question.notes),
     )
     picture = await load_picture(question.picture, parts.files, parts.remote)

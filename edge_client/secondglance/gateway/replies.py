@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secondglance.conversation.steps import Token
+from secondglance.gateway.answer_format import PLAIN, AnswerFormat
 from secondglance.gateway.errors import ApiError
 from secondglance.reply import Reply
 from secondglance_protocol.wire import InferenceResponse, TokenReport
@@ -29,6 +30,7 @@ class Form:
     stops: tuple[str, ...] = ()
     wants_logprobs: bool = False
     wants_usage: bool = False
+    answer_format: AnswerFormat = PLAIN
     notes: tuple[str, ...] = ()
 
 
@@ -37,7 +39,7 @@ def completion(reply: Reply, form: Form) -> dict[str, Any]:
     text, finish_reason = ending(reply, form)
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": text, "refusal": None},
+        "message": {"role": "assistant", **_said(text, form)},
         "finish_reason": finish_reason,
         "logprobs": _logprobs(reply.tokens) if form.wants_logprobs else None,
     }
@@ -66,7 +68,20 @@ def opening_chunk(first: InferenceResponse | None, form: Form, model: str) -> by
 
 def content_chunk(form: Form, model: str, text: str, tokens: Sequence[Token | TokenReport]) -> bytes:
     """Return a piece of the answer; `tokens` are those that it ends."""
-    chunk = _chunk(form, model, {"content": text})
+    return _content_chunk(form, model, {"content": text}, tokens)
+
+
+def whole_chunk(form: Form, reply: Reply) -> bytes:
+    """Return the whole answer in the form that the app asked for, or why it has none."""
+    text, _ = ending(reply, form)
+    delta = {name: value for name, value in _said(text, form).items() if value}
+    return _content_chunk(form, reply.model, delta, reply.tokens or ())
+
+
+def _content_chunk(
+    form: Form, model: str, delta: dict[str, Any], tokens: Sequence[Token | TokenReport]
+) -> bytes:
+    chunk = _chunk(form, model, delta)
     if form.wants_logprobs:
         chunk["choices"][0]["logprobs"] = _logprobs(tokens)
     return _event(chunk)
@@ -131,6 +146,14 @@ def ending(reply: Reply, form: Form) -> tuple[str, str]:
         return reply.answer[: min(found)], "stop"
     is_cut = reply.usage.completion_tokens >= form.max_new_tokens
     return reply.answer, "length" if is_cut else "stop"
+
+
+def _said(answer: str, form: Form) -> dict[str, str | None]:
+    """Return `content` and `refusal`: an answer that the wanted form cannot hold is refused in words."""
+    content = form.answer_format.write(answer)
+    if content is not None:
+        return {"content": content, "refusal": None}
+    return {"content": None, "refusal": f"the model's answer is no such value: {answer}"}
 
 
 def _usage(reply: Reply) -> dict[str, Any]:

@@ -18,7 +18,15 @@ from starlette.responses import Response, StreamingResponse
 from secondglance.conversation.steps import Token
 from secondglance.errors import EdgeError
 from secondglance.gateway.errors import ApiError, as_api_error, gateway_failed
-from secondglance.gateway.replies import Form, content_chunk, end_chunks, ending, error_event, opening_chunk
+from secondglance.gateway.replies import (
+    Form,
+    content_chunk,
+    end_chunks,
+    ending,
+    error_event,
+    opening_chunk,
+    whole_chunk,
+)
 from secondglance.reply import Reply
 from secondglance_protocol.wire import InferenceResponse
 
@@ -96,6 +104,8 @@ class _Answer:
 
     def take(self, token: Token) -> list[bytes]:
         """Return the chunk that the token gives, if any."""
+        if not self._form.answer_format.is_plain:
+            return []
         self._waiting.append(token)
         text = self._deltas.add(token.text)
         if not text:
@@ -106,6 +116,8 @@ class _Answer:
 
     def end(self, reply: Reply) -> list[bytes]:
         """Return the last chunks: what is left of the answer, why it ends, usage."""
+        if not self._form.answer_format.is_plain:
+            return [whole_chunk(self._form, reply), *end_chunks(reply, self._form)]
         text, _ = ending(reply, self._form)
         rest = self._deltas.rest(text)
         if rest is None:

@@ -55,7 +55,7 @@ def judge(settings: dict[str, Setting], pictures: int, first_seed: int) -> dict[
     for name, setting in settings.items():
         held = np.array([held_share(each.box, each.region(setting)) >= HELD for each in looked], float)
         figures = {"crops": resamples.mean(held), "answers": resamples.mean(np.array(scores[setting]))}
-        shown = {key: round(100 * value.mean, 1) for key, value in figures.items()}
+        shown = {key: round(100 * value.value, 1) for key, value in figures.items()}
         print(
             f"{name}: {setting.name}: " + ", ".join(f"{k} {v.times(100):.1f} %" for k, v in figures.items())
         )

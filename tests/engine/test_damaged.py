@@ -164,7 +164,6 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "compressed-tensors": (
         configured(quantization_config={"quant_method": "compressed-tensors"}), "pip install "
     ),
-    "fp8": (configured(quantization_config={"quant_method": "fp8"}), "pip install "),
     "unknown quantisation": (configured(quantization_config={"quant_method": "mystery"}), "mystery"),
 }  # fmt: skip
 

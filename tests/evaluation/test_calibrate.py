@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.localization import without_setting
 from scenes.generator import encode_jpeg, make_scene, render
 from secondglance import EdgeClient
 from secondglance_eval.asking.asker import Asker
-from secondglance_eval.asking.layers import loaded, look, own_setting
-from secondglance_eval.asking.prefetch import Group, pictures_ahead
+from secondglance_eval.asking.prefetch import Group
 from secondglance_eval.asking.records import read_records
 from secondglance_eval.asking.run import Pace
 from secondglance_eval.campaign import RECORDS_FILE
@@ -24,16 +22,10 @@ from secondglance_eval.cli import app
 from secondglance_eval.datasets.example import Example, exact_match
 from secondglance_eval.errors import CalibrationError
 from secondglance_eval.facts import Facts
-from secondglance_eval.judging.calibration import always_ask, one_target, write_calibration
+from secondglance_eval.judging.calibration import always_ask, one_target
 from secondglance_eval.judging.gate_choice import TargetKind, halves
 from secondglance_eval.judging.localization import calibrate_localization
-from secondglance_eval.judging.window_choice import HELD, held_share
-from secondglance_protocol.geometry import cover_pixels
-from secondglance_protocol.wire import ImageSize
 from secondglance_server.calibrated_gate import read_calibrated_gate
-from secondglance_server.engine.loader import load_engine
-from secondglance_server.engine.model_defaults import read_model_defaults
-from secondglance_server.engine.prefix import PrefixEngine
 from secondglance_server.settings import ServerSettings
 from secondglance_server.testing import serving
 
@@ -174,65 +166,6 @@ def test_a_wish_has_a_name() -> None:
     assert one_target(**wishes).kind == "max_uplink_bytes"
     with pytest.raises(CalibrationError):
         one_target(**dict.fromkeys(wishes, 0.5))
-
-
-class SmallSigns(SmallScenes):
-    """The questions with boxes."""
-
-    name = "small signs"
-
-    def __iter__(self) -> Iterator[Group]:
-        for seed in range(402_000, 402_000 + PICTURES):
-            scene = make_scene(seed, split="test", size=SIZE)
-            asked = [(q, scene.signs[q.sign].box) for q in scene.questions if q.sign is not None]
-            yield tuple(
-                Example(
-                    f"{seed}/{n}",
-                    str(seed),
-                    question.text,
-                    (question.answer,),
-                    question.kind,
-                    SmallScene(seed),
-                    *SIZE,
-                    box=cover_pixels(*box, ImageSize(width=SIZE[0], height=SIZE[1])),
-                )
-                for n, (question, box) in enumerate(asked[: QUESTIONS // 2])
-            )
-
-
-def test_a_model_without_a_setting_of_its_own_is_given_one_as_good_as_the_shipped(tmp_path: Path) -> None:
-    """The embedded model without its measured layer and window: calibration finds a setting that holds the
-    answer on other scenes at least as often as the shipped one does."""
-    model = tmp_path / "model"
-    model.mkdir()
-    settings = without_setting(model)
-    dataset = SmallSigns()
-    choice = calibrate_localization(dataset, settings, workers=1)
-    assert choice.chosen != choice.own
-    assert choice.tested[choice.chosen].held.mean > choice.tested[choice.own].held.mean
-    # on the other half, beside the shipped setting
-    _, others = halves([example for group in dataset for example in group], 0.5)
-    ids = {example.image_id for example in others}
-    groups = [group for group in dataset if group[0].image_id in ids]
-    with loaded(ServerSettings(model="embedded")) as engine, pictures_ahead(1) as pool:
-        shipped = own_setting(engine)
-        looked = look(engine, groups, pool)
-    shares = {
-        setting: sum(held_share(each.box, each.region(setting)) >= HELD for each in looked)
-        for setting in (shipped, choice.chosen)
-    }
-    assert shares[choice.chosen] >= shares[shipped] - 1  # of 20: one is not a difference
-    # the file is what the server reads, beside the weights or as --calibration
-    assert choice.file.localization is not None
-    write_calibration(choice.file, model / "secondglance.json")
-    defaults = read_model_defaults(model)
-    assert defaults.layers((0,), 4) == choice.chosen.layers
-    assert read_calibrated_gate(model / "secondglance.json") == choice.file
-    engine = load_engine("embedded", device="cpu", localization=choice.file.localization)
-    assert engine.info.localization.origin == choice.file.localization.origin
-    assert engine.info.localization.window == choice.chosen.how.window
-    assert isinstance(engine, PrefixEngine)
-    assert engine.layers == choice.chosen.layers
 
 
 @pytest.mark.parametrize("arguments", [(), ("--dataset", "scenes", "--url", "http://127.0.0.1:9")])

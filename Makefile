@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-vllm gpu-check hardening lint golden edge-endurance endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train clean fuzz pictures audit images compose-demo compose-lab lab lock
+.PHONY: help demo fleet-demo scaling test test-vllm gpu-check hardening lint golden edge-endurance endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train clean fuzz pictures audit images compose-demo compose-lab lab lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -32,6 +32,12 @@ $(VENV)/.dev: $(BIN)/python $(PROJECTS) pyproject.toml $(CONSTRAINTS)
 
 demo: $(VENV)/.app ## the main job on a 12-megapixel photo: server up, edge asks, receipt, picture
 	$(BIN)/python examples/demo.py
+
+fleet-demo: $(VENV)/.dev ## two servers, nginx and Redis here; one server is killed between two stages (no docker)
+	$(BIN)/python -m examples.fleet_demo
+
+scaling: $(VENV)/.dev ## what a question costs Redis, nginx and a server; written into docs/scaling.md
+	$(BIN)/python -m benchmarks.scaling --out benchmarks/results/scaling.json --docs docs/scaling.md
 
 test: $(VENV)/.dev ## all tests (a few minutes on two cores); PYTEST_FLAGS for more
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
@@ -93,7 +99,7 @@ bench: $(VENV)/.dev ## the pair over real HTTP on 200 held-out scenes
 	$(BIN)/python -m benchmarks.pair
 
 bench-engine: $(VENV)/.dev ## the engine beside stock generate and the published pipeline
-	$(BIN)/python -m benchmarks.engine
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.engine
 
 bench-ladder: $(VENV)/.dev ## what the edge chooses encodings by, and what that saves at 256 kbit/s; put into the edge and docs/network.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ladder --out edge_client/secondglance/link/measured_encodings.json --docs docs/network.md
@@ -102,8 +108,9 @@ bench-ladder: $(VENV)/.dev ## what the edge chooses encodings by, and what that 
 bench-before-after: $(VENV)/.dev ## this tree beside an older one in BESIDE: what a request and a start of the command line cost
 	$(BIN)/python -m benchmarks.before_after --beside $(BESIDE)
 
-bench-throughput: $(VENV)/.dev ## requests per second with 1, 4 and 16 edges, beside what the hardware allows
-	$(BIN)/python -m benchmarks.throughput
+bench-throughput: $(VENV)/.dev ## requests per second with 1 to 64 edges beside the engine alone, and short answers beside a long one
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.throughput
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.instruments.mixed_lengths
 
 # vLLM lives in an environment of its own. It brings torchvision, torchaudio and torchcodec, whose builds for CUDA
 # break the import on a CPU, and which nothing here uses.

@@ -2,7 +2,8 @@
 
 For each scene (held-out fonts and backgrounds) the original is rendered and saved as a JPEG; the edge's code
 makes the global view and every crop; the server's engine, gate and localisation do the rest. Printed: tables
-by text height in the global image and, as last line, one JSON document.
+by text height in the global image and, as last line, one JSON document. Its `photo_*` keys are of scenes on
+photographs, with fonts and words that no training saw (docs/training-reader.md names the packages).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.reader import photo_figures
 from scenes.generator import Scene, shown_share
 from scenes.photos import originals
 from scenes.signs import Sign
@@ -171,6 +173,7 @@ def print_tables(rows: list[Row], threshold: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=1000)
+    parser.add_argument("--photo-scenes", type=int, help="on photo textures; as many as scenes if unset")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--workers", type=int, default=2)
@@ -193,7 +196,9 @@ def main() -> None:
         )
     threshold = engine.info.gate.threshold
     print_tables(rows, threshold)
-    print(json.dumps(summarize(rows, threshold, arguments.scenes)))
+    wanted = arguments.scenes if arguments.photo_scenes is None else arguments.photo_scenes
+    photos = photo_figures(engine, wanted) if wanted else {}
+    print(json.dumps(summarize(rows, threshold, arguments.scenes) | photos))
 
 
 if __name__ == "__main__":

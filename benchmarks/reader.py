@@ -7,10 +7,12 @@ a table and, as last line, one JSON object. `--photos DIR` takes a folder with `
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import pathlib
 import re
 import resource
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,11 +24,18 @@ from benchmarks.off_domain import QUESTIONS as OFF_DOMAIN
 from scenes.generator import make_scene
 from secondglance_protocol.wire import ImageSize
 from secondglance_server.engine.loader import load_engine
-from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Engine, Picture
+from secondglance_server.engine.protocol import (
+    AnswerRequest,
+    AnswerResult,
+    EncoderBudget,
+    Engine,
+    Picture,
+)
 from secondglance_server.engine.reader.alphabet import folded
 from secondglance_server.inference.localization import locate
 from training.reader.asking import Asker
-from training.reader.drawing.worlds import VIEW_SIDE_PX, Box, compressed, make_world
+from training.reader.drawing.textures import texture_files
+from training.reader.drawing.worlds import VIEW_SIDE_PX, Box, make_world
 from training.reader.records import Subject, TrueLine, TrueSign
 from training.reader.targets import expected_text
 from training.reader.tokenizer import CANNOT_TEXT, NOTHING_TEXT
@@ -57,7 +66,7 @@ class Scene:
 
 @dataclass(slots=True)
 class Row:
-    """What came of one question. `holds`: the share of the box in the window."""
+    """What came of one question. `holds`: the share of the box in the window; `sent`: bytes of pictures."""
 
     kind: str
     right: bool
@@ -70,6 +79,7 @@ class Row:
     holds: float | None
     height: float | None
     is_first: bool  # of its picture: nothing was cached
+    sent: int
     stage_ms: list[float] = field(default_factory=list)
     shown: str = ""
 
@@ -164,14 +174,19 @@ def ask_all(engine: Engine, name: str, scenes: Iterator[Scene], threshold: float
     rows: list[Row] = []
     for number, scene in enumerate(scenes):
         whole = (0.0, 0.0, float(scene.size[0]), float(scene.size[1]))
-        seen = _picture(scene, whole, f"{name} {number}")  # the key of the prefix cache
+        seen = _picture(scene, whole, f"{name} {number}", engine.info.image)  # the key of the prefix cache
         rows += [_ask(engine, scene, seen, question, threshold, number) for question in scene.questions]
     return rows
 
 
-def _picture(scene: Scene, box: Box, key: str) -> Picture:
-    image = compressed(scene.look.render(box), QUALITY)
-    return Picture(key, np.asarray(image))
+def _picture(scene: Scene, box: Box, key: str, budget: EncoderBudget) -> tuple[Picture, int]:
+    """Return what an edge would send of a part of a scene, and its bytes."""
+    image = scene.look.render(box)
+    image.thumbnail((budget.max_width, budget.max_height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=QUALITY, method=2)
+    sent = buffer.getvalue()
+    return Picture(key, np.asarray(Image.open(buffer).convert("RGB"))), len(sent)
 
 
 def _gate(result: AnswerResult) -> float:
@@ -186,19 +201,26 @@ def _answer(engine: Engine, request: AnswerRequest) -> tuple[AnswerResult, float
 
 
 def _ask(
-    engine: Engine, scene: Scene, seen: Picture, question: Question, threshold: float, number: int
+    engine: Engine,
+    scene: Scene,
+    sight: tuple[Picture, int],
+    question: Question,
+    threshold: float,
+    number: int,
 ) -> Row:
+    seen, sent = sight
     first, first_ms = _answer(engine, AnswerRequest(seen, question.text, max_new_tokens=64))
     gate = last_gate = _gate(first)
     final, times, holds = first, [first_ms], None
-    asks = gate > threshold and first.text != CANNOT_TEXT
+    asks = gate > threshold and not first.is_off_domain
     if asks:
         assert first.attention is not None
         size = ImageSize(width=scene.size[0], height=scene.size[1])
         region = locate(first.attention, size, engine.info.localization)
         box = (float(region.left), float(region.top), float(region.right), float(region.bottom))
         holds = _held(question.box, box)
-        patch = _picture(scene, box, f"patch {number}")
+        patch, patch_bytes = _picture(scene, box, f"patch {number}", engine.info.patch)
+        sent += patch_bytes
         final, second_ms = _answer(engine, AnswerRequest(seen, question.text, patch, max_new_tokens=64))
         times.append(second_ms)
         last_gate = _gate(final)
@@ -206,7 +228,7 @@ def _ask(
     return Row(
         question.kind, is_right(final.text, question.answers), is_right(first.text, question.answers),
         has_word(final.text, question.answers), gate, last_gate, asks,
-        final.text in (CANNOT_TEXT, NOTHING_TEXT), holds, question.height, is_first, times,
+        final.text in (CANNOT_TEXT, NOTHING_TEXT), holds, question.height, is_first, sent, times,
         f"{question.text} {question.answers[:1]}: {first.text!r} {gate:.2f}, {final.text!r} {last_gate:.2f}",
     )  # fmt: skip
 
@@ -248,6 +270,7 @@ def figures(rows: Sequence[Row], doubt: float) -> dict[str, float | int | None]:
         "count": _share([r.right for r in rows if r.kind == "count"]),
         "presence": _share([r.right for r in rows if r.kind == "presence"]),
         "color": _share([r.right for r in rows if r.kind in ("color", "color_of")]),
+        "uplink_bytes": round(float(np.mean([r.sent for r in rows])), 1) if rows else None,
         "asks_again": _share([r.asked_again for r in rows]),
         "auroc": auroc(rows),
         "auroc_read": auroc(read),
@@ -264,6 +287,19 @@ def figures(rows: Sequence[Row], doubt: float) -> dict[str, float | int | None]:
 
 def _median(values: Sequence[float]) -> float | None:
     return round(float(np.median(values)), 1) if values else None
+
+
+def photo_figures(engine: Engine, scenes: int, first_seed: int = _FIRST_SEED) -> dict[str, float | int]:
+    """Return the figures on photo textures as `photo_*`; none where the photographs are not installed."""
+    try:
+        texture_files("test")
+    except FileNotFoundError as exc:
+        print(f"no photo_* figures: {exc}", file=sys.stderr)
+        return {}
+    threshold = engine.info.gate.threshold
+    seen = (photo_scene(first_seed + i, 6) for i in range(scenes))
+    found = figures(ask_all(engine, "photo", seen, threshold), engine.info.gate.doubts_above)
+    return {f"photo_{name}": value for name, value in found.items() if value is not None}
 
 
 def main() -> None:
@@ -293,7 +329,7 @@ def main() -> None:
         if options.only and name not in options.only:
             continue
         rows = ask_all(engine, name, scenes, threshold)
-        found = figures(rows, threshold)
+        found = figures(rows, engine.info.gate.doubts_above)
         if name == "off_domain":
             recognised = _share([r.is_refusal and not r.asked_again for r in rows])
             found = {"questions": len(rows), "sure": found["sure"], "recognised": recognised}

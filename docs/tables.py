@@ -1,7 +1,11 @@
-"""Write the tables of the documents anew: settings of both sides, metrics, errors.   python docs/tables.py
+"""Write the tables of the documents anew: settings of both sides, metrics, errors, models.
+
+    python docs/tables.py
 
 A setting's meaning is the docstring below it or the comment behind it, a metric's its help text, an error's
-its title in the protocol.
+its title in the protocol. The published models are computed from the shapes in `published_models.json` (those
+of their `config.json`): parameters are counted on a model without memory, image tokens and sizes are what the
+family's adapter says of it.
 """
 
 from __future__ import annotations
@@ -9,13 +13,19 @@ from __future__ import annotations
 import ast
 import inspect
 import io
+import json
+import tempfile
 import textwrap
 import tokenize
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, get_args, get_origin
 
+import torch
 from pydantic_settings import BaseSettings
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from secondglance.gateway.settings import GatewaySettings
 from secondglance.settings import EdgeSettings
@@ -24,11 +34,14 @@ from secondglance_protocol.errors import ERRORS, ErrorCode
 from secondglance_protocol.wire import Confidence
 from secondglance_server.app import create_app
 from secondglance_server.engine.adapters import discover
+from secondglance_server.engine.adapters.base import TransformersAdapter
 from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.engine.generic.registry import ModelType, model_types
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.settings import ServerSettings, VllmSettings
 
 FOLDER = Path(__file__).parent
+PUBLISHED = FOLDER / "published_models.json"
 _MIB = 1024 * 1024
 
 
@@ -91,6 +104,75 @@ def metrics_table() -> str:
     return markdown_table(("metric", "type", "labels", "meaning"), rows) + "\n"
 
 
+def types_table() -> str:
+    """Return every image-text-to-text type of transformers: yes, answers only or no, and why."""
+    rows = [row for row in model_types() if not _is_untried(row)]
+    table = markdown_table(
+        ("`model_type`", "asks for regions", "by", "how its picture is known, or why it asks for none"),
+        [(f"`{row.type}`", row.verdict, row.how, _cell(row.reason)) for row in rows],
+    )
+    untried = ", ".join(f"`{row.type}`" for row in model_types() if _is_untried(row))
+    return f"{table}\n\nNot tried, so nobody knows: {untried or 'none'}.\n"
+
+
+@cache
+def published_table() -> str:
+    """Return ten published models with memory, image tokens, first picture and layer."""
+    header = (
+        "`--model`",
+        "parameters",
+        "16 bits",
+        "4 bits",
+        "image tokens",
+        "first picture",
+        "layer",
+        "whose",
+    )
+    rows = [_published_row(name, raw) for name, raw in json.loads(PUBLISHED.read_text()).items()]
+    return markdown_table(header, rows) + "\n"
+
+
+def _published_row(name: str, raw: dict[str, Any]) -> tuple[str, ...]:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(raw))
+        (Path(folder) / "preprocessor_config.json").write_text("{}")
+        config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            model: Any = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]  # as transformers leaves it
+        model.tie_weights()
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        family = discover().get(config.model_type)
+        seen = ("told at load",) * 4
+        if family is not None:
+            # no text is tokenised: the layout asks for the placeholder's name only
+            tokenizer = SimpleNamespace(eos_token_id=0, convert_ids_to_tokens=str)
+            processor = family.load_image_processor(folder, config)
+            seen = _what_it_sees(family(model, tokenizer, processor, ""))
+    memory = [f"{parameters * bits / 8e9:.1f} GB" for bits in (16, 4)]
+    return (f"`{name}`", f"{parameters / 1e9:.2f} B", *memory, *seen)
+
+
+def _what_it_sees(adapter: TransformersAdapter) -> tuple[str, str, str, str]:
+    budget = adapter.image
+    width, height = budget.max_width, budget.max_height
+    limit = f"{width} x {height}"
+    if budget.max_pixels is not None:
+        width = height = int(budget.max_pixels**0.5)
+        limit = f"{budget.max_pixels:,} pixels"
+    layout = adapter.layout(width, height)
+    tokens = str(layout.run) if budget.max_pixels is None else f"up to {layout.run}"
+    (layer,) = adapter.layers
+    return tokens, limit, f"{layer} of {adapter.n_layers}", _cell(adapter.localization.origin)
+
+
+def _is_untried(row: ModelType) -> bool:
+    return row.verdict == "no" and row.reason.startswith("not tried")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "/")
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "settings": lambda: settings_table(ServerSettings),
     "vllm settings": lambda: settings_table(VllmSettings),
@@ -99,6 +181,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "metrics": metrics_table,
     "errors": errors_table,
     "families": families_table,
+    "types": types_table,
+    "published models": published_table,
 }
 
 

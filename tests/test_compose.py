@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from secondglance_server.settings import ServerSettings
 from secondglance_vllm_capture import TESTED_VLLM
 from tests.needs import needs_program
 
@@ -105,15 +106,16 @@ def test_what_others_wait_for_is_checked_by_our_own_command() -> None:
         for other, terms in service["depends_on"].items()
         if terms["condition"] == "service_healthy"
     }
-    assert waited_for == {"server", "server-gpu", "server-lab"}
-    for name in waited_for:
+    ours = {"server", "server-gpu", "server-lab", "server-a", "server-b"}
+    assert waited_for == {*ours, "redis"}
+    for name in ours:
         assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "secondglance-server", "health"]
 
 
-def test_only_the_servers_reach_the_outside() -> None:
-    """U6: they are asked from the host and download models; the edges and the lab need each other only."""
+def test_only_the_servers_and_their_proxy_reach_the_outside() -> None:
+    """U6: they are asked from the host and download models; edges, the lab and Redis need each other only."""
     outside = [name for name, service in SERVICES.items() if "outside" in service["networks"]]
-    assert outside == ["server", "server-gpu", "server-vllm"]
+    assert outside == ["server", "server-gpu", "server-vllm", "server-a", "server-b", "proxy"]
     networks = COMPOSE["networks"]
     assert [name for name, network in networks.items() if not network.get("internal")] == ["outside"]
 
@@ -141,7 +143,27 @@ def test_the_demo_is_what_starts_by_default() -> None:
         "gpu",
         "lab",
         "vllm",
+        "fleet",
     }
+
+
+def test_the_fleet_is_asked_through_its_proxy_and_shares_its_sessions() -> None:
+    """Two servers of one tag, or of a name that nginx does not know, get each other's second stages."""
+    fleet = [name for name, service in SERVICES.items() if service.get("profiles") == ["fleet"]]
+    assert fleet == ["server-a", "server-b", "redis", "proxy"]
+    assert [name for name in fleet if SERVICES[name].get("ports")] == ["proxy"]
+    nginx = (ROOT / "deploy" / "fleet" / "nginx.conf").read_text()
+    for name in ("server-a", "server-b"):
+        environment, tag = SERVICES[name]["environment"], name.removeprefix("server-")
+        assert environment["SECONDGLANCE_SERVER_SERVER_TAG"] == tag
+        assert SERVICES[name]["networks"]["private"]["aliases"] == [tag]
+        assert f"server {tag}:8000" in nginx
+        names = {
+            name.removeprefix("SECONDGLANCE_SERVER_").lower() for name in environment if "SERVER_" in name
+        }
+        assert names <= ServerSettings.model_fields.keys(), "an unknown one is ignored"
+        assert environment["SECONDGLANCE_SERVER_SESSIONS"].endswith("@redis:6379/0")
+    assert SERVICES["proxy"]["ports"][0].rpartition(":")[2] in nginx
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
@@ -170,7 +192,7 @@ def test_vllms_image_is_of_the_tested_release_and_ends_as_nobody_special() -> No
 @needs_program("docker-compose", package="docker-compose")
 def test_docker_compose_reads_the_file_as_we_do() -> None:
     """It merges the anchors and profiles on its own; the policy holds for what comes out."""
-    profiles = [word for name in ("gpu", "lab", "vllm") for word in ("--profile", name)]
+    profiles = [word for name in ("gpu", "lab", "vllm", "fleet") for word in ("--profile", name)]
     command = ["docker-compose", *profiles, "config"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert shown.stderr == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from functools import cache
@@ -33,9 +34,10 @@ TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MUL
 FOLDERS = "docs|examples|server|edge_client|shared|scenes|training|benchmarks|evaluation|lab|deploy|tests"
 PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*)`")
 PROGRAMS = {"secondglance": edge_cli, "secondglance-server": server_cli, "secondglance-eval": eval_cli}
-OTHERS_FLAGS = {"--cpu-shares", "--network", "--no-skips"}  # of docker, and of our pytest
+OTHERS_FLAGS = {"--cpu-shares", "--from-literal", "--network", "--no-skips"}  # of docker, kubectl, our pytest
 OTHERS_VARIABLES = {
     "SECONDGLANCE_ANSWER",  # for the program that `watch --cmd` starts
+    "SECONDGLANCE_METRICS_KEY",  # for `fleet-status`
     "SECONDGLANCE_VLLM_PYTHON",  # for the tests and the benchmark that start vLLM
 }
 
@@ -198,3 +200,12 @@ def test_the_rooms_and_modules_of_the_architecture_exist() -> None:
     for name in named:
         room, _, module = name.rpartition("/")
         assert name in rooms or (module in modules and (not room or f"{room}/" in rooms)), name
+
+
+def test_the_first_question_of_the_readme_says_what_the_embedded_model_knows() -> None:
+    """U1: nothing said it where a new user asks about a photograph of their own. `doctor` says the same."""
+    folders = sorted((ROOT / "server/secondglance_server/engine").glob("*/weights/secondglance.json"))
+    domains = {path.parts[-3]: json.loads(path.read_text())["domain"] for path in folders}
+    assert domains.keys() == {"embedded", "reader"}
+    section = (ROOT / "README.md").read_text().split("\n## Ask\n")[1].split("\n## ")[0]
+    assert f"It answers about {domains['embedded']}." in " ".join(section.split())

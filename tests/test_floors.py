@@ -21,7 +21,7 @@ PACKAGE = "secondglance_server"
 
 # From the roof down. A room imports itself and what stands below it.
 FLOORS = ("roof", "http", "telemetry", "inference", "floor", "engine")
-ROOF = {"app", "cli", "serving", "testing"}
+ROOF = {"app", "cli", "fleet_status", "serving", "testing"}
 MOST_FLOORS = 10
 
 

@@ -71,6 +71,7 @@ def create_app(
     """
     tracer = tracer or _tracer_of(settings)
     metrics = Metrics()
+    metrics.show_server(tag=settings.server_tag, version=version("second-glance-server"))
     stores = stores or open_stores(settings, metrics.observe_store, clock)
     device, start = _engine_of(settings, engine, metrics)
     state = _build_state(settings, device, Readiness(on_failure=on_failure), metrics, tracer, stores)

@@ -20,6 +20,7 @@ from secondglance_server.errors import ListenError, SettingsError
 from secondglance_server.keys import ApiKey, hash_key, new_key
 from secondglance_server.settings import ServerSettings, load_settings
 
+_VERDICTS = ("yes", "answers only", "no")
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 # Plain help, no panels, as that of `secondglance`.
@@ -146,6 +147,21 @@ def serve(
 
 
 @cli.command(context_settings=_HELP)
+def models() -> None:
+    """List the model types of transformers: whether they can be asked here, and why or why not.
+
+    yes: answers, and asks for regions. answers only: never asks for one. no: is not served, or was not tried.
+    Any model is probed when it is loaded; what was found then is in /v1/model and in the log.
+    """
+    from secondglance_server.engine.generic.registry import model_types
+
+    rows = model_types()
+    width = max(len(row.type) for row in rows)
+    for row in sorted(rows, key=lambda row: (_VERDICTS.index(row.verdict), row.type)):
+        typer.echo(f"{row.type:{width}}  {row.verdict:12}  {' '.join(row.reason.split())}")
+
+
+@cli.command(context_settings=_HELP)
 def health(
     url: Annotated[
         str | None, typer.Option(help="Base URL; the settings' host and port if left out.")
@@ -163,6 +179,27 @@ def health(
     except (urllib.error.URLError, OSError, ValueError) as exc:
         typer.echo(f"not ready: {exc}", err=True)
         raise typer.Exit(1) from exc
+
+
+@cli.command("fleet-status", context_settings=_HELP)
+def fleet_status(
+    urls: Annotated[list[str], typer.Argument(help="Base URLs of the servers, not of their proxy.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    timeout_s: Annotated[float, typer.Option(help="Seconds to wait for each answer.")] = 3.0,
+) -> None:
+    """Ask servers how they are, and print one line for each; exit 1 if one is not ready.
+
+    \b
+    Environment, where the servers have keys:
+      SECONDGLANCE_API_KEY      a key of scope ask, for the model
+      SECONDGLANCE_METRICS_KEY  a key of scope metrics, for the numbers
+    """
+    from secondglance_server.fleet_status import as_document, as_table, ask_all
+
+    servers = ask_all(urls, timeout_s=timeout_s)
+    typer.echo(as_document(servers) if as_json else as_table(servers))
+    if not all(server.is_ready for server in servers):
+        raise typer.Exit(1)
 
 
 @key_cli.command("new", context_settings=_HELP)

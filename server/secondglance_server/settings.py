@@ -77,6 +77,9 @@ class ServerSettings(BaseSettings):
     keys: tuple[ApiKey, ...] = ()
     """Who may ask, as `secondglance-server key new` prints it; without keys everyone may. Set it before
     anybody else can reach the server, and for each new client."""
+    server_tag: str = Field(default="", pattern=r"^[a-z0-9]{0,8}$")
+    """The server's name within inference ids, up to 8 of a-z and 0-9, by which a proxy finds the server. Set
+    another one on each server behind a proxy."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least level of the JSON lines on stderr. Whoever looks for a fault sets debug for a while."""
     tracing: Literal["none", "otel"] = "none"

@@ -62,7 +62,7 @@ def serving(
     child = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **(environment or {})})
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_ready(child, url, ready_timeout_s)
+        wait_until_ready(child, url, ready_timeout_s)
         yield url
     finally:
         if child.poll() is None:
@@ -74,7 +74,8 @@ def serving(
             child.wait()
 
 
-def _wait_until_ready(child: subprocess.Popen[bytes], url: str, timeout_s: float) -> None:
+def wait_until_ready(child: subprocess.Popen[bytes], url: str, timeout_s: float = READY_TIMEOUT_S) -> None:
+    """Return when the server of this process is ready. Raises ServerDidNotStartError."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if child.poll() is not None:

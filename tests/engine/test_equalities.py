@@ -157,13 +157,13 @@ def eager_attention(family: Family, question: str, rgb: RGB) -> np.ndarray:
     inputs = family.tiny.stock_inputs(question, [rgb])
     with torch.no_grad():
         attentions = family.tiny.model(**inputs, output_attentions=True).attentions
-    rows = torch.stack([attentions[layer][0, :, -1].mean(0) for layer in family.engine.layers]).mean(0)
     adapter = family.engine.adapter
+    attending = range(adapter.n_layers) if len(attentions) == adapter.n_layers else adapter.full_layers
+    by_layer = dict(zip(attending, attentions, strict=True))  # recurrent layers have none
+    rows = torch.stack([by_layer[layer][0, :, -1].mean(0) for layer in family.engine.layers]).mean(0)
     layout = adapter.layout(rgb.shape[1], rgb.shape[0])
-    first = inputs["input_ids"][0].tolist().index(adapter.image_token_id) + layout.grid_start
-    grid: np.ndarray = (
-        rows[first : first + layout.rows * layout.cols].reshape(layout.rows, layout.cols).numpy()
-    )
+    images = (inputs["input_ids"][0] == adapter.image_token_id).nonzero()[:, 0]
+    grid: np.ndarray = rows[images[list(layout.cells_of_run())]].reshape(layout.rows, layout.cols).numpy()
     return grid
 
 
@@ -260,7 +260,7 @@ def test_a_bright_square_changes_the_cell_that_contains_it(
 
 def cells(adapter: Any, layout: Any, rgb: RGB) -> torch.Tensor:
     (features,) = adapter.encode([adapter.pixels(rgb)])
-    run: torch.Tensor = features.tokens[layout.grid_start :][: layout.rows * layout.cols]
+    run: torch.Tensor = features.tokens[list(layout.cells_of_run())]
     return run
 
 

@@ -108,6 +108,23 @@ def test_refusals_are_known_as_off_domain(engine: PrefixEngine) -> None:
     assert engine.adapter.off_domain_ids == expected
 
 
+def test_an_answer_says_whether_its_question_is_one_for_the_model(
+    engine: PrefixEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """U1. A random model's first token is made a refusal; a model without refusals cannot tell."""
+    request = AnswerRequest(picture("d", 4), QUESTION, max_new_tokens=2)
+    plain = answered(engine, request)
+    assert plain.is_off_domain is False
+    first = engine.adapter.tokenizer.convert_tokens_to_ids
+    (told,) = {plain.tokens[0].text.strip()}
+    refusals = frozenset(i for token, i in VOCABULARY.ids.items() if token == told)
+    assert first(told) in refusals
+    monkeypatch.setattr(engine.adapter, "off_domain_ids", refusals)
+    assert answered(engine, request).is_off_domain is True
+    monkeypatch.setattr(engine.adapter, "off_domain_ids", frozenset())
+    assert answered(engine, request).is_off_domain is None
+
+
 @pytest.mark.parametrize(
     "question",
     [

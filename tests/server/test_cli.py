@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import secondglance_server
+from secondglance_server.engine.generic.registry import model_types
 from secondglance_server.keys import hash_key
 from tests.engine.fake_hub import serving_hub
 from tests.server.fake_server import fake_server
@@ -102,7 +104,7 @@ def test_what_a_hub_refuses_ends_with_two_and_what_may_pass_with_one(
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("command", ["", "serve", "health", "key", "key new"])
+@pytest.mark.parametrize("command", ["", "serve", "models", "health", "key", "key new"])
 def test_help_is_there_in_one_style(command: str, flag: str) -> None:
     """U13: no `-h`, and panels where the edge's commands print plain lines."""
     shown = cli(*command.split(), flag)
@@ -113,6 +115,20 @@ def test_help_is_there_in_one_style(command: str, flag: str) -> None:
 
 def test_the_version_is_that_of_the_package() -> None:
     assert cli("--version").stdout == f"secondglance-server {secondglance_server.__version__}\n"
+
+
+def test_the_models_are_listed_each_with_its_verdict_and_why() -> None:
+    """U6: the supported families were only named in an error."""
+    listed = cli("models")
+    rows = [re.split(r"  +", line) for line in listed.stdout.splitlines()]
+    assert [row[:2] for row in rows] == [
+        [row.type, row.verdict]
+        for verdict in ("yes", "answers only", "no")
+        for row in model_types()
+        if row.verdict == verdict
+    ]
+    assert all(len(row) == 3 and row[2] for row in rows)
+    assert ["qwen2_5_vl", "yes"] in [row[:2] for row in rows]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])

@@ -368,11 +368,11 @@ async def test_tokens_come_on_the_event_loop_as_they_are_decoded() -> None:
             heard.put_nowait(token.text)
 
         answer = asyncio.create_task(queue.answer(first("?"), on_token=on_token))
-        for word in ("one", "two", "three"):
+        for word in ("one", " two", " three"):
             assert not answer.done()
             engine.permits.release()
             assert await heard.get() == word
-        assert [token.text for token in (await answer).result.tokens] == ["one", "two", "three"]
+        assert [token.text for token in (await answer).result.tokens] == ["one", " two", " three"]
     assert engine.threads == {"prepare": "prepare_0", "step": "device"}
 
 

@@ -30,6 +30,10 @@ def test_the_environment_and_then_arguments_decide(monkeypatch: pytest.MonkeyPat
         ("INFERENCE_DEADLINE_S", "inf"),
         ("MODEL", ""),
         ("LOG_LEVEL", "loud"),
+        ("SERVER_TAG", "A"),
+        ("SERVER_TAG", "a_b"),
+        ("SERVER_TAG", "a\n"),
+        ("SERVER_TAG", "123456789"),
     ],
 )
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -36,6 +36,7 @@ from tests.server.exchange import (
     running_client,
     until,
 )
+from tests.server.gated_engine import GatedEngine
 from tests.server.paced_engine import PacedEngine, put_in_front
 
 STREAM = {"Accept": EVENT_STREAM}
@@ -255,7 +256,7 @@ async def test_a_client_with_a_key_that_lost_its_stream_finds_the_reply() -> Non
             "/v1/inferences", files=parts_of(message()), headers={"Idempotency-Key": "k"}
         )
         assert whole.text == seen[-1].data
-        assert len(state.sessions) == 1
+        assert "secondglance_sessions 1.0" in state.metrics.render().decode()
 
 
 async def test_a_second_stage_that_was_left_in_the_middle_can_be_sent_again() -> None:
@@ -389,3 +390,34 @@ async def test_a_request_that_fails_on_the_device_before_a_token_has_its_status(
     async with running_client(FakeEngine(replace(FakeScript(), fails=fails))) as client:
         response = await client.post("/v1/inferences", files=parts_of(message()), headers=STREAM)
         assert_problem(response, 503, ErrorCode.ENGINE_FAILED)
+
+
+async def test_through_the_device_queue_a_token_leaves_before_the_next_is_decoded() -> None:
+    """The engine waits before each token: whatever a client has seen by then was sent at once.
+
+    A client that leaves without a key has its row taken off the device between two steps.
+    """
+    engine = GatedEngine(FakeScript(draft=WORDS))
+    app = create_app(ServerSettings(port=0), engine)
+    server = uvicorn.Server(uvicorn_config(app, app.state.server.settings))
+    serving = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=20) as client:
+        engine.gate.release()
+        async with asked(client) as response:
+            stream = events(response)
+            for number, word in enumerate(WORDS.split()[:3], 1):
+                assert json.loads((await anext(stream)).data)["text"].strip() == word
+                assert engine.n_steps == number
+                if number < 3:
+                    engine.gate.release()
+        await until(lambda: app.state.server.n_running == 0)
+        engine.gate.release(2)
+        await until(lambda: engine.dropped == [0])
+        assert engine.n_steps <= 5
+        engine.open()
+        async with asked(client) as response:
+            assert [event.name async for event in events(response)][-1] == "reply"
+    server.should_exit = True
+    await serving

@@ -1,38 +1,32 @@
 """`POST /v1/chat/completions`: from the request to a conversation with the server, and back.
 
-A stream begins when stage one has answered, so everything that can go wrong before has its proper status; a
-failed stage two gives the draft and does not end the stream in an error unless the app asked for `strict`.
-When the app hangs up, the conversation is dropped.
+When the app hangs up, the conversation is dropped. Not covered: the chunks of a stream (`streaming`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from secondglance.conversation.hooks import Hooks
 from secondglance.conversation.requests import Terms
-from secondglance.errors import EdgeError
-from secondglance.gateway.errors import ApiError, as_api_error, bad_request, gateway_failed
+from secondglance.gateway.answer_format import answer_format
+from secondglance.gateway.errors import ApiError, bad_request
 from secondglance.gateway.messages import ChatRequest, compose, parse_chat
 from secondglance.gateway.pictures import load_picture
-from secondglance.gateway.replies import Form, closing_chunks, completion, error_event, opening_chunk
+from secondglance.gateway.replies import Form, completion
 from secondglance.gateway.services import GatewayServices
-from secondglance.reply import Reply
-from secondglance_protocol.wire import InferenceResponse
+from secondglance.gateway.streaming import Arrivals, streamed
 
 T = TypeVar("T")
-
-_log = logging.getLogger("secondglance.gateway")
 
 
 async def create_completion(request: Request) -> Response:
@@ -58,20 +52,20 @@ async def _answer(chat: ChatRequest, notes: list[str], parts: GatewayServices) -
         stops=chat.stops,
         wants_logprobs=bool(chat.logprobs),
         wants_usage=chat.wants_usage,
+        answer_format=answer_format(chat.response_format),
         notes=(*notes, *question.notes),
     )
     picture = await load_picture(question.picture, parts.files, parts.remote)
-    told: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
-
-    def on_answer(reply: InferenceResponse) -> None:
-        if not told.done():
-            told.set_result(reply)
-
-    client = parts.client.with_options(hooks=Hooks(on_answer=on_answer))
-    asking = client.ask(picture, question.text, **_terms(chat, form, is_low_detail=question.is_low_detail))
+    terms = _terms(chat, form, is_low_detail=question.is_low_detail)
     if not chat.stream:
-        return JSONResponse(completion(await asking, form))
-    return await _streamed(asyncio.ensure_future(asking), told, form)
+        return JSONResponse(completion(await parts.client.ask(picture, question.text, **terms), form))
+    arrivals: Arrivals = asyncio.Queue()
+    hooks = Hooks(on_answer=arrivals.put_nowait, on_token=arrivals.put_nowait)
+    asking = parts.client.with_options(hooks=hooks).ask(picture, question.text, **terms)
+    is_draft_final = terms["mode"] == "answer_only" or model.answers_only is not None
+    return await streamed(
+        asyncio.ensure_future(asking), arrivals, form, model=model.name, is_draft_final=is_draft_final
+    )
 
 
 def _terms(chat: ChatRequest, form: Form, *, is_low_detail: bool) -> Terms:
@@ -87,40 +81,6 @@ def _terms(chat: ChatRequest, form: Form, *, is_low_detail: bool) -> Terms:
     if form.wants_logprobs:
         terms["include"] = ("tokens",)
     return terms
-
-
-async def _streamed(
-    asking: asyncio.Future[Reply], told: asyncio.Future[InferenceResponse], form: Form
-) -> Response:
-    try:
-        either: set[asyncio.Future[Any]] = {asking, told}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not told.done():
-            await asking  # it failed in stage one: raises
-        return StreamingResponse(_events(asking, told.result(), form), media_type="text/event-stream")
-    except BaseException:
-        asking.cancel()
-        raise
-
-
-async def _events(
-    asking: asyncio.Future[Reply], first: InferenceResponse, form: Form
-) -> AsyncIterator[bytes]:
-    try:
-        yield opening_chunk(first, form)
-        try:
-            reply = await asking
-        except EdgeError as exc:
-            yield error_event(as_api_error(exc))
-            return
-        except Exception:  # the status has been sent: say it in the stream, and serve the next request
-            _log.exception("a streamed completion failed")
-            yield error_event(gateway_failed())
-            return
-        for chunk in closing_chunks(reply, form):
-            yield chunk
-    finally:
-        asking.cancel()  # the app hung up; does nothing to what is done
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

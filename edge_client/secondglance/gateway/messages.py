@@ -119,6 +119,7 @@ class ChatRequest(BaseModel):
     max_completion_tokens: PositiveInt | None = None
     stop: str | tuple[str, ...] | None = None
     logprobs: bool | None = None
+    response_format: dict[str, Any] | None = None
     second_glance: Extension = Extension()
 
     @property

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from secondglance.conversation.steps import Token
+from secondglance.gateway.answer_format import PLAIN, AnswerFormat
 from secondglance.gateway.errors import ApiError
 from secondglance.reply import Reply
 from secondglance_protocol.wire import InferenceResponse, TokenReport
@@ -28,15 +30,16 @@ class Form:
     stops: tuple[str, ...] = ()
     wants_logprobs: bool = False
     wants_usage: bool = False
+    answer_format: AnswerFormat = PLAIN
     notes: tuple[str, ...] = ()
 
 
 def completion(reply: Reply, form: Form) -> dict[str, Any]:
     """`chat.completion`."""
-    text, finish_reason = _ending(reply, form)
+    text, finish_reason = ending(reply, form)
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": text, "refusal": None},
+        "message": {"role": "assistant", **_said(text, form)},
         "finish_reason": finish_reason,
         "logprobs": _logprobs(reply.tokens) if form.wants_logprobs else None,
     }
@@ -48,8 +51,11 @@ def completion(reply: Reply, form: Form) -> dict[str, Any]:
     }
 
 
-def opening_chunk(first: InferenceResponse, form: Form) -> bytes:
-    """Sent as soon as stage one has answered: the role, and the draft for whoever wants to show it."""
+def opening_chunk(first: InferenceResponse | None, form: Form, model: str) -> bytes:
+    """Return the first chunk: the role and, if stage one has answered, the draft for whoever shows it."""
+    delta = {"role": "assistant", "content": "", "refusal": None}
+    if first is None:
+        return _event(_chunk(form, model, delta))
     draft = {
         "stage": 1,
         "status": first.status,
@@ -57,17 +63,33 @@ def opening_chunk(first: InferenceResponse, form: Form) -> bytes:
         "draft_confidence": first.confidence.model_dump(mode="json"),
         "roi": first.roi.model_dump(mode="json") if first.roi else None,
     }
-    delta = {"role": "assistant", "content": "", "refusal": None}
     return _event(_chunk(form, first.model, delta) | {"second_glance": draft})
 
 
-def closing_chunks(reply: Reply, form: Form) -> Iterator[bytes]:
-    """The answer, its end and, if wanted, the usage."""
-    text, finish_reason = _ending(reply, form)
-    answer = _chunk(form, reply.model, {"content": text})
+def content_chunk(form: Form, model: str, text: str, tokens: Sequence[Token | TokenReport]) -> bytes:
+    """Return a piece of the answer; `tokens` are those that it ends."""
+    return _content_chunk(form, model, {"content": text}, tokens)
+
+
+def whole_chunk(form: Form, reply: Reply) -> bytes:
+    """Return the whole answer in the form that the app asked for, or why it has none."""
+    text, _ = ending(reply, form)
+    delta = {name: value for name, value in _said(text, form).items() if value}
+    return _content_chunk(form, reply.model, delta, reply.tokens or ())
+
+
+def _content_chunk(
+    form: Form, model: str, delta: dict[str, Any], tokens: Sequence[Token | TokenReport]
+) -> bytes:
+    chunk = _chunk(form, model, delta)
     if form.wants_logprobs:
-        answer["choices"][0]["logprobs"] = _logprobs(reply.tokens)
-    yield _event(answer)
+        chunk["choices"][0]["logprobs"] = _logprobs(tokens)
+    return _event(chunk)
+
+
+def end_chunks(reply: Reply, form: Form) -> Iterator[bytes]:
+    """Yield the answer's end and, if wanted, the usage."""
+    _, finish_reason = ending(reply, form)
     end = _chunk(form, reply.model, {}, finish_reason)
     yield _event(end | {"second_glance": extension(reply, form)})
     if form.wants_usage:
@@ -117,13 +139,21 @@ def _event(document: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
 
 
-def _ending(reply: Reply, form: Form) -> tuple[str, str]:
-    """The answer up to the earliest stop sequence, and why it ends there."""
+def ending(reply: Reply, form: Form) -> tuple[str, str]:
+    """Return the answer up to the earliest stop sequence, and why it ends there."""
     found = [at for at in (reply.answer.find(stop) for stop in form.stops) if at >= 0]
     if found:
         return reply.answer[: min(found)], "stop"
     is_cut = reply.usage.completion_tokens >= form.max_new_tokens
     return reply.answer, "length" if is_cut else "stop"
+
+
+def _said(answer: str, form: Form) -> dict[str, str | None]:
+    """Return `content` and `refusal`: an answer that the wanted form cannot hold is refused in words."""
+    content = form.answer_format.write(answer)
+    if content is not None:
+        return {"content": content, "refusal": None}
+    return {"content": None, "refusal": f"the model's answer is no such value: {answer}"}
 
 
 def _usage(reply: Reply) -> dict[str, Any]:
@@ -138,7 +168,7 @@ def _usage(reply: Reply) -> dict[str, Any]:
     }
 
 
-def _logprobs(tokens: Sequence[TokenReport] | None) -> dict[str, Any]:
+def _logprobs(tokens: Sequence[Token | TokenReport] | None) -> dict[str, Any]:
     """Greedy decoding: a token's min-entropy is minus its log-probability."""
     content = [
         {

@@ -38,7 +38,7 @@ from secondglance_server.engine.checkpoint.hub import find_model
 from secondglance_server.engine.checkpoint.progress import logged_loading
 from secondglance_server.engine.checkpoint.refusals import refusal
 from secondglance_server.engine.checkpoint.weights import read_weights, refuse_broken_settings
-from secondglance_server.engine.generic.load import choose_template, serve
+from secondglance_server.engine.generic.load import choose_template, placeholder_or_none, serve
 from secondglance_server.engine.generic.processor import load_processor
 from secondglance_server.engine.kv_cache import full_layers
 from secondglance_server.engine.model_defaults import LocalizationSection, ModelDefaults, read_model_defaults
@@ -235,9 +235,15 @@ def _load_any(
 ) -> Engine:
     """Return an engine for a model type that has no file of its own, as far as the probe finds it to fit."""
     processor = load_processor(source, config)
-    placeholder = getattr(processor, "image_token", None)
-    templates = _chat_templates(source, processor.tokenizer, plain_template(config.model_type, placeholder))
-    template = choose_template(processor, templates, placeholder)
+    placeholder = placeholder_or_none(processor)
+    templates = _chat_templates(source, processor.tokenizer, None)
+    plain = plain_template(config.model_type, placeholder)
+    try:
+        template = choose_template(processor, templates, placeholder, plain)
+    except ValueError as exc:
+        raise ModelLoadError(
+            f"{exc}; put a chat_template.jinja that places images beside its config.json"
+        ) from exc
     with logged_loading(name):
         try:
             model = _load_model(source, config, placement, "sdpa")

@@ -55,6 +55,9 @@ _ANSWERED: Final[dict[str, Any]] = {
     "usage": {"received_bytes": 18211, "prompt_tokens": 1180, "cached_tokens": 590, "completion_tokens": 3},
     "timing_ms": {"queue": 0.1, "decode_image": 2.9, "prefill": 61.0, "generate": 24.0, "localize": 0.0},
     "model": "second-glance-embedded",
+    "doubtful": False,
+    "reason": None,
+    "off_domain": None,
     "tokens": None,
     "relevance": None,
 }
@@ -63,6 +66,7 @@ _NEEDS_PATCH: Final[dict[str, Any]] = {
     "status": "needs_patch",
     "stage": 1,
     "answer": "17",
+    "doubtful": True,
     "confidence": {
         "metric": "min_entropy",
         "aggregate": "max",

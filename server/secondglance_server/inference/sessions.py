@@ -43,9 +43,12 @@ class Session:
         return len(self.pending.image.data) if self.pending else 0
 
 
-def new_inference_id() -> str:
-    """Unguessable, so that knowing an id is knowing the inference."""
-    return f"inf_{secrets.token_urlsafe(16)}"
+def new_inference_id(server_tag: str = "") -> str:
+    """Return an unguessable id, so that knowing an id is knowing the inference.
+
+    `server_tag` stands in front, for proxies: a hint where the image is still warm, and never a condition.
+    """
+    return f"inf_{server_tag}{'_' if server_tag else ''}{secrets.token_urlsafe(16)}"
 
 
 def unknown_inference() -> ProblemError:

@@ -114,7 +114,7 @@ class TwoStages:
                 with facts.phase("localize"):
                     search = await self._search(picture, result.attention, request.image)
 
-        inference_id = new_inference_id()
+        inference_id = new_inference_id(self._settings.server_tag)
         reply = build_reply(
             Findings(
                 inference_id=inference_id,

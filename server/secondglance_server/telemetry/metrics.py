@@ -155,6 +155,12 @@ class Metrics:
         for name, (says, value) in gauges.items():
             Gauge(_PREFIX + name, says, registry=self.registry).set_function(value)
 
+    def show_server(self, *, tag: str, version: str) -> None:
+        """Add the server's tag and version as labels of a gauge that is always 1; once per app."""
+        labels = {"server": tag, "version": version}
+        says = "The server's tag and version; always 1."
+        Gauge(f"{_PREFIX}server_info", says, labels, registry=self.registry).labels(**labels).set(1)
+
     def show_model(self, info: EngineInfo) -> None:
         """Add the loaded model as labels of a gauge that is always 1; once per app."""
         labels = {"model": info.name, "family": info.family, "device": info.device, "dtype": info.dtype}

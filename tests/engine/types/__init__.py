@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-MODULES = ("squares", "free")
+MODULES = ("squares", "free", "answering")
 
 
 def all_rows() -> dict[str, Any]:

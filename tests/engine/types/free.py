@@ -6,6 +6,7 @@ from typing import Any
 
 import transformers
 from transformers import (
+    Exaone4_5_Processor,
     Glm4vProcessor,
     Glm46VProcessor,
     Qwen2VLProcessor,
@@ -207,5 +208,42 @@ ROWS = {
         processor=stock(PixtralProcessor, image_processor=PIXEL, patch_size=8),
         image="[IMG]",
         controls=MISTRAL,
+    ),
+    "exaone4_5": Row(
+        config=lambda ids: {
+            "text_config": {
+                "model_type": "exaone4",
+                **ids.text(head_dim=32, sliding_window=24, sliding_window_pattern=2),
+            },
+            "vision_config": {
+                "depth": 2,
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_heads": 2,
+                "num_key_value_heads": 1,
+                "patch_size": 8,
+                "window_size": 32,
+                "fullatt_block_indexes": [1],
+                "out_hidden_size": 64,
+            },
+            "image_token_id": ids("<|image_pad|>"),
+            "video_token_id": ids("<|video_pad|>"),
+        },
+        processor=stock(
+            Exaone4_5_Processor, image_processor=Qwen2VLImageProcessorPil(patch_size=8, size=SMALL)
+        ),
+        image="<vision><|image_pad|></vision>",
+        controls=("<|video_pad|>",),
+        named={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
+    ),
+    "glm_ocr": Row(
+        config=lambda ids: {
+            "text_config": ids.text(head_dim=32, rope_parameters={**ROPE, "mrope_section": [4, 6, 6]}),
+            "vision_config": GLM_VISION,
+            **glm_ids(ids),
+        },
+        processor=GLM46,
+        image=GLM_IMAGE,
+        controls=GLM,
     ),
 }

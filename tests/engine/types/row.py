@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from secondglance_server.engine.adapters.plain_prompts import plain_template
 from secondglance_server.engine.generic.processor import pictures_only
 from tests.engine.tiny.parts import Tiny, byte_tokenizer, chat, save_and_reload
 
@@ -95,6 +96,7 @@ def build(model_type: str, row: Row, directory: pathlib.Path) -> Tiny:
     present = [name for name in processor.get_attributes() if getattr(processor, name) is not None]
     processor.get_attributes = lambda: present  # it cannot be saved without a video processor otherwise
     processor.save_pretrained(directory)
+    processor.chat_template = processor.chat_template or plain_template(model_type, row.image)
     return Tiny(
         model_type,
         directory,

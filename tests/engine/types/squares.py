@@ -6,11 +6,11 @@ from typing import Any
 
 from transformers import (
     AyaVisionProcessor,
-    Cohere2VisionProcessor,
     DeepseekVLProcessor,
     GotOcr2Processor,
     JanusProcessor,
     LlavaNextProcessor,
+    LlavaNextVideoProcessor,
     LlavaProcessor,
     Ovis2Processor,
     PaliGemmaProcessor,
@@ -40,15 +40,9 @@ SIGLIP = {
 PADDED = LlavaImageProcessorPil(do_pad=True, do_center_crop=False, size=SQUARE)
 CLS = {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
 PINPOINTS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
-WIDE_TEXT = {"sliding_window": 4096, "sliding_window_pattern": 3, "head_dim": 32}
+WIDE_TEXT = {"sliding_window": 24, "sliding_window_pattern": 3, "head_dim": 32}
 OVIS = ("<IMG_ATOM>", "<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>")
 AYA = ("<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "TILE", "TILE_GLOBAL")
-COHERE = {
-    "boi_token": "<|START_OF_IMG|>",
-    "eoi_token": "<|END_OF_IMG|>",
-    "image_token": "<|IMG_PATCH|>",
-    "img_line_break_token": "<|IMG_LINE_BREAK|>",
-}
 BOI = {"image_token": "<image>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
 QIANFAN = {
     "start_image_token": "<img>",
@@ -58,7 +52,7 @@ QIANFAN = {
 }
 
 
-def _with(processor: Any, **attributes: Any) -> Any:
+def with_attributes(processor: Any, **attributes: Any) -> Any:
     for name, value in attributes.items():
         setattr(processor, name, value)
     return processor
@@ -102,24 +96,6 @@ ROWS = {
             img_size=SIDE,
         ),
         controls=AYA,
-    ),
-    "cohere2_vision": Row(
-        config=lambda ids: {
-            "text_config": {"model_type": "cohere2", **ids.text(**WIDE_TEXT)},
-            "vision_config": SIGLIP,
-            "image_token_id": ids("<|IMG_PATCH|>"),
-            "alignment_intermediate_size": 64,
-        },
-        processor=stock(
-            Cohere2VisionProcessor,
-            image_processor=_with(
-                GotOcr2ImageProcessorPil(size=SQUARE, crop_to_patches=True, max_patches=4),
-                patch_size=PATCH,
-                downsample_factor=2,
-            ),
-        ),
-        image="<|IMG_PATCH|>",
-        named=COHERE,
     ),
     "ovis2": Row(
         config=lambda ids: {
@@ -192,7 +168,7 @@ ROWS = {
         },
         processor=stock(
             PaliGemmaProcessor,
-            image_processor=_with(
+            image_processor=with_attributes(
                 SiglipImageProcessorPil(size=SQUARE), image_seq_length=(SIDE // PATCH) ** 2
             ),
         ),
@@ -207,19 +183,19 @@ ROWS = {
                 "output_channels": 16,
                 "num_hidden_layers": 2,
                 "num_attention_heads": 2,
-                "image_size": 128,
-                "patch_size": 16,
+                "image_size": 256,
+                "patch_size": 4,
                 "window_size": 4,
                 "global_attn_indexes": [1],
                 "mlp_dim": 48,
                 "initializer_range": 0.2,
             },
             "image_token_index": ids("<imgpad>"),
-            "image_seq_length": 4,
+            "image_seq_length": 256,
         },
         processor=stock(
             GotOcr2Processor,
-            image_processor=GotOcr2ImageProcessorPil(size={"height": 128, "width": 128}),
+            image_processor=GotOcr2ImageProcessorPil(size={"height": 256, "width": 256}),
         ),
         image="<imgpad>",
         controls=("<img>", "</img>"),
@@ -236,7 +212,6 @@ ROWS = {
             image_processor=GotOcr2ImageProcessorPil(size=SQUARE, crop_to_patches=True, max_patches=4),
             image_seq_length=4,
         ),
-        image="<IMG_CONTEXT>",
         named=QIANFAN,
     ),
     "video_llava": Row(
@@ -251,6 +226,23 @@ ROWS = {
             VideoLlavaProcessor,
             image_processor=CLIPImageProcessorPil(size=SQUARE, do_center_crop=False),
             patch_size=PATCH,
+        ),
+        controls=("<video>",),
+    ),
+    "llava_next_video": Row(
+        config=lambda ids: {
+            "text_config": {"model_type": "llama", **ids.text()},
+            "vision_config": CLIP,
+            "image_token_index": ids("<image>"),
+            "video_token_index": ids("<video>"),
+            "image_grid_pinpoints": PINPOINTS,
+        },
+        processor=stock(
+            LlavaNextVideoProcessor,
+            image_processor=LlavaNextImageProcessorPil(
+                size={"shortest_edge": SIDE}, crop_size=SQUARE, image_grid_pinpoints=PINPOINTS
+            ),
+            **CLS,
         ),
         controls=("<video>",),
     ),

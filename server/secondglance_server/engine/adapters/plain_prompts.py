@@ -27,15 +27,17 @@ _AROUND: dict[str, tuple[str, str]] = {
     "vipllava": ("USER: ", " ASSISTANT:"),
     "video_llava": ("USER: ", " ASSISTANT:"),
 }
+# types whose processor wants to be told where the picture stands; those of the others know
+_WRITTEN = ("chameleon", "paligemma", "video_llava", "vipllava")
 
 
 def plain_template(model_type: str, placeholder: str | None) -> str | None:
     """Return a template for a type that has none of its own, None for all others.
 
-    `placeholder`: what stands for a picture, None where pictures are not written into the text.
+    `placeholder`: what stands for a picture in types whose processor wants it written.
     """
     if model_type not in _AROUND:
         return None
     before, after = _AROUND[model_type]
-    text = _PICTURES_THEN_TEXT.replace("<<picture>>", placeholder or "")
+    text = _PICTURES_THEN_TEXT.replace("<<picture>>", placeholder or "" if model_type in _WRITTEN else "")
     return text.replace("<<before>>", before).replace("<<after>>", after)

@@ -34,6 +34,7 @@ _SIDES = (16, 28, 56, 112, 168, 224, 280, 336, 384, 448, 560, 672, 784, 896, 102
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids")
 _TYPE_INPUTS = ("token_type_ids", "mm_token_type_ids")
 _VIEW_SETTINGS = ("image_seq_length", "image_seq_len", "num_image_tokens", "mm_tokens_per_image")
+_USUAL_PLACEHOLDERS = ("<image>", "<|image|>", "<|image_pad|>")  # where a processor names none that it takes
 _FREE_BASE_SIDE = 224  # ViCrop's base window where pictures keep their ratio
 
 
@@ -266,11 +267,25 @@ def _first_method(name: str, *owners: Any) -> Any:
 
 def placeholder_of(processor: Any) -> str:
     """Return what a chat template writes for a picture. Raises ValueError where there is no such token."""
-    token = getattr(processor, "image_token", None)
-    token = getattr(token, "content", token)
-    if not isinstance(token, str):
-        raise ValueError(f"{type(processor).__name__} has no token for a picture")
-    return token
+    named = getattr(processor, "image_token", None)
+    for token in dict.fromkeys([getattr(named, "content", named), *_USUAL_PLACEHOLDERS]):
+        if isinstance(token, str) and _takes(processor, token):
+            return token
+    lacks = "has no token for a picture" if named is None else "does not say what it writes for a picture"
+    raise ValueError(f"{type(processor).__name__} {lacks}")
+
+
+def _takes(processor: Any, placeholder: str) -> bool:
+    try:
+        read = processor(
+            text=[placeholder],
+            images=[grey(64, 64)],
+            return_tensors="pt",
+            return_text_replacement_offsets=True,
+        )
+    except Exception:  # whatever it is: it does not take it
+        return False
+    return bool((read.get("text_replacement_offsets") or [[]])[0])
 
 
 def joined(outputs: Sequence[Any]) -> Any:

@@ -10,17 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from secondglance_server.engine.attention import register_capture
-from secondglance_server.engine.generic.adapter import GenericAdapter
-from secondglance_server.engine.generic.probe import compare, find_grid
+from secondglance_server.engine.generic.adapter import GenericAdapter, placeholder_of
+from secondglance_server.engine.generic.probe import compare, find_grid, squares
 from secondglance_server.engine.generic.stock import StockEngine, StockPrompts
 from secondglance_server.engine.model_defaults import ModelDefaults
 from secondglance_server.engine.prefix import PrefixEngine
 from secondglance_server.engine.prompt import PromptBuilder, first_that_places_pictures, rendered
-from secondglance_server.engine.protocol import AttentionMap, EncoderBudget, EngineInfo, Picture
+from secondglance_server.engine.protocol import (
+    AnswerRequest,
+    EncoderBudget,
+    EngineError,
+    EngineInfo,
+    ModelLoadError,
+    Picture,
+)
 
+_FIRST_SIDE = 64  # pixels of the first picture
 _ANSWERS_ONLY = EncoderBudget(1024, 1024)  # where the model does not say what its encoder uses
 
 
@@ -32,20 +38,30 @@ class Served:
     is_shared: bool
 
 
-def choose_template(processor: Any, candidates: Sequence[tuple[str, str]], placeholder: str | None) -> str:
-    """Return the first template that places pictures, or at least one. Raises ValueError."""
+def choose_template(
+    processor: Any, candidates: Sequence[tuple[str, str]], placeholder: str | None, plain: str | None
+) -> str:
+    """Return the first template that places pictures, or one at least. Raises ValueError.
+
+    `plain`: the prompt of a type that is published without a template.
+    """
     tokenizer = processor.tokenizer
+    if plain is not None:
+        candidates = [*candidates, ("the type's plain prompt", plain)]
     try:
         return first_that_places_pictures(tokenizer, candidates, placeholder or "\x04no placeholder")[1]
-    except ValueError as exc:
+    except ValueError:
         for _, template in candidates:
-            try:
-                with_one, with_none = (rendered(tokenizer, template, n, "?") for n in (1, 0))
-            except ValueError:
-                continue
-            if with_one != with_none or placeholder is None:
+            if template == plain or _places_one(tokenizer, template):
                 return template
-        raise exc
+        raise
+
+
+def _places_one(tokenizer: Any, template: str) -> bool:
+    try:
+        return rendered(tokenizer, template, 1, "?") != rendered(tokenizer, template, 0, "?")
+    except ValueError:
+        return False
 
 
 def capture_attention(model: Any, attention: str) -> None:
@@ -77,40 +93,46 @@ def serve(
 
     `info`: without budgets, layers and notes of its own. `attention`: the kernel to capture.
     """
-    notes = list(info.notes)
-    end_ids = _end_ids(model, processor.tokenizer)
+    placeholder = placeholder_or_none(processor) or ""
+    prompts = StockPrompts(model, processor, template, placeholder)
     try:
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise ValueError("its answers come from a decoder of its own, which sees no picture's tokens")
         adapter = GenericAdapter(model, processor, template)
         capture_attention(model, attention)
         found = find_grid(adapter, probe_sizes(adapter.image))
-    except Exception as exc:  # whatever a model does not have or do: it answers all the same
-        why = f"{exc}" if isinstance(exc, ValueError) else f"{type(exc).__name__}: {exc}"
-        info = replace(
-            info,
-            image=_ANSWERS_ONLY,
-            patch=_ANSWERS_ONLY,
-            answers_only=why,
-            notes=(*notes, f"answers only: {why}"),
+        adapter.use_grid(found.rule, found.content)
+        layers = defaults.layers(adapter.layers, adapter.n_layers)
+        localization = defaults.localization_defaults(adapter.localization)
+        notes = (
+            *info.notes,
+            f"picture's grid: {found.how} (probed)",
+            f"attention of layer(s) {list(layers)} of {adapter.n_layers}: {localization.origin}",
         )
-        prompts = StockPrompts(model, processor, template, _placeholder(processor))
-        return Served(StockEngine(model, prompts, info, end_ids=end_ids), is_shared=False)
-    adapter.use_grid(found.rule, found.content)
-    layers = defaults.layers(adapter.layers, adapter.n_layers)
-    localization = defaults.localization_defaults(adapter.localization)
-    notes.append(f"picture's grid: {found.how} (probed)")
-    notes.append(f"attention of layer(s) {list(layers)} of {adapter.n_layers}: {localization.origin}")
-    info = replace(
-        info, image=adapter.image, patch=adapter.patch, localization=localization, notes=tuple(notes)
-    )
-    stock = StockEngine(
-        model,
-        StockPrompts(model, processor, template, adapter.placeholder),
-        info,
-        layers=layers,
-        read_map=_reader(adapter),
-        end_ids=adapter.end_ids,
-    )
-    return _shared(stock, adapter, info, layers, cache_bytes, is_recording)
+        info_of_regions = replace(
+            info, image=adapter.image, patch=adapter.patch, localization=localization, notes=notes
+        )
+        stock = StockEngine(
+            model, prompts, info_of_regions, layers=layers, adapter=adapter, end_ids=adapter.end_ids
+        )
+        _refuse_dumb(stock)
+    except Exception as exc:  # whatever a model does not have or do: it may answer all the same
+        why = str(exc) if isinstance(exc, (ValueError, ModelLoadError)) else f"{type(exc).__name__}: {exc}"
+    else:
+        return _shared(stock, adapter, info_of_regions, layers, cache_bytes, is_recording)
+    notes = (*info.notes, f"answers only: {why}")
+    info = replace(info, image=_ANSWERS_ONLY, patch=_ANSWERS_ONLY, answers_only=why, notes=notes)
+    stock = StockEngine(model, prompts, info, end_ids=_end_ids(model, processor.tokenizer))
+    _refuse_dumb(stock)
+    return Served(stock, is_shared=False)
+
+
+def _refuse_dumb(stock: StockEngine) -> None:
+    """Raise ModelLoadError for a model that does not answer a first question by its own `generate`."""
+    picture = Picture("first", squares(_FIRST_SIDE, _FIRST_SIDE, 0))
+    (outcome,) = stock.answer([AnswerRequest(picture, "What is this?", max_new_tokens=2)])
+    if isinstance(outcome, EngineError):
+        raise ModelLoadError(f"it does not answer a question about a picture: {outcome}")
 
 
 def _shared(
@@ -159,20 +181,13 @@ def probe_sizes(image: EncoderBudget) -> tuple[tuple[int, int], ...]:
     return (side, max(side // 2, 1)), (max(side // 2, 1), side)
 
 
-def _reader(adapter: GenericAdapter) -> Any:
-    def read_map(weights: Tensor, ids: Sequence[int], picture: Picture) -> AttentionMap:
-        layout = adapter.layout(picture.rgb.shape[1], picture.rgb.shape[0])
-        images = [place for place, token in enumerate(ids) if token == adapter.image_token_id]
-        places = [images[cell] for cell in layout.cells_of_run()]
-        cells = weights[places].float().cpu().numpy()
-        return AttentionMap(cells.reshape(layout.rows, layout.cols), layout.content)
-
-    return read_map
-
-
-def _placeholder(processor: Any) -> str:
-    token = getattr(processor, "image_token", None)
-    return str(getattr(token, "content", token) or "")
+def placeholder_or_none(processor: Any) -> str | None:
+    """Return what a chat template writes for a picture, None where pictures are not written into the text."""
+    try:
+        return placeholder_of(processor)
+    except ValueError:
+        token = getattr(processor, "image_token", None)
+        return getattr(token, "content", token)
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

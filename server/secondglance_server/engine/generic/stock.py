@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from secondglance_server.engine.attention import recording
 from secondglance_server.engine.decode import uncertainty
+from secondglance_server.engine.generic.adapter import GenericAdapter
 from secondglance_server.engine.prefix import NEUTRAL_PROMPT, own_failure
 from secondglance_server.engine.prompt import broken_up, control_tokens, rendered
 from secondglance_server.engine.protocol import (
@@ -37,8 +38,6 @@ from secondglance_server.engine.protocol import (
 )
 from secondglance_server.engine.token_texts import TokenTexts
 
-# from a one-picture prompt's attention [keys] and its ids to the picture's map
-ReadMap = Callable[[Tensor, Sequence[int], Picture], AttentionMap]
 _NEUTRAL_MAPS = 256
 
 
@@ -82,7 +81,7 @@ class StockPrompts:
 
 
 class StockEngine:
-    """Implements `Engine` by `generate`. `read_map`: None for a model that only answers."""
+    """Implements `Engine` by `generate`. `adapter`: where pictures lie; None: the model only answers."""
 
     def __init__(
         self,
@@ -91,11 +90,11 @@ class StockEngine:
         info: EngineInfo,
         *,
         layers: tuple[int, ...] = (),
-        read_map: ReadMap | None = None,
+        adapter: GenericAdapter | None = None,
         end_ids: frozenset[int],
     ) -> None:
         self.model, self.prompts, self.layers, self.end_ids = model, prompts, layers, end_ids
-        self._info, self._read_map = info, read_map
+        self._info, self.adapter = info, adapter
         self._neutral: OrderedDict[str, AttentionMap] = OrderedDict()
 
     @property
@@ -167,7 +166,7 @@ class StockEngine:
         pictures = [request.picture] + ([request.patch] if request.patch else [])
         inputs = self.prompts.inputs(request.question, pictures)
         limit = max(min(request.max_new_tokens, self._info.max_new_tokens), 1)
-        is_reading = self._read_map is not None and request.patch is None
+        is_reading = self.adapter is not None and request.patch is None
         started = time.perf_counter()
         with recording(self.layers if is_reading else (), slice(None)) as recorder:
             first = _FirstToken()
@@ -187,8 +186,8 @@ class StockEngine:
         length = min(length, request.max_new_tokens)
         _, stats = uncertainty(torch.cat(list(output.scores)))
         attention = None
-        if is_reading and self._read_map is not None:
-            attention = self._read_map(recorder.mean()[0], inputs["input_ids"][0].tolist(), request.picture)
+        if is_reading:
+            attention = self._map(recorder.mean()[0], inputs["input_ids"][0].tolist(), request.picture)
         tokenizer = self.prompts.tokenizer
         return AnswerResult(
             text=tokenizer.decode(ids[:length], skip_special_tokens=True).strip(),
@@ -200,6 +199,14 @@ class StockEngine:
             prefill_ms=1e3 * ((first.at or ended) - started),
             generate_ms=1e3 * (ended - (first.at or ended)),
         )
+
+    def _map(self, weights: Tensor, ids: Sequence[int], picture: Picture) -> AttentionMap:
+        """Return the picture's map from the last token's attention [keys] to a prompt of one picture."""
+        assert self.adapter is not None
+        layout = self.adapter.layout(picture.rgb.shape[1], picture.rgb.shape[0])
+        images = [place for place, token in enumerate(ids) if token == self.adapter.image_token_id]
+        cells = weights[[images[cell] for cell in layout.cells_of_run()]].float().cpu().numpy()
+        return AttentionMap(cells.reshape(layout.rows, layout.cols), layout.content)
 
 
 class _FirstToken(LogitsProcessor):

@@ -1,0 +1,67 @@
+"""What the benchmark of the model that reads counts, on pictures and an engine without a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import benchmarks.reader
+from benchmarks.reader import Photo, Question, Scene, ask_all, figures, photo_figures
+from secondglance_server.engine.fake import FakeEngine, FakeScript
+from training.reader.drawing import textures
+
+
+@pytest.fixture
+def scene(tmp_path) -> Scene:
+    noise = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.png")
+    photo = Photo(tmp_path / "photo.png")
+    asked = (Question("What number?", ("42",), "read"), Question("What else?", ("a sign",), "read"))
+    return Scene(photo.size, photo, asked)
+
+
+def test_a_second_look_costs_its_bytes_and_its_answer_counts(scene: Scene) -> None:
+    engine = FakeEngine()
+    rows = ask_all(engine, "test", iter([scene]), 0.5)
+    assert [(row.right_first, row.right, row.asked_again) for row in rows] == [
+        (False, True, True),
+        (True, False, True),
+    ]
+    engine.script = FakeScript(draft="42", draft_entropy_nats=0.1)
+    sure = ask_all(engine, "test", iter([scene]), 0.5)
+    assert [row.asked_again for row in sure] == [False, False]
+    assert 0 < sure[0].sent < rows[0].sent
+    found = figures(sure, 0.5)
+    assert (found["pair"], found["sure_right"], found["uplink_bytes"]) == (0.5, 0.5, sure[0].sent)
+
+
+def test_pictures_are_no_larger_than_the_model_can_use(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, seen = FakeEngine(), []
+    answer = engine.answer
+    monkeypatch.setattr(engine, "answer", lambda asked: seen.extend(asked) or answer(asked))
+    ask_all(engine, "test", iter([scene]), 0.5)
+    whole, patch = seen[0].picture.rgb, seen[1].patch.rgb
+    assert whole.shape == (252, 336, 3)
+    assert max(patch.shape) <= 336
+
+
+def test_a_refusal_is_not_asked_again(scene: Scene) -> None:
+    engine = FakeEngine(FakeScript(draft_entropy_nats=0.7, is_off_domain=True))
+    assert not any(row.asked_again for row in ask_all(engine, "test", iter([scene]), 0.5))
+
+
+def test_photo_figures_have_names_of_their_own_and_need_the_photographs(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path
+) -> None:
+    monkeypatch.setattr(benchmarks.reader, "photo_scene", lambda seed, count: scene)
+    monkeypatch.setattr(benchmarks.reader, "texture_files", lambda split: ())
+    found = photo_figures(FakeEngine(), 2)
+    assert (found["photo_questions"], found["photo_pair"]) == (4, 0.5)
+    assert all(name.startswith("photo_") for name in found)
+    textures.texture_files.cache_clear()
+    monkeypatch.setattr(textures, "_ROOT", tmp_path)
+    monkeypatch.setattr(benchmarks.reader, "texture_files", textures.texture_files)
+    assert photo_figures(FakeEngine(), 2) == {}
+    assert "apt-get install" in capsys.readouterr().err
+    textures.texture_files.cache_clear()

@@ -1,0 +1,135 @@
+"""The probe accepts the right grid of every kind and refuses wrong ones; what it refuses only answers."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from secondglance_server.engine.generic import load as generic_load
+from secondglance_server.engine.generic import probe
+from secondglance_server.engine.generic.adapter import GenericAdapter
+from secondglance_server.engine.generic.grids import Grid, Seen, centred, cornered, whole
+from secondglance_server.engine.generic.probe import ENOUGH, Sensitivity, find_grid, hit_rate
+from secondglance_server.engine.generic.stock import StockEngine
+from secondglance_server.engine.loader import load_engine
+from tests.engine.types import free, squares
+from tests.engine.types.row import build
+
+ROWS = {**squares.ROWS, **free.ROWS}
+# a padded square, tiles behind a view, a view behind tiles, rows between separators, a grid of patches
+KINDS = ("vipllava", "llava_next", "aya_vision", "mistral3", "qwen2_vl")
+
+
+def transposed(grid: Grid) -> Grid:
+    """Cells read column by column."""
+    cells = [grid.cells[col * grid.rows + row] for row in range(grid.rows) for col in range(grid.cols)]
+    return Grid(grid.rows, grid.cols, tuple(cells))
+
+
+def shifted(grid: Grid) -> Grid:
+    """A class token or newline taken for the first cell."""
+    return Grid(grid.rows, grid.cols, (grid.cells[-1], *grid.cells[:-1]))
+
+
+def separated(grid: Grid) -> Grid:
+    """A token after each row that is not there."""
+    last = len(grid.cells) - 1
+    places = [row * (grid.cols + 1) + col for row in range(grid.rows) for col in range(grid.cols)]
+    return Grid(grid.rows, grid.cols, tuple(grid.cells[min(place, last)] for place in places))
+
+
+def cut_otherwise(grid: Grid) -> Grid:
+    """Twice the rows of half the length."""
+    return Grid(grid.rows * 2, grid.cols // 2, grid.cells)
+
+
+WRONG: tuple[Callable[[Grid], Grid], ...] = (transposed, shifted, separated, cut_otherwise)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def adapter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GenericAdapter:
+    directory = tmp_path_factory.mktemp(request.param)
+    build(request.param, ROWS[request.param], directory)
+    engine: Any = load_engine(str(directory), device="cpu", dtype="float32")
+    found: GenericAdapter = engine.adapter
+    return found
+
+
+def grids_of(adapter: GenericAdapter, size: tuple[int, int]) -> tuple[Grid, tuple[float, ...]]:
+    layout = adapter.layout(*size)
+    return Grid(layout.rows, layout.cols, tuple(layout.cells_of_run())), layout.content
+
+
+@pytest.mark.parametrize("size", [(56, 56), (112, 56), (56, 112)])
+def test_the_right_grid_is_accepted(adapter: GenericAdapter, size: tuple[int, int]) -> None:
+    grid, content = grids_of(adapter, size)
+    assert hit_rate(Sensitivity(adapter), grid, content, *size) >= ENOUGH  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spoil", WRONG, ids=lambda spoil: spoil.__name__)
+def test_a_wrong_grid_is_refused(adapter: GenericAdapter, spoil: Callable[[Grid], Grid]) -> None:
+    """On a wide, a tall or a square picture at the least: a load looks at several."""
+    seen = Sensitivity(adapter)
+    rates = []
+    for size in ((56, 56), (112, 56), (56, 112)):
+        grid, content = grids_of(adapter, size)
+        rates.append(hit_rate(seen, spoil(grid), content, *size))  # type: ignore[arg-type]
+    assert min(rates) < ENOUGH, rates
+
+
+def test_wrong_padding_is_refused(adapter: GenericAdapter) -> None:
+    seen = Sensitivity(adapter)
+    for content in {whole, centred, cornered} - {adapter.content_rule}:
+        rates = [hit_rate(seen, grids_of(adapter, s)[0], content(*s), *s) for s in ((112, 56), (56, 112))]
+        assert min(rates) < ENOUGH, content
+
+
+@pytest.mark.parametrize("spoil", WRONG, ids=lambda spoil: spoil.__name__)
+def test_a_model_whose_grid_is_wrong_only_answers(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Grid], Grid]
+) -> None:
+    """Every rule is wrong on purpose; at the end of the load the model says that no grid holds."""
+    build("qwen2_vl", ROWS["qwen2_vl"], tmp_path)
+
+    def wrong(rule: Any) -> Any:
+        def spoilt(seen: Seen) -> Grid | None:
+            grid = rule(seen)
+            return None if grid is None else spoil(grid)
+
+        return spoilt
+
+    stock_rules = probe.rules
+    monkeypatch.setattr(probe, "rules", lambda: [(name, wrong(rule)) for name, rule in stock_rules()])
+    engine = load_engine(str(tmp_path), device="cpu", dtype="float32")
+    assert isinstance(engine, StockEngine)
+    assert "no supposed grid holds" in str(engine.info.answers_only)
+
+
+def test_a_processor_that_gives_nothing_away_is_not_guessed_at(
+    adapter: GenericAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "rules", lambda: [("nothing", lambda seen: None)])
+    with pytest.raises(ValueError, match="names a grid of tokens"):
+        find_grid(adapter, generic_load.probe_sizes(adapter.image))
+
+
+def test_an_engine_that_answers_otherwise_runs_whole_prompts(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positions that are wrong by one behind the picture: the shared prefix is not used, and that is said."""
+    build("qwen2_vl", ROWS["qwen2_vl"], tmp_path)
+    stock_positions = GenericAdapter.positions
+
+    def wrong(self: GenericAdapter, ids: Any, layouts: Any) -> Any:
+        positions = stock_positions(self, ids, layouts).clone()
+        positions[:, -3:] += 1
+        return positions
+
+    monkeypatch.setattr(GenericAdapter, "positions", wrong)
+    engine = load_engine(str(tmp_path), device="cpu", dtype="float32")
+    assert isinstance(engine, StockEngine)
+    assert engine.info.answers_only is None
+    assert any("every prompt runs whole" in note for note in engine.info.notes)

@@ -49,6 +49,13 @@ hardening: $(VENV)/.dev ## abuse, overload and faults at full length
 chaos-fleet: $(VENV)/.dev ## 1,000 conversations with two servers, nginx and Redis, all killed and restarted; 100,000 sessions expire
 	$(BIN)/python -m pytest -m slow -q -s tests/hardening/test_fleet_chaos.py tests/server/test_redis_live.py
 
+.PHONY: test-families survey
+test-families: $(VENV)/.dev ## every model type that has a random model: equal to stock transformers, or answering only
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/engine/test_types.py tests/engine/test_answering.py tests/engine/test_probe.py
+
+survey: $(VENV)/.dev ## load a random model of each type and write what the probe found (registry.json)
+	$(BIN)/python -m tests.engine.types.survey
+
 pictures: $(VENV)/.dev ## 2,000 generated pictures through edge and server: no silent difference
 	$(BIN)/python -m pytest -q -s -m slow tests/edge_client/formats/test_metamorphic.py
 

@@ -51,8 +51,8 @@ def test_imports_point_down(module: str) -> None:
     ("module", "imported"),
     [
         ("inference.gate", "http.problems"),
-        ("engine.steps", "inference.two_stages"),
-        ("engine.steps", "settings"),
+        ("engine.stepping.steps", "inference.two_stages"),
+        ("engine.stepping.steps", "settings"),
         ("telemetry.logs", "http.observe"),
         ("settings", "inference.gate"),
         ("http.routes", "app"),

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic_settings import BaseSettings
 
-from docs.tables import TABLES, page_with_tables, settings_table
+from docs.tables import TABLES, page_with_tables, published_table, settings_table
 from secondglance.gateway.settings import GatewaySettings
 from secondglance.settings import EdgeSettings
 from secondglance_server.settings import ENV_PREFIX, ServerSettings, VllmSettings
@@ -67,3 +67,26 @@ def test_every_file_and_test_named_as_a_defence_exists() -> None:
     assert [row for row in rows if "`tests/" not in row and not row.startswith(("| ---", "| wants"))] == []
     sources = "".join((ROOT / path).read_text() for path in set(named) if path.startswith("tests/"))
     assert [name for name in re.findall(r"`(test_\w+)`", table) if f"def {name}(" not in sources] == []
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        ("llava-hf/llava-1.5-7b-hf", 7_063_427_072),
+        ("Qwen/Qwen2-VL-7B-Instruct", 8_291_375_616),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", 8_292_166_656),
+        ("Qwen/Qwen3-VL-8B-Instruct", 8_767_123_696),
+        ("HuggingFaceTB/SmolVLM-256M-Instruct", 256_484_928),
+        ("google/gemma-3-4b-it", 4_300_079_472),
+        ("google/paligemma-3b-pt-224", 2_923_466_480),
+    ],
+)
+def test_the_shapes_of_published_models_have_the_published_number_of_parameters(
+    model: str, parameters: int
+) -> None:
+    """Shapes that somebody misremembered would give another memory than the model takes."""
+    (row,) = [line for line in published_table().splitlines() if f"`{model}`" in line]
+    assert [cell.strip() for cell in row.split("|")][2:4] == [
+        f"{parameters / 1e9:.2f} B",
+        f"{parameters * 2 / 1e9:.1f} GB",
+    ]

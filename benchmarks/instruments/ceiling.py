@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from secondglance_server.engine.prefix import PrefixEngine
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Picture
-from secondglance_server.engine.steps import StepRecorder
+from secondglance_server.engine.stepping.steps import StepRecorder
 
 REPEATS = 5
 COUNTED_STEPS = 4

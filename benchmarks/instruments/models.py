@@ -155,7 +155,8 @@ def _engine(name: str, config: Any, tokenizer: Any, processor: Any, template: st
         model = AutoModelForImageTextToText.from_config(
             config, dtype=placement.dtype, attn_implementation=attention_setting(placement.attention)
         )
-    adapter = discover()[config.model_type](model.eval(), tokenizer, processor, template)
+    model = model.eval().requires_grad_(False)  # as the loader does: a weight to train cannot be recorded
+    adapter = discover()[config.model_type](model, tokenizer, processor, template)
     return build_engine(adapter, name, placement=placement)
 
 

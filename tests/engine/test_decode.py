@@ -11,7 +11,7 @@ import torch
 
 from secondglance_server.engine.decode import DecodeBatch, Decoded, uncertainty
 from secondglance_server.engine.kv_cache import empty_cache
-from secondglance_server.engine.rows import Rows
+from secondglance_server.engine.stepping.rows import Rows
 
 END = 0
 PROMPT = 3  # tokens

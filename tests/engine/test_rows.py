@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from secondglance_server.engine.kv_cache import empty_cache, keep_prefix, resume
-from secondglance_server.engine.rows import Rows, SlotLayer
+from secondglance_server.engine.stepping.rows import Rows, SlotLayer
 
 LAYERS = 2
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from secondglance_server.engine import steps
 from secondglance_server.engine.adapters.protocol import Chunk
 from secondglance_server.engine.loader import load_engine
 from secondglance_server.engine.prefix import PrefixEngine
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Picture
-from secondglance_server.engine.rows import Rows
+from secondglance_server.engine.stepping import steps
+from secondglance_server.engine.stepping.rows import Rows
 from tests.engine.tiny import llava
 from tests.engine.tiny.parts import picture
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from secondglance_server.engine.rows import Rows
+from secondglance_server.engine.stepping.rows import Rows
 
 Step = Callable[[Rows, Tensor], Tensor]  # rows and their tokens [B] to the next logits [B, vocabulary]
 

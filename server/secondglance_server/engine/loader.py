@@ -60,7 +60,7 @@ from secondglance_server.engine.protocol import (
     ModelLoadError,
     Picture,
 )
-from secondglance_server.engine.steps import STEPS_BEFORE_RECORDING
+from secondglance_server.engine.stepping.steps import STEPS_BEFORE_RECORDING
 
 _log = logging.getLogger("secondglance_server.engine")
 

@@ -19,7 +19,7 @@ from secondglance_server.engine.attention import recording
 from secondglance_server.engine.jobs import Job
 from secondglance_server.engine.kv_cache import SLACK_TOKENS, PrefixStates, empty_cache, keep_prefix, resume
 from secondglance_server.engine.protocol import AttentionMap
-from secondglance_server.engine.rows import Rows
+from secondglance_server.engine.stepping.rows import Rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -39,7 +39,7 @@ from secondglance_server.engine.protocol import (
     TokenStats,
     Work,
 )
-from secondglance_server.engine.steps import StepRecorder
+from secondglance_server.engine.stepping.steps import StepRecorder
 from secondglance_server.engine.token_texts import TokenTexts
 
 NEUTRAL_PROMPT = "Write a general description of the image."

@@ -90,7 +90,7 @@ def spread_out(model: Any) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            if float(parameter.std()) == 0.0 or parameter.numel() == 1:
+            if parameter.numel() == 1 or float(parameter.std()) == 0.0:
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
 
 

@@ -222,7 +222,7 @@ ROWS = {
                 "d_kv": 32,
                 "num_hidden_layers": 2,
                 "num_attention_heads": 2,
-                "seq_len": 64,
+                "seq_len": 4096,
             },
             "text_config": {
                 **T5,

@@ -21,9 +21,7 @@ from secondglance_server.engine.loader import ModelLoadError, load_engine
 from secondglance_server.engine.prefix import PrefixEngine
 from tests.engine.types import all_rows
 from tests.engine.types.row import build
-from tests.engine.types.untried import UNTRIED
-
-_OWN = {"llava", "secondglance_reader"}  # also a row of its own, and not transformers'
+from tests.engine.types.untried import why_untried
 
 
 def survey(model_type: str) -> ModelType:
@@ -31,7 +29,7 @@ def survey(model_type: str) -> ModelType:
     families = discover()
     rows = all_rows()
     if model_type not in rows and model_type not in families:
-        return ModelType(model_type, "no", UNTRIED[model_type], "", shares_prefix=False)
+        return ModelType(model_type, "no", why_untried(model_type), "", shares_prefix=False)
     how = "family file" if model_type in families else "generic"
     with tempfile.TemporaryDirectory() as folder:
         directory = pathlib.Path(folder)

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
-UNTRIED: dict[str, str] = defaultdict(lambda: "not tried: no random model of it is built here")
+_OTHER_TASKS = {
+    "evolla": "it is asked about proteins, not pictures",
+    "pi0": "it moves a robot and answers no question",
+    "pp_formulanet": "it reads formulas and takes no question",
+    "diffusion_gemma": "it writes an answer's tokens in no order, so none has a statistic when it comes",
+    "mistral4": "transformers maps it to a model of texts only",
+}
+
+
+def why_untried(model_type: str) -> str:
+    """Return the reason that the registry gives for a type without a row."""
+    if model_type in _OTHER_TASKS:
+        return _OTHER_TASKS[model_type]
+    image_processors = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type, {})
+    if image_processors and "pil" not in image_processors:
+        return "not tried: its image processor needs torchvision"
+    return "not tried: no random model of it is built in the tests"

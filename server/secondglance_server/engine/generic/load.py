@@ -186,8 +186,9 @@ def placeholder_or_none(processor: Any) -> str | None:
     try:
         return placeholder_of(processor)
     except ValueError:
-        token = getattr(processor, "image_token", None)
-        return getattr(token, "content", token)
+        token: Any = getattr(processor, "image_token", None)
+        text: str | None = getattr(token, "content", token)
+        return text
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

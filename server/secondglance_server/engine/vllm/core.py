@@ -170,7 +170,8 @@ class VllmCore:
         `anew`: compute the whole prompt, whatever is cached of it.
         """
         grid = prepared.prompt.grid
-        ask = {"key": key, "start": grid.start, "stop": grid.stop, "check": check}
+        place = {"start": grid.start, "stop": grid.stop} if isinstance(grid, slice) else {"cells": list(grid)}
+        ask = {"key": key, "check": check, **place}
         return SamplingParams(
             temperature=0.0,
             max_tokens=max(1, limit),

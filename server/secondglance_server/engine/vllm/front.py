@@ -59,11 +59,6 @@ def load_front(options: VllmOptions, device: str) -> Front:
     _device, dtype_reason, *_ours = placement.reasons  # vLLM chooses kernels and steps itself
     placement = replace(placement, reasons=(f"vLLM on {device}", dtype_reason))
     adapter = _load_adapter(local, placement)
-    if not adapter.runs_on_vllm:
-        tested = ", ".join(name for name, family in discover().items() if family.runs_on_vllm)
-        raise ModelLoadError(
-            f"model_type {adapter.config.model_type!r} was not tested on vLLM; tested: {tested}"
-        )
     defaults = read_model_defaults(pathlib.Path(local))
     if options.localization is not None:
         defaults = defaults.model_copy(update={"localization": options.localization})
@@ -91,10 +86,13 @@ def _without_weights(source: str, options: VllmOptions) -> str:
 def _load_adapter(source: str, placement: Placement) -> TransformersAdapter:
     """As the prefix engine's, around a model that has shapes and no weights."""
     family, config = _family(source)
+    if family is None or not family.runs_on_vllm:
+        tested = ", ".join(name for name, tested in discover().items() if tested.runs_on_vllm)
+        raise ModelLoadError(f"model_type {config.model_type!r} was not tested on vLLM; tested: {tested}")
     text_config = config.get_text_config()
     full_layers(text_config)  # refuses what cannot be served
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    templates = _chat_templates(family, source, tokenizer)
+    templates = _chat_templates(source, tokenizer, family.default_chat_template)
     template = _usable_template(tokenizer, templates, family.placeholder)
     image_processor = family.load_image_processor(source, config)
     attention = attention_setting(_text_attention(text_config, placement))

@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache
 
 from secondglance_server.engine.adapters.protocol import Adapter, Chunk
 from secondglance_server.engine.kv_cache import RoomyLayer
-from secondglance_server.engine.rows import Rows, SlotLayer
+from secondglance_server.engine.stepping.rows import Rows, SlotLayer
 
 _log = logging.getLogger("secondglance_server.engine")
 

@@ -1,0 +1,1 @@
+"""One token more for many answers at a time."""

@@ -170,7 +170,9 @@ class VllmCore:
         `anew`: compute the whole prompt, whatever is cached of it.
         """
         grid = prepared.prompt.grid
-        place = {"start": grid.start, "stop": grid.stop} if isinstance(grid, slice) else {"cells": list(grid)}
+        place: dict[str, Any] = (
+            {"start": grid.start, "stop": grid.stop} if isinstance(grid, slice) else {"cells": list(grid)}
+        )
         ask = {"key": key, "check": check, **place}
         return SamplingParams(
             temperature=0.0,

@@ -18,6 +18,7 @@ from secondglance.gateway.completions import create_completion, on_client_gone
 from secondglance.gateway.errors import ApiError, bad_request, gateway_failed
 from secondglance.gateway.files import FileStore
 from secondglance.gateway.guard import GuardMiddleware
+from secondglance.gateway.responses import create_response
 from secondglance.gateway.services import GatewayServices
 from secondglance.gateway.settings import GatewaySettings
 from secondglance.wire.remote import RemotePictures
@@ -51,6 +52,7 @@ def create_app(settings: GatewaySettings, client: AsyncEdgeClient) -> Starlette:
         routes=[
             Route("/healthz", _health),
             Route("/v1/chat/completions", create_completion, methods=["POST"]),
+            Route("/v1/responses", create_response, methods=["POST"]),
             Route("/v1/models", _models),
             Route("/v1/models/{name:path}", _model),
             Route("/v1/files", _add_file, methods=["POST"]),

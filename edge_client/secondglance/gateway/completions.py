@@ -22,31 +22,37 @@ from secondglance.gateway.answer_format import answer_format
 from secondglance.gateway.errors import ApiError, bad_request
 from secondglance.gateway.messages import ChatRequest, compose, parse_chat
 from secondglance.gateway.pictures import load_picture
-from secondglance.gateway.replies import Form, completion
+from secondglance.gateway.replies import ChatWriter, Form
 from secondglance.gateway.services import GatewayServices
-from secondglance.gateway.streaming import Arrivals, streamed
+from secondglance.gateway.streaming import Arrivals, Writer, streamed
 
 T = TypeVar("T")
 
 
 async def create_completion(request: Request) -> Response:
     """One chat completion. Raises ApiError, or EdgeError as the conversation does."""
-    parts: GatewayServices = request.app.state.parts
+    chat, notes = parse_chat(await read_document(request))
+    return await while_connected(request, answer(chat, notes, request.app.state.parts, ChatWriter))
+
+
+async def read_document(request: Request) -> Any:
+    """Return the JSON of a request's body. Raises ApiError."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":  # what a web page can send without asking first is something else
         raise ApiError(415, "the body is sent as application/json", "unsupported_media_type")
-    document = await anyio.to_thread.run_sync(_parsed, await request.body())
-    chat, notes = parse_chat(document)
-    return await _while_connected(request, _answer(chat, notes, parts))
+    return await anyio.to_thread.run_sync(_parsed, await request.body())
 
 
-async def _answer(chat: ChatRequest, notes: list[str], parts: GatewayServices) -> Response:
+async def answer(
+    chat: ChatRequest, notes: list[str], parts: GatewayServices, writer_of: type[Writer]
+) -> Response:
+    """Ask the server, and return the reply as `writer_of` writes it. Raises ApiError, EdgeError."""
     question = compose(chat.messages, system=parts.settings.system)
     model = await parts.client.model()
     parts.check_model(chat.model, model)
     most = model.limits.max_new_tokens
     form = Form(
-        id=f"chatcmpl-{secrets.token_hex(12)}",
+        id=secrets.token_hex(12),
         created=int(time.time()),
         max_new_tokens=min(chat.max_new_tokens or most, most),
         stops=chat.stops,
@@ -55,16 +61,17 @@ async def _answer(chat: ChatRequest, notes: list[str], parts: GatewayServices) -
         answer_format=answer_format(chat.response_format),
         notes=(*notes, *question.notes),
     )
+    writer = writer_of(form)
     picture = await load_picture(question.picture, parts.files, parts.remote)
     terms = _terms(chat, form, is_low_detail=question.is_low_detail)
     if not chat.stream:
-        return JSONResponse(completion(await parts.client.ask(picture, question.text, **terms), form))
+        return JSONResponse(writer.document(await parts.client.ask(picture, question.text, **terms)))
     arrivals: Arrivals = asyncio.Queue()
     hooks = Hooks(on_answer=arrivals.put_nowait, on_token=arrivals.put_nowait)
     asking = parts.client.with_options(hooks=hooks).ask(picture, question.text, **terms)
     is_draft_final = terms["mode"] == "answer_only" or model.answers_only is not None
     return await streamed(
-        asyncio.ensure_future(asking), arrivals, form, model=model.name, is_draft_final=is_draft_final
+        asyncio.ensure_future(asking), arrivals, writer, model=model.name, is_draft_final=is_draft_final
     )
 
 
@@ -83,7 +90,7 @@ def _terms(chat: ChatRequest, form: Form, *, is_low_detail: bool) -> Terms:
     return terms
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The work's result; the work is cancelled and ClientDisconnect raised if the app hangs up first."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(request))

@@ -7,7 +7,7 @@ both stages: that is what the model worked.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,72 +34,75 @@ class Form:
     notes: tuple[str, ...] = ()
 
 
-def completion(reply: Reply, form: Form) -> dict[str, Any]:
-    """`chat.completion`."""
-    text, finish_reason = ending(reply, form)
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", **_said(text, form)},
-        "finish_reason": finish_reason,
-        "logprobs": _logprobs(reply.tokens) if form.wants_logprobs else None,
-    }
+class ChatWriter:
+    """Writes one conversation as `chat.completion` or its chunks."""
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+
+    def document(self, reply: Reply) -> dict[str, Any]:
+        """Return `chat.completion`."""
+        form = self.form
+        text, finish_reason = ending(reply, form)
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", **said(text, form)},
+            "finish_reason": finish_reason,
+            "logprobs": _logprobs(reply.tokens) if form.wants_logprobs else None,
+        }
+        return {
+            **_head(form, "chat.completion", reply.model),
+            "choices": [choice],
+            "usage": usage_of(reply),
+            "second_glance": extension(reply, form),
+        }
+
+    def opening(self, first: InferenceResponse | None, model: str) -> list[bytes]:
+        """Return the first chunk: the role and, if stage one has answered, the draft for whoever shows it."""
+        delta = {"role": "assistant", "content": "", "refusal": None}
+        chunk = _chunk(self.form, model, delta)
+        return [_event(chunk if first is None else chunk | {"second_glance": draft_of(first)})]
+
+    def piece(self, text: str, tokens: Sequence[Token | TokenReport], model: str) -> bytes:
+        """Return a piece of the answer; `tokens` are those that it ends."""
+        return self._content_chunk({"content": text}, tokens, model)
+
+    def whole(self, reply: Reply) -> list[bytes]:
+        """Return the whole answer in the form that the app asked for, or why it has none."""
+        text, _ = ending(reply, self.form)
+        delta = {name: value for name, value in said(text, self.form).items() if value}
+        return [self._content_chunk(delta, reply.tokens or (), reply.model)]
+
+    def end(self, reply: Reply) -> list[bytes]:
+        """Return the answer's end and, if wanted, the usage."""
+        form = self.form
+        _, finish_reason = ending(reply, form)
+        end = _chunk(form, reply.model, {}, finish_reason) | {"second_glance": extension(reply, form)}
+        usage = _chunk(form, reply.model, None) | {"usage": usage_of(reply)}
+        return [_event(end), *([_event(usage)] if form.wants_usage else []), DONE]
+
+    def failed(self, error: ApiError) -> bytes:
+        """Return a failure after the status has been sent; the official client raises it as APIError."""
+        return _event(error.body())
+
+    def _content_chunk(
+        self, delta: dict[str, Any], tokens: Sequence[Token | TokenReport], model: str
+    ) -> bytes:
+        chunk = _chunk(self.form, model, delta)
+        if self.form.wants_logprobs:
+            chunk["choices"][0]["logprobs"] = _logprobs(tokens)
+        return _event(chunk)
+
+
+def draft_of(first: InferenceResponse) -> dict[str, Any]:
+    """Return stage one's answer, for whoever shows it while the second is on its way."""
     return {
-        **_head(form, "chat.completion", reply.model),
-        "choices": [choice],
-        "usage": _usage(reply),
-        "second_glance": extension(reply, form),
-    }
-
-
-def opening_chunk(first: InferenceResponse | None, form: Form, model: str) -> bytes:
-    """Return the first chunk: the role and, if stage one has answered, the draft for whoever shows it."""
-    delta = {"role": "assistant", "content": "", "refusal": None}
-    if first is None:
-        return _event(_chunk(form, model, delta))
-    draft = {
         "stage": 1,
         "status": first.status,
         "draft": first.answer,
         "draft_confidence": first.confidence.model_dump(mode="json"),
         "roi": first.roi.model_dump(mode="json") if first.roi else None,
     }
-    return _event(_chunk(form, first.model, delta) | {"second_glance": draft})
-
-
-def content_chunk(form: Form, model: str, text: str, tokens: Sequence[Token | TokenReport]) -> bytes:
-    """Return a piece of the answer; `tokens` are those that it ends."""
-    return _content_chunk(form, model, {"content": text}, tokens)
-
-
-def whole_chunk(form: Form, reply: Reply) -> bytes:
-    """Return the whole answer in the form that the app asked for, or why it has none."""
-    text, _ = ending(reply, form)
-    delta = {name: value for name, value in _said(text, form).items() if value}
-    return _content_chunk(form, reply.model, delta, reply.tokens or ())
-
-
-def _content_chunk(
-    form: Form, model: str, delta: dict[str, Any], tokens: Sequence[Token | TokenReport]
-) -> bytes:
-    chunk = _chunk(form, model, delta)
-    if form.wants_logprobs:
-        chunk["choices"][0]["logprobs"] = _logprobs(tokens)
-    return _event(chunk)
-
-
-def end_chunks(reply: Reply, form: Form) -> Iterator[bytes]:
-    """Yield the answer's end and, if wanted, the usage."""
-    _, finish_reason = ending(reply, form)
-    end = _chunk(form, reply.model, {}, finish_reason)
-    yield _event(end | {"second_glance": extension(reply, form)})
-    if form.wants_usage:
-        yield _event(_chunk(form, reply.model, None) | {"usage": _usage(reply)})
-    yield DONE
-
-
-def error_event(error: ApiError) -> bytes:
-    """A failure after the status has been sent; the official client raises it as APIError."""
-    return _event(error.body())
 
 
 def extension(reply: Reply, form: Form) -> dict[str, Any]:
@@ -122,7 +125,7 @@ def extension(reply: Reply, form: Form) -> dict[str, Any]:
 
 
 def _head(form: Form, kind: str, model: str) -> dict[str, Any]:
-    return {"id": form.id, "object": kind, "created": form.created, "model": model}
+    return {"id": f"chatcmpl-{form.id}", "object": kind, "created": form.created, "model": model}
 
 
 def _chunk(
@@ -148,7 +151,7 @@ def ending(reply: Reply, form: Form) -> tuple[str, str]:
     return reply.answer, "length" if is_cut else "stop"
 
 
-def _said(answer: str, form: Form) -> dict[str, str | None]:
+def said(answer: str, form: Form) -> dict[str, str | None]:
     """Return `content` and `refusal`: an answer that the wanted form cannot hold is refused in words."""
     content = form.answer_format.write(answer)
     if content is not None:
@@ -156,7 +159,8 @@ def _said(answer: str, form: Form) -> dict[str, str | None]:
     return {"content": None, "refusal": f"the model's answer is no such value: {answer}"}
 
 
-def _usage(reply: Reply) -> dict[str, Any]:
+def usage_of(reply: Reply) -> dict[str, Any]:
+    """Return the tokens of both stages together."""
     stages = [stage.usage for stage in (reply.first, reply.second) if stage is not None]
     prompt = sum(usage.prompt_tokens for usage in stages)
     completed = sum(usage.completion_tokens for usage in stages)

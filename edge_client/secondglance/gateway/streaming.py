@@ -1,4 +1,4 @@
-"""A chat completion in chunks, a token at a time, as soon as a token is part of the final answer.
+"""An answer in chunks, a token at a time, as soon as a token is part of the final answer.
 
 A draft may be replaced, so its tokens are held until the server is sure of it; those of a second answer, and
 of a draft that nothing can replace, leave as they come. A stream begins with stage one's reply, or with such
@@ -10,25 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from typing import TypeAlias
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol, TypeAlias
 
 from starlette.responses import Response, StreamingResponse
 
 from secondglance.conversation.steps import Token
 from secondglance.errors import EdgeError
 from secondglance.gateway.errors import ApiError, as_api_error, gateway_failed
-from secondglance.gateway.replies import (
-    Form,
-    content_chunk,
-    end_chunks,
-    ending,
-    error_event,
-    opening_chunk,
-    whole_chunk,
-)
+from secondglance.gateway.replies import Form, ending
 from secondglance.reply import Reply
-from secondglance_protocol.wire import InferenceResponse
+from secondglance_protocol.wire import InferenceResponse, TokenReport
 
 Arrivals: TypeAlias = "asyncio.Queue[Token | InferenceResponse | None]"
 """What a conversation tells, in order; None when it has ended."""
@@ -36,8 +28,40 @@ Arrivals: TypeAlias = "asyncio.Queue[Token | InferenceResponse | None]"
 _log = logging.getLogger("secondglance.gateway")
 
 
+class Writer(Protocol):
+    """Puts a conversation into the words of one API: chat completions or responses."""
+
+    form: Form
+
+    def __init__(self, form: Form) -> None: ...
+
+    def document(self, reply: Reply) -> dict[str, Any]:
+        """Return the whole reply, for an app that wants no stream."""
+        ...
+
+    def opening(self, first: InferenceResponse | None, model: str) -> list[bytes]:
+        """Return the stream's beginning; `first` is stage one's reply if it has come."""
+        ...
+
+    def piece(self, text: str, tokens: Sequence[Token | TokenReport], model: str) -> bytes:
+        """Return a piece of the answer; `tokens` are those that it ends."""
+        ...
+
+    def whole(self, reply: Reply) -> list[bytes]:
+        """Return the whole answer in the form that the app asked for, or why it has none."""
+        ...
+
+    def end(self, reply: Reply) -> list[bytes]:
+        """Return the stream's end."""
+        ...
+
+    def failed(self, error: ApiError) -> bytes:
+        """Return a failure after the status has been sent."""
+        ...
+
+
 async def streamed(
-    asking: asyncio.Future[Reply], arrivals: Arrivals, form: Form, *, model: str, is_draft_final: bool
+    asking: asyncio.Future[Reply], arrivals: Arrivals, writer: Writer, *, model: str, is_draft_final: bool
 ) -> Response:
     """Return the stream of a conversation that runs. Raises what it raises before there is anything to send.
 
@@ -57,8 +81,8 @@ async def streamed(
         raise
     opening = first if isinstance(first, InferenceResponse) else None
     is_sure = is_draft_final or (opening is not None and opening.status == "answered")
-    answer = _Answer(form, model, held if is_sure else [])
-    events = _events(asking, arrivals, answer, opening_chunk(opening, form, model))
+    answer = _Answer(writer, model, held if is_sure else [])
+    events = _events(asking, arrivals, answer, writer.opening(opening, model))
     return StreamingResponse(events, media_type="text/event-stream")
 
 
@@ -90,8 +114,9 @@ class Deltas:
 class _Answer:
     """Turns tokens and the final reply into chunks."""
 
-    def __init__(self, form: Form, model: str, held: list[Token]) -> None:
-        self._form = form
+    def __init__(self, writer: Writer, model: str, held: list[Token]) -> None:
+        self.writer = writer
+        self._form = form = writer.form
         self._model = model
         self._deltas = Deltas(form.stops)
         self._held = held
@@ -112,29 +137,30 @@ class _Answer:
             return []
         told, self._waiting = self._waiting, []
         self._n_told += len(told)
-        return [content_chunk(self._form, self._model, text, told)]
+        return [self.writer.piece(text, told, self._model)]
 
     def end(self, reply: Reply) -> list[bytes]:
         """Return the last chunks: what is left of the answer, why it ends, usage."""
         if not self._form.answer_format.is_plain:
-            return [whole_chunk(self._form, reply), *end_chunks(reply, self._form)]
+            return [*self.writer.whole(reply), *self.writer.end(reply)]
         text, _ = ending(reply, self._form)
         rest = self._deltas.rest(text)
         if rest is None:
             why = reply.degraded or "the server's reply is another one"
-            return [error_event(ApiError(502, f"the answer broke off: {why}", "answer_broke_off"))]
+            return [self.writer.failed(ApiError(502, f"the answer broke off: {why}", "answer_broke_off"))]
         chunks = []
         if rest or not self._deltas.shown:
             tokens = (reply.tokens or ())[self._n_told :]
-            chunks.append(content_chunk(self._form, self._model, rest, tokens))
-        return [*chunks, *end_chunks(reply, self._form)]
+            chunks.append(self.writer.piece(rest, tokens, self._model))
+        return [*chunks, *self.writer.end(reply)]
 
 
 async def _events(
-    asking: asyncio.Future[Reply], arrivals: Arrivals, answer: _Answer, opening: bytes
+    asking: asyncio.Future[Reply], arrivals: Arrivals, answer: _Answer, opening: list[bytes]
 ) -> AsyncIterator[bytes]:
     try:
-        yield opening
+        for chunk in opening:
+            yield chunk
         for chunk in answer.take_held():
             yield chunk
         while (told := await arrivals.get()) is not None:
@@ -152,7 +178,7 @@ def _last(asking: asyncio.Future[Reply], answer: _Answer) -> list[bytes]:
     try:
         return answer.end(asking.result())
     except EdgeError as exc:
-        return [error_event(as_api_error(exc))]
+        return [answer.writer.failed(as_api_error(exc))]
     except Exception:  # the status has been sent: say it in the stream, and serve the next request
         _log.exception("a streamed completion failed")
-        return [error_event(gateway_failed())]
+        return [answer.writer.failed(gateway_failed())]

@@ -286,7 +286,9 @@ def _load_any(
 def _refuse_early(directory: pathlib.Path, placement: Placement, download_bytes: int | None) -> None:
     """Raise ModelLoadError for a model that cannot be served, or whose download would be too large."""
     refuse_broken_settings(directory)
-    _, config = _family(str(directory))
+    family, config = _family(str(directory))
+    if family is not None:
+        full_layers(config.get_text_config())
     _refuse_missing_packages(config)
     if download_bytes is None:
         return

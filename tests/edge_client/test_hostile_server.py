@@ -161,8 +161,8 @@ def use(reply: Reply, sent: SentPictures) -> None:
     json.dumps(reply.to_dict())
     report_page(PHOTO, "What?", reply, sent.pictures, max_original_pixels=10**9)
     draw_picture(PHOTO, "What?", reply, max_original_pixels=10**9)
-    print(text_line("a.jpg", "What?", reply.answer, with_question=True))
-    _show(reply, as_json=False)
+    print(text_line("a.jpg", "What?", reply.answer, with_question=True, doubtful=reply.doubtful))
+    _show(reply, None, as_json=False)
 
 
 def survives(replies: dict[str, Any], problem: Any = None) -> None:

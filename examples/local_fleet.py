@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from secondglance_server.testing import STOP_TIMEOUT_S, free_port, wait_until_ready
+from secondglance_server.testing import free_port, stop, wait_until_ready
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "deploy" / "fleet" / "nginx.conf"
@@ -80,13 +79,7 @@ def child(
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 @contextlib.contextmanager

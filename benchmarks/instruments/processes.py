@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from secondglance_server.testing import free_port
+from secondglance_server.testing import free_port, stop
 
 ROOT = pathlib.Path(__file__).parents[2]
 READY_S = 900.0
@@ -78,13 +77,7 @@ def server_process(
         _wait_until_ready(server)
         yield server
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process, STOP_S)
 
 
 def _wait_until_ready(server: ServerProcess) -> None:

@@ -65,13 +65,18 @@ def serving(
         wait_until_ready(child, url, ready_timeout_s)
         yield url
     finally:
-        if child.poll() is None:
-            child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        stop(child)
+
+
+def stop(child: subprocess.Popen[bytes], timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """End a child process by SIGTERM, or by SIGKILL if it has not ended within `timeout_s` seconds."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def wait_until_ready(child: subprocess.Popen[bytes], url: str, timeout_s: float = READY_TIMEOUT_S) -> None:

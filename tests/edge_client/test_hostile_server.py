@@ -381,6 +381,13 @@ HOSTILE: dict[str, Script] = {
     "redirect": reply(b"", "Location: http://elsewhere.test/", status="302 Found"),
     "no http": lambda connection: connection.sendall(b"\x00\x01\x02" * 100) or connection.close(),
     "a list of a million wrong items": reply(HUGE_LIST),
+    "a problem of a million wrong items": reply(HUGE_LIST, status="503 Busy"),
+    "a token of a million wrong items": reply(
+        b"event: token\ndata: " + HUGE_LIST + b"\n\n", "Content-Type: text/event-stream"
+    ),
+    "a streamed problem of a million wrong items": reply(
+        b"event: problem\ndata: " + HUGE_LIST + b"\n\n", "Content-Type: text/event-stream"
+    ),
     "deep json": reply(b"[" * 1_000_000),
     "retry after 400 digits": reply(b"", "Retry-After: " + "9" * 400, status="503 Busy"),
     "retry after a huge year": reply(b"", "Retry-After: Wed, 21 Oct 99999 07:28:00 GMT", status="503 Busy"),

@@ -10,9 +10,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from pydantic import ValidationError
-
 from secondglance.conversation.steps import Arrived, ExchangeResult, Lost
+from secondglance.documents import parse_document
 from secondglance.errors import (
     BadImageError,
     BusyError,
@@ -117,8 +116,8 @@ def _shown(text: str) -> str:
 
 def _problem(arrived: Arrived) -> Problem | None:
     try:
-        return Problem.model_validate_json(arrived.body, extra="ignore")
-    except ValidationError:
+        return parse_document(Problem, arrived.body)
+    except ValueError:  # pydantic's ValidationError is one
         return None
 
 

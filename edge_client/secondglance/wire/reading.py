@@ -14,6 +14,7 @@ from typing import TypeAlias, TypeVar
 
 import httpx
 
+from secondglance.documents import parse_document
 from secondglance_protocol.events import EVENT_STREAM, Event, EventReader
 from secondglance_protocol.wire import Problem, TokenEvent
 
@@ -89,11 +90,11 @@ class _Reading:
     def _take_event(self, event: Event) -> None:
         if event.name == "token":
             self._n_tokens += 1
-            self._on_token(_sound(lambda: TokenEvent.model_validate_json(event.data, extra="ignore")))
+            self._on_token(_sound(lambda: parse_document(TokenEvent, event.data)))
         elif event.name == "reply":
             self._last = WholeReply(self._status, event.data.encode(), self._n_tokens > 0)
         elif event.name == "problem":
-            status = _sound(lambda: Problem.model_validate_json(event.data, extra="ignore")).status
+            status = _sound(lambda: parse_document(Problem, event.data)).status
             self._last = WholeReply(status, event.data.encode(), self._n_tokens > 0)
 
 

@@ -63,6 +63,11 @@ _HEAD_BYTES = 512  # of a request around its body, with a key
 _LENGTH_DIGITS = 7  # of a Content-Length, where the body is not known yet; without one it is a digit
 
 
+def _no_picture() -> Encoded:
+    """Return what stands for a picture in a request that is weighed before there is one."""
+    return Encoded(b"", "image/jpeg", (1, 1), None)
+
+
 def typical_size(request: Send) -> int:
     """Return the bytes that `request` takes on the wire with a usual head: a guess where nobody sends it."""
     return _HEAD_BYTES + len(request.body)
@@ -208,7 +213,7 @@ class Conversation:
 
         The server needs at least what it needed for the first answer: the second has a picture more.
         """
-        on_the_way_s = self._known.link.seconds_for(len(request.body) + _HEAD_BYTES)
+        on_the_way_s = self._known.link.seconds_for(typical_size(request))
         if self._deadline is None or on_the_way_s is None:
             return 0.0
         server_s = (served.decode_image + served.prefill + served.generate) / 1000
@@ -228,14 +233,14 @@ class Conversation:
     def _global_image(self, original: Original, model: ModelResponse) -> Steps[Encoded]:
         budget = image_budget(model)
         recipe, scale = self._encodings.for_image()
-        bare = self._first_request(original, Encoded(b"", "image/jpeg", original.size, None))
+        bare = self._first_request(original, _no_picture())
         return (
             yield from self._encode(
                 lambda: original.global_image(budget.scaled(scale)),
                 recipe,
                 accepted=model.image.formats,
                 max_bytes=min(model.image.max_bytes, model.limits.max_image_bytes - len(bare.body)),
-                request_of=lambda picture: self._first_request(original, picture),
+                bare=bare,
                 what="picture",
             )
         )
@@ -249,7 +254,7 @@ class Conversation:
                 recipe,
                 accepted=offer.formats,
                 max_bytes=offer.max_bytes,
-                request_of=lambda patch: patch_request(offer.url, patch, deadline=self._deadline),
+                bare=patch_request(offer.url, _no_picture(), deadline=self._deadline),
                 what="patch",
             )
         )
@@ -261,11 +266,10 @@ class Conversation:
         *,
         accepted: Collection[MediaType],
         max_bytes: int,
-        request_of: Callable[[Encoded], Send],
+        bare: Send,
         what: str,
     ) -> Steps[Encoded]:
-        """Prepare and encode within the server's limit and what is left of the caller's budget."""
-        bare = request_of(Encoded(b"", "image/jpeg", (1, 1), None))
+        """Prepare and encode within the server's limit and what the caller's budget leaves beside `bare`."""
         room = self._ledger.room_in(self._dressed(bare))
         allowed = max_bytes if room is None else min(max_bytes, room - _LENGTH_DIGITS)
         encoded: Encoded = yield Compute(
@@ -275,8 +279,7 @@ class Conversation:
             raise BadImageError(
                 f"the {what} does not fit the server's limit of {max_bytes} bytes at any quality"
             )
-        self._ledger.check(self._dressed(request_of(encoded)))
-        return encoded
+        return encoded  # `_call` refuses what the budget does not carry
 
     def _dressed(self, request: Send) -> Send:
         """Return `request` with its place in the trace and, if tokens are wanted, the wish for a stream."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import (
     Blip2Processor,
     BlipProcessor,
@@ -22,7 +24,7 @@ from transformers.models.kosmos2_5.image_processing_pil_kosmos2_5 import Kosmos2
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
 
-from tests.engine.types.row import END, PATCH, SIDE, VISION, Row, stock
+from tests.engine.types.row import END, PATCH, SIDE, VISION, Ids, Row, stock
 from tests.engine.types.squares import SQUARE, with_attributes
 
 QFORMER = {
@@ -50,6 +52,20 @@ BART = {
 }
 T5 = {"hidden_size": 64, "d_kv": 32, "d_ff": 64, "num_layers": 2, "num_heads": 2}
 
+
+def opt_text(ids: Ids) -> dict[str, Any]:
+    """Return the settings of an OPT over this tokenizer's ids."""
+    return {
+        "model_type": "opt",
+        **OPT,
+        "vocab_size": ids.size,
+        "word_embed_proj_dim": 64,
+        "bos_token_id": ids("<s>"),
+        "eos_token_id": ids(END),
+        "pad_token_id": ids("<pad>"),
+    }
+
+
 CODES = "ABCDEFGHIJ"  # a digit each
 
 ROWS = {
@@ -57,15 +73,7 @@ ROWS = {
         config=lambda ids: {
             "vision_config": BLIP_VISION,
             "qformer_config": QFORMER,
-            "text_config": {
-                "model_type": "opt",
-                **OPT,
-                "vocab_size": ids.size,
-                "word_embed_proj_dim": 64,
-                "bos_token_id": ids("<s>"),
-                "eos_token_id": ids(END),
-                "pad_token_id": ids("<pad>"),
-            },
+            "text_config": opt_text(ids),
             "num_query_tokens": 4,
             "image_token_index": ids("<image>"),
         },
@@ -76,15 +84,7 @@ ROWS = {
         config=lambda ids: {
             "vision_config": BLIP_VISION,
             "qformer_config": QFORMER,
-            "text_config": {
-                "model_type": "opt",
-                **OPT,
-                "vocab_size": ids.size,
-                "word_embed_proj_dim": 64,
-                "bos_token_id": ids("<s>"),
-                "eos_token_id": ids(END),
-                "pad_token_id": ids("<pad>"),
-            },
+            "text_config": opt_text(ids),
             "num_query_tokens": 4,
             "image_token_index": ids("<image>"),
         },

@@ -53,7 +53,9 @@ def ask(
     fail_on_doubt: Annotated[
         bool, typer.Option("--fail-on-doubt", help="Exit with 3 if the model is not sure of its answer.")
     ] = False,
-    page: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of a PDF; 1 if unset.")] = None,
+    page: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The page of a PDF; 1 if unset.")
+    ] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="HOST[:PORT]", help="Fetch IMAGE from this host.")
     ] = None,

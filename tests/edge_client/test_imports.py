@@ -72,7 +72,7 @@ def test_the_edge_imports_the_protocol_and_itself_of_our_packages() -> None:
 
 
 LIBRARY_ROOMS = {"conversation", "pictures", "link", "wire"}
-LIBRARY_ROOT = {"__init__", "client", "doubt", "settings", "errors", "reply", "retry", "text"}
+LIBRARY_ROOT = {"__init__", "client", "documents", "doubt", "settings", "errors", "reply", "retry", "text"}
 APPS = {"show", "batch", "watching", "gateway", "doctor", "commands", "cli"}
 
 

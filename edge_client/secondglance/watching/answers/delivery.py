@@ -22,7 +22,7 @@ from secondglance.conversation.failures import wait_s
 from secondglance.errors import UsageError
 from secondglance.retry import RetryPolicy, parse_retry_after
 from secondglance.watching.names import shown_address, without_secrets
-from secondglance.watching.proxies import client_for
+from secondglance.wire.proxies import client_for
 
 _TRIES = 3
 _REDIRECTS = 3

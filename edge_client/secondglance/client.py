@@ -37,6 +37,7 @@ from secondglance.link.uplink import Uplink
 from secondglance.pictures.original import ImageSource
 from secondglance.reply import Reply
 from secondglance.settings import EdgeSettings, load_settings
+from secondglance.wire.addresses import shown_address, without_secrets
 from secondglance.wire.counting import AsyncCountingTransport, CountingTransport, Exchange, measuring
 from secondglance.wire.proxies import Route, added_bytes, route_to
 from secondglance.wire.reading import NO_COMPRESSION, OnToken, WholeReply, read_reply, read_reply_async
@@ -364,9 +365,11 @@ def _checked(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as exc:
-        raise UsageError(f"not a URL: {url!r}: {exc}") from exc
+        raise UsageError(f"not a URL: {shown_address(url)!r}: {without_secrets(str(exc), url)}") from exc
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UsageError(f"not an http or https URL: {url!r}")
+        raise UsageError(f"not an http or https URL: {shown_address(url)!r}")
+    if parsed.query or parsed.fragment:
+        raise UsageError(f"a server's URL has no query and no fragment: {shown_address(url)!r}")
     return parsed
 
 

@@ -14,8 +14,10 @@ import httpx
 import pytest
 import trustme
 from PIL import Image
+from typer.testing import CliRunner
 
 from secondglance import AsyncEdgeClient, EdgeClient, ServerUnavailableError, UsageError
+from secondglance.cli import app
 from secondglance.doctor.examination import Examination
 from secondglance.settings import EdgeSettings
 from secondglance.wire.counting import AsyncCountingTransport, CountingTransport, measuring
@@ -220,3 +222,27 @@ def test_e9_a_proxy_that_refuses_or_is_away_is_a_failed_connection(monkeypatch, 
     for url in (f"http://{HOST}", f"https://{HOST}"):
         with EdgeClient(url, settings=settings) as client, pytest.raises(ServerUnavailableError):
             client.ask(Image.new("RGB", (300, 300)), "What?")
+
+
+LOGINS = [
+    "http://me:p%40ss-word@192.0.2.1:9/",
+    "http://me:p@ss-word@192.0.2.1:9/",
+    "http://me:p/ss-word@[::1/",
+]
+LOGINS += ["http://192.0.2.1:9/?token=p-ss-word", "ftp://me:p-ss-word@192.0.2.1/", "http://me:ss-word@:9:8/"]
+
+
+@pytest.mark.parametrize(
+    "command", [["ask", "--dry-run"], ["ask", "--dry-run", "--json"], ["ask"], ["doctor"]]
+)
+@pytest.mark.parametrize("url", LOGINS)
+def test_e8_no_command_shows_the_secret_of_the_servers_address(command, url, tmp_path, monkeypatch) -> None:
+    """E8: `ask --dry-run` printed the password; a message about a wrong URL repeated it."""
+    monkeypatch.setenv("SECONDGLANCE_EDGE_CONNECT_TIMEOUT_S", "0.2")
+    monkeypatch.setenv("SECONDGLANCE_EDGE_RETRIES", "0")
+    Image.new("RGB", (300, 300)).save(tmp_path / "a.png")
+    subject = [] if command[0] == "doctor" else [str(tmp_path / "a.png"), "What?"]
+    ran = CliRunner().invoke(app, [*command, *subject, "--url", url])
+    assert "ss-word" not in ran.output
+    assert "Traceback" not in ran.output
+    assert ran.output

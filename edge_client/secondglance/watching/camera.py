@@ -17,7 +17,7 @@ import httpx
 from secondglance.errors import ServerUnavailableError
 from secondglance.watching.ffmpeg import FfmpegError, ffmpeg_frames
 from secondglance.watching.mjpeg import MAX_FRAME_BYTES, FrameError, JpegFrames, is_multipart
-from secondglance.watching.names import credentials, shown_address, without_secrets
+from secondglance.wire.addresses import credentials, shown_address, without_secrets
 from secondglance.wire.proxies import client_for
 
 _SILENCE_S = 9.0

@@ -6,7 +6,6 @@ Both clients may be shared: by threads, by tasks. Bytes are counted at the socke
 from __future__ import annotations
 
 import copy
-import ssl
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -38,7 +37,9 @@ from secondglance.link.uplink import Uplink
 from secondglance.pictures.original import ImageSource
 from secondglance.reply import Reply
 from secondglance.settings import EdgeSettings, load_settings
+from secondglance.wire.addresses import shown_address, without_secrets
 from secondglance.wire.counting import AsyncCountingTransport, CountingTransport, Exchange, measuring
+from secondglance.wire.proxies import Route, added_bytes, route_to
 from secondglance.wire.reading import NO_COMPRESSION, OnToken, WholeReply, read_reply, read_reply_async
 from secondglance.wire.tls import tls_size
 from secondglance_protocol.protocol import API_KEY_HEADER, DEADLINE_HEADER, MAX_DEADLINE_MS
@@ -56,6 +57,7 @@ class _Options:
     _terms: Terms
     _observe: Observer | None
     _hooks: Hooks
+    _route: Route
     _new_request: Callable[..., httpx.Request]  # as the HTTP client would send it
 
     def _set_up(
@@ -65,6 +67,8 @@ class _Options:
         settings: EdgeSettings | None,
         observe: Observer | None,
         hooks: Hooks | None,
+        *,
+        uses_sockets: bool,
     ) -> dict[str, Any]:
         """Begin without knowledge of the server, and return the options of the HTTP client."""
         self._settings = settings or load_settings()
@@ -72,7 +76,9 @@ class _Options:
         self._terms = {}
         self._observe = observe
         self._hooks = hooks or Hooks()
-        return _http_options(self._settings, url, api_key)
+        options = _http_options(self._settings, url, api_key)
+        self._route = route_to(options["base_url"]) if uses_sockets else Route()
+        return options
 
     def with_options(
         self, *, observe: Observer | None = None, hooks: Hooks | None = None, **terms: Unpack[Terms]
@@ -117,6 +123,7 @@ class _Options:
         request = self._new_request(**_arguments(send))
         line = len(f"{request.method} {request.url.raw_path.decode('ascii')} HTTP/1.1\r\n\r\n")
         plain = line + sum(len(name) + len(value) + 4 for name, value in request.headers.raw) + len(send.body)
+        plain += added_bytes(request.url, self._route.proxy)
         return tls_size(plain) if request.url.scheme == "https" else plain
 
     def _deadline_of(self, send: Send) -> float:
@@ -159,8 +166,10 @@ class EdgeClient(_Options):
         observe: Observer | None = None,
         hooks: Hooks | None = None,
     ) -> None:
-        options = self._set_up(url, api_key, settings, observe, hooks)
-        transport = transport or CountingTransport(ssl_context=_ssl_context(options["base_url"]))
+        options = self._set_up(url, api_key, settings, observe, hooks, uses_sockets=transport is None)
+        transport = transport or CountingTransport(
+            ssl_context=self._route.ssl_context, proxy=self._route.proxy
+        )
         self._http = httpx.Client(transport=transport, **options)
         self._new_request = self._http.build_request
 
@@ -263,8 +272,10 @@ class AsyncEdgeClient(_Options):
         observe: Observer | None = None,
         hooks: Hooks | None = None,
     ) -> None:
-        options = self._set_up(url, api_key, settings, observe, hooks)
-        transport = transport or AsyncCountingTransport(ssl_context=_ssl_context(options["base_url"]))
+        options = self._set_up(url, api_key, settings, observe, hooks, uses_sockets=transport is None)
+        transport = transport or AsyncCountingTransport(
+            ssl_context=self._route.ssl_context, proxy=self._route.proxy
+        )
         self._http = httpx.AsyncClient(transport=transport, **options)
         self._new_request = self._http.build_request
 
@@ -354,15 +365,12 @@ def _checked(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as exc:
-        raise UsageError(f"not a URL: {url!r}: {exc}") from exc
+        raise UsageError(f"not a URL: {shown_address(url)!r}: {without_secrets(str(exc), url)}") from exc
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UsageError(f"not an http or https URL: {url!r}")
+        raise UsageError(f"not an http or https URL: {shown_address(url)!r}")
+    if parsed.query or parsed.fragment:
+        raise UsageError(f"a server's URL has no query and no fragment: {shown_address(url)!r}")
     return parsed
-
-
-def _ssl_context(url: httpx.URL) -> ssl.SSLContext | None:
-    """httpx's own, which trusts SSL_CERT_FILE and SSL_CERT_DIR; http is spared the time to read them."""
-    return httpx.create_ssl_context() if url.scheme == "https" else None
 
 
 def _arguments(send: Send) -> dict[str, Any]:
@@ -395,7 +403,7 @@ def _arrived(response: httpx.Response, whole: WholeReply, exchange: Exchange) ->
 def _lost(exc: httpx.HTTPError, exchange: Exchange) -> Lost:
     detail = str(exc) or type(exc).__name__
     counts = (exchange.uplink_bytes, exchange.downlink_bytes)
-    if isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout)):
+    if isinstance(exc, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
         return Lost("connect", detail, *counts)
     if isinstance(exc, httpx.TimeoutException):
         return Lost("timeout", detail, *counts)

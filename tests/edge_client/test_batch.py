@@ -265,3 +265,12 @@ def test_exit_code_2_for_wrong_usage(photos: Path, arguments: list[str]) -> None
     ran = run(*(argument.format(photos=photos) for argument in arguments))
     assert ran.exit_code == 2, ran.output
     assert ran.stderr
+
+
+def test_e16_what_holds_no_picture_is_said(tmp_path: Path) -> None:
+    """E16: `batch` on an empty folder ended with nothing said."""
+    (tmp_path / "notes.txt").write_text("no picture")
+    for name, listing in ((str(tmp_path), b""), (str(tmp_path / "*.txt"), b""), ("-", b"\n")):
+        ran = run(name, "-q", "What?", "--url", "http://127.0.0.1:9", listing=listing)
+        assert ran.exit_code == 0
+        assert f"no picture in {'the list' if name == '-' else name}" in ran.stderr

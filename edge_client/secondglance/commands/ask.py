@@ -200,6 +200,7 @@ def _plan(
 ) -> None:
     from secondglance.conversation.dry_run import plan_first_request
     from secondglance.pictures.original import Original
+    from secondglance.wire.addresses import shown_address
 
     send = plan_first_request(image, terms, settings)
     with Original(image, max_pixels=settings.max_original_pixels) as original:
@@ -208,7 +209,7 @@ def _plan(
     parts = [{"name": part.name, "bytes": len(part.data)} for part in send.parts]
     plan: dict[str, Any] = {
         "dry_run": True,
-        "url": settings.url,
+        "url": shown_address(settings.url),
         "method": send.method,
         "path": send.path,
         "body_bytes": len(send.body),
@@ -219,7 +220,7 @@ def _plan(
     if as_json:
         print(json.dumps(plan))
         return
-    print(f"would send {send.method} {send.path} to {settings.url}: {len(send.body):,} bytes")
+    print(f"would send {send.method} {send.path} to {shown_address(settings.url)}: {len(send.body):,} bytes")
     for part in parts:
         print(f"  {part['name']}: {part['bytes']:,} bytes")
     size = "" if original_bytes is None else f" ({original_bytes:,} bytes)"

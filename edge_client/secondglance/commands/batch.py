@@ -226,13 +226,17 @@ def _told(error: Exception) -> str:
 
 
 def _find(names: list[str]) -> list[Path]:
-    """Pictures of all arguments; names that come from a list may be missing, that is no wrong usage."""
+    """Pictures of all arguments. Says which hold none; names of a list may be missing, as no wrong usage."""
     from secondglance.pictures.files import find_pictures, listed_names
+    from secondglance.watching.names import shown_path
 
     found: list[Path] = []
     for name in names:
         if name == "-":
-            found += (Path(listed) for listed in listed_names(sys.stdin.buffer.read()))
+            pictures = [Path(listed) for listed in listed_names(sys.stdin.buffer.read())]
         else:
-            found += find_pictures([name])
+            pictures = find_pictures([name])
+        if not pictures:
+            complain(f"no picture in {'the list' if name == '-' else shown_path(name)}")
+        found += pictures
     return list({os.path.abspath(path): path for path in reversed(found)}.values())[::-1]

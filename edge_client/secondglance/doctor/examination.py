@@ -30,6 +30,7 @@ from secondglance.errors import EdgeError
 from secondglance.pictures.original import ImageSource
 from secondglance.settings import EdgeSettings
 from secondglance.wire.counting import CountingTransport, measuring
+from secondglance.wire.proxies import route_to
 from secondglance.wire.reading import NO_COMPRESSION, read_reply
 from secondglance_protocol.protocol import API_KEY_HEADER, API_PREFIX, PROTOCOL_VERSION, MediaType
 from secondglance_protocol.wire import ModelResponse
@@ -39,6 +40,7 @@ Status: TypeAlias = Literal["ok", "warning", "failed", "skipped"]
 _LIBRARIES = ("second-glance", "httpx", "httpcore", "pillow", "pillow-heif", "pydantic", "imageio-ffmpeg")
 _MAX_SKEW_S = 5.0
 _SAMPLE_SIZE = (4000, 3000)
+_DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 _ROUND_TRIPS = 3
 
 
@@ -57,7 +59,10 @@ class Finding:
 
 
 class Examination:
-    """`examine` yields findings as they are made; what depends on something that failed is skipped."""
+    """`examine` yields findings as they are made; what depends on something that failed is skipped.
+
+    Raises UsageError for a proxy or certificates of the environment that cannot be used.
+    """
 
     def __init__(
         self, settings: EdgeSettings, *, sample: ImageSource | None = None, probe_bytes: int = 256 * 1024
@@ -66,6 +71,7 @@ class Examination:
         self._sample = sample
         self._probe_bytes = probe_bytes
         self._url = httpx.URL(settings.url)
+        self._route = route_to(self._url)
         self._model: ModelResponse | None = None
         self._round_trip_s = 0.0
 
@@ -96,9 +102,8 @@ class Examination:
         headers = {"User-Agent": "second-glance-doctor", **NO_COMPRESSION}
         if self._settings.api_key is not None:
             headers[API_KEY_HEADER] = f"Bearer {self._settings.api_key.get_secret_value()}"
-        context = httpx.create_ssl_context() if self._url.scheme == "https" else None
         timeout = httpx.Timeout(self._settings.read_timeout_s, connect=self._settings.connect_timeout_s)
-        transport = CountingTransport(ssl_context=context)
+        transport = CountingTransport(ssl_context=self._route.ssl_context, proxy=self._route.proxy)
         return httpx.Client(transport=transport, base_url=self._url, headers=headers, timeout=timeout)
 
     def _get(self, http: httpx.Client, path: str) -> Arrived:
@@ -138,7 +143,8 @@ class Examination:
         return Finding("codecs", "ok", f"reads {', '.join(reads)}; writes {', '.join(writes)}", data)
 
     def _connection(self, http: httpx.Client) -> Finding:
-        host, port = self._url.host, self._url.port or (443 if self._url.scheme == "https" else 80)
+        first = self._route.proxy.url if self._route.proxy else self._url
+        host, port = first.host, first.port or _DEFAULT_PORTS[first.scheme]
         began = time.perf_counter()
         with socket.create_connection((host, port), self._settings.connect_timeout_s) as connection:
             address = connection.getpeername()[0]
@@ -156,7 +162,8 @@ class Examination:
             "round_trip_ms": round(1000 * self._round_trip_s, 3),
         }
         trip = f"round trip {data['round_trip_ms']:.1f} ms"
-        return Finding("connection", "ok", f"{address} port {port} in {connect_ms:.1f} ms, {trip}", data)
+        there = f"{address} port {port}{', the proxy,' if self._route.proxy else ''} in {connect_ms:.1f} ms"
+        return Finding("connection", "ok", f"{there}, {trip}", data)
 
     def _readiness(self, http: httpx.Client) -> Finding:
         response = self._get(http, "/readyz")

@@ -17,8 +17,8 @@ import httpx
 from secondglance.errors import ServerUnavailableError
 from secondglance.watching.ffmpeg import FfmpegError, ffmpeg_frames
 from secondglance.watching.mjpeg import MAX_FRAME_BYTES, FrameError, JpegFrames, is_multipart
-from secondglance.watching.names import credentials, shown_address, without_secrets
-from secondglance.watching.proxies import client_for
+from secondglance.wire.addresses import credentials, shown_address, without_secrets
+from secondglance.wire.proxies import client_for
 
 _SILENCE_S = 9.0
 _ONE_FRAME_S = 60.0  # for a large frame over a slow link

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from secondglance.errors import UsageError
 from secondglance.watching.mjpeg import JpegFrames
-from secondglance.watching.names import credentials
+from secondglance.wire.addresses import credentials
 
 SILENCE_S = 20.0
 _CHUNK_BYTES = 65_536

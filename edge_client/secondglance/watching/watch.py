@@ -23,13 +23,14 @@ from secondglance.watching.answers.delivery import Delivery
 from secondglance.watching.answers.outbox import Outbox
 from secondglance.watching.changes import ChangeFilter
 from secondglance.watching.folder import Arrival, Folder, Unreadable
-from secondglance.watching.names import shown_address, shown_path
+from secondglance.watching.names import shown_path
 from secondglance.watching.pipeline import Asker, Listener, Pipeline
 from secondglance.watching.pulse import Pulse, StatusFile
 from secondglance.watching.sightings import Sightings
 from secondglance.watching.spool import Spool, SpoolCaps, Waiting
 from secondglance.watching.state import WatchState, state_path
 from secondglance.watching.supervisor import SourceEndedError, Supervisor, reason_of
+from secondglance.wire.addresses import shown_address
 
 _FORGET_EVERY_S = 3600.0
 _LAST_WORDS_S = 5.0  # for threads, at the end

@@ -4,7 +4,7 @@ The bytes of a request land in the `Exchange` of the `measuring` block around it
 carries them, so conversations that share a client do not mix. An exchange's deadline bounds every single
 read and write; without one a slow link may take as long as bytes move.
 
-Not counted: what the kernel adds (TCP and IP headers, retransmitted segments). Proxies are not used.
+Not counted: what the kernel adds (TCP and IP headers, retransmitted segments).
 """
 
 from __future__ import annotations
@@ -195,6 +195,7 @@ def _as_httpx_errors() -> Iterator[None]:
         httpcore.TimeoutException,
         httpcore.NetworkError,
         httpcore.ProtocolError,
+        httpcore.ProxyError,
         httpcore.UnsupportedProtocol,
     )
     try:
@@ -246,12 +247,24 @@ class _AsyncBody(httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
-class CountingTransport(httpx.BaseTransport):
-    """A pool of counted connections. `ssl_context` replaces httpx's default for https."""
+def _core_proxy(proxy: httpx.Proxy | None) -> httpcore.Proxy | None:
+    if proxy is None:
+        return None
+    return httpcore.Proxy(str(proxy.url), auth=proxy.raw_auth)
 
-    def __init__(self, *, ssl_context: ssl.SSLContext | None = None) -> None:
+
+class CountingTransport(httpx.BaseTransport):
+    """A pool of counted connections. `ssl_context` replaces httpx's default for https.
+
+    What passes through a `proxy` is counted between us and the proxy.
+    """
+
+    def __init__(
+        self, *, ssl_context: ssl.SSLContext | None = None, proxy: httpx.Proxy | None = None
+    ) -> None:
         self._pool = httpcore.ConnectionPool(
             ssl_context=ssl_context,
+            proxy=_core_proxy(proxy),
             max_connections=_MAX_CONNECTIONS,
             keepalive_expiry=_KEEPALIVE_S,
             network_backend=CountingBackend(),
@@ -276,10 +289,15 @@ class AsyncCountingTransport(httpx.AsyncBaseTransport):
     """`CountingTransport`, awaited. A `backend` of your own decides what is connected to."""
 
     def __init__(
-        self, *, ssl_context: ssl.SSLContext | None = None, backend: AsyncCountingBackend | None = None
+        self,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: httpx.Proxy | None = None,
+        backend: AsyncCountingBackend | None = None,
     ) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context,
+            proxy=_core_proxy(proxy),
             max_connections=_MAX_CONNECTIONS,
             keepalive_expiry=_KEEPALIVE_S,
             network_backend=backend or AsyncCountingBackend(),

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from secondglance.commands.questions import text_of
 from secondglance.errors import UsageError
 from secondglance.watching.answers.delivery import Webhook
-from secondglance.watching.names import credentials, shown_address, without_secrets
-from secondglance.watching.proxies import client_for, proxy_for
+from secondglance.wire.addresses import credentials, shown_address, without_secrets
+from secondglance.wire.proxies import client_for, proxy_for
 
 SECRETS = st.text(st.characters(min_codepoint=33, max_codepoint=0x24F, exclude_categories=["Cc"]), min_size=6)
 LOGINS = ["http://admin:{}@cam.example/stream", "rtsp://{}:x@cam.example/1", "http://cam.example/s?pwd={}"]

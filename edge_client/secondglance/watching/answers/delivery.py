@@ -21,8 +21,8 @@ import httpx
 from secondglance.conversation.failures import wait_s
 from secondglance.errors import UsageError
 from secondglance.retry import RetryPolicy, parse_retry_after
-from secondglance.watching.names import shown_address, without_secrets
-from secondglance.watching.proxies import client_for
+from secondglance.wire.addresses import shown_address, without_secrets
+from secondglance.wire.proxies import client_for
 
 _TRIES = 3
 _REDIRECTS = 3

@@ -1,4 +1,4 @@
-"""HTTP clients for what is not the server: cameras and web hooks. One rule of proxies and certificates.
+"""One rule of proxies and certificates, for the server, cameras and web hooks.
 
 The rule: HTTP_PROXY, HTTPS_PROXY and ALL_PROXY as the system has them; NO_PROXY may hold names, addresses,
 [::1] and networks such as 10.0.0.0/8; loopback is always direct. SSL_CERT_FILE and SSL_CERT_DIR are trusted.
@@ -6,11 +6,13 @@ The rule: HTTP_PROXY, HTTPS_PROXY and ALL_PROXY as the system has them; NO_PROXY
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import os
 import ssl
 import urllib.request
 from contextlib import suppress
+from dataclasses import dataclass
 
 import httpx
 
@@ -18,17 +20,60 @@ from secondglance.errors import UsageError
 
 
 def client_for(url: httpx.URL, timeout: httpx.Timeout) -> httpx.Client:
-    """Return a client that follows no redirects. Raises UsageError that names a wrong variable."""
-    proxy = proxy_for(url)
+    """Return a client for a camera or a web hook that follows no redirects. Raises what `route_to` does."""
+    route = route_to(url)
+    return httpx.Client(
+        timeout=timeout,
+        follow_redirects=False,
+        trust_env=False,
+        proxy=route.proxy,
+        verify=route.ssl_context or False,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How to reach an address: through a proxy or directly; whom to trust, if it is https."""
+
+    proxy: httpx.Proxy | None = None
+    ssl_context: ssl.SSLContext | None = None
+
+
+def route_to(url: httpx.URL) -> Route:
+    """Return the way to `url` in this environment. Raises UsageError that names a wrong variable."""
+    return Route(_usable_proxy(url), _ssl_context() if url.scheme == "https" else None)
+
+
+def added_bytes(url: httpx.URL, proxy: httpx.Proxy | None) -> int:
+    """Return what a proxy adds to one request on a connection of its own, at most, in bytes.
+
+    http: the whole address in place of the path. https: a CONNECT request before the handshake. socks: its
+    greeting, login and the address.
+    """
+    if proxy is None:
+        return 0
+    authority = url.netloc.decode("ascii") + (":443" if url.scheme == "https" and not url.port else "")
+    login = sum(map(len, proxy.raw_auth or ())) + 1
+    if proxy.url.scheme.startswith("socks"):
+        return 3 + (login + 2) + (len(url.host) + 7)
+    header = len("Proxy-Authorization: Basic \r\n") + 4 * -(-login // 3) if proxy.raw_auth else 0
+    if url.scheme == "http":
+        return header + len(f"http://{authority}")
+    return header + len(f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nAccept: */*\r\n\r\n")
+
+
+def _usable_proxy(url: httpx.URL) -> httpx.Proxy | None:
+    address = proxy_for(url)
+    if address is None:
+        return None
     variable = f"{url.scheme.upper()}_PROXY" if f"{url.scheme}_proxy" in _lower_environment() else "ALL_PROXY"
-    verify = _ssl_context() if url.scheme == "https" else False
     try:
-        return httpx.Client(
-            timeout=timeout, follow_redirects=False, trust_env=False, proxy=proxy, verify=verify
-        )
-    except (ValueError, ImportError, httpx.InvalidURL) as exc:
-        reason = "socks needs `pip install httpx[socks]`" if isinstance(exc, ImportError) else "no such proxy"
-        raise UsageError(f"{variable} cannot be used: {reason}") from exc
+        proxy = httpx.Proxy(address)
+    except (ValueError, httpx.InvalidURL) as exc:
+        raise UsageError(f"{variable} cannot be used: no such proxy") from exc
+    if proxy.url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        raise UsageError(f"{variable} cannot be used: socks needs `pip install httpx[socks]`")
+    return proxy
 
 
 def proxy_for(url: httpx.URL) -> str | None:

@@ -51,7 +51,7 @@ chaos-fleet: $(VENV)/.dev ## 1,000 conversations with two servers, nginx and Red
 
 .PHONY: test-families survey
 test-families: $(VENV)/.dev ## every model type that has a random model: equal to stock transformers, or answering only
-	$(BIN)/python -m pytest -q -m "slow or not slow" tests/engine/test_types.py tests/engine/test_answering.py tests/engine/test_probe.py
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/engine/test_types.py tests/engine/test_answering.py tests/engine/test_probe.py tests/engine/test_registry.py
 
 survey: $(VENV)/.dev ## load a random model of each type and write what the probe found (registry.json)
 	$(BIN)/python -m tests.engine.types.survey

@@ -20,7 +20,7 @@ from tests.engine.types.answering import ROWS
 from tests.engine.types.row import build
 from tests.server.exchange import message, parts_of, running_client
 
-SLOW = {"kosmos-2.5", "instructblip", "chameleon"}
+SLOW = {"aria", "hunyuan_vl", "kosmos-2.5", "instructblip", "chameleon"}
 TYPES = [pytest.param(t, marks=pytest.mark.slow if t in SLOW else ()) for t in sorted(ROWS)]
 
 

@@ -26,7 +26,15 @@ from tests.server.exchange import running_client
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 # what takes long, or repeats another type's code; `make test-families`
 SLOW = {"exaone4_5", "glm46v", "glm4v_moe", "glm_ocr", "got_ocr2", "janus", "llava", "llava_next_video"}
-SLOW |= {"qianfan_ocr", "qwen3_5_moe", "video_llava", "vipllava"}
+SLOW |= {
+    "deepseek_vl_hybrid",
+    "glmga",
+    "paddleocr_vl",
+    "qianfan_ocr",
+    "qwen3_5_moe",
+    "video_llava",
+    "vipllava",
+}
 WHOLE = {"paligemma", "qwen3_5", "qwen3_5_moe"}  # the picture sees the question; a recurrent state
 ROWS = {**squares.ROWS, **free.ROWS}
 TYPES = [pytest.param(t, marks=pytest.mark.slow if t in SLOW else ()) for t in sorted(ROWS)]

@@ -5,20 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import (
+    AriaProcessor,
     Blip2Processor,
     BlipProcessor,
     ChameleonProcessor,
     Florence2Processor,
     GitProcessor,
+    HunYuanVLProcessor,
     Idefics2Processor,
     InstructBlipProcessor,
     Kosmos2_5Processor,
     MllamaProcessor,
     Pix2StructProcessor,
 )
+from transformers.models.aria.image_processing_pil_aria import AriaImageProcessorPil
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.chameleon.image_processing_pil_chameleon import ChameleonImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.hunyuan_vl.image_processing_pil_hunyuan_vl import HunYuanVLImageProcessorPil
 from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 from transformers.models.kosmos2_5.image_processing_pil_kosmos2_5 import Kosmos2_5ImageProcessorPil
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
@@ -51,6 +55,9 @@ BART = {
     "init_std": 0.2,
 }
 T5 = {"hidden_size": 64, "d_kv": 32, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+
+
+ARIA_SIDE = 980  # what its processor asks for, whatever its image processor says
 
 
 def opt_text(ids: Ids) -> dict[str, Any]:
@@ -295,5 +302,49 @@ ROWS = {
             "eoi_token": "<eoss>",
             "sep_token": "<sep>",
         },
+    ),
+    "aria": Row(
+        config=lambda ids: {
+            "text_config": ids.text(head_dim=32, moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1),
+            "vision_config": {**VISION, "image_size": ARIA_SIDE, "patch_size": ARIA_SIDE // 7},
+            "projector_patch_to_query_dict": {49: 16},
+            "image_token_index": ids("<image>"),
+        },
+        processor=stock(
+            AriaProcessor,
+            image_processor=AriaImageProcessorPil(max_image_size=ARIA_SIDE, min_image_size=336),
+            size_conversion={ARIA_SIDE: 16},
+        ),
+        named={"image_token": "<image>"},
+    ),
+    "hunyuan_vl": Row(
+        config=lambda ids: {
+            "text_config": ids.text(
+                head_dim=32,
+                rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4] * 4},
+            ),
+            "vision_config": {
+                **VISION,
+                "num_key_value_heads": 2,
+                "patch_size": 8,
+                "max_image_size": 64,
+                "min_image_size": 16,
+                "out_hidden_size": 64,
+                "text_hidden_size": 64,
+            },
+            "image_token_id": ids("<img>"),
+            "im_start_id": ids("<im_start>"),
+            "im_end_id": ids("<im_end>"),
+            "im_newline_id": ids("<newline>"),
+        },
+        processor=stock(
+            HunYuanVLProcessor,
+            image_processor=HunYuanVLImageProcessorPil(
+                patch_size=8, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
+            ),
+        ),
+        image="<im_start><img><im_end>",
+        controls=("<newline>",),
+        named={"image_token": "<img>", "image_start_token": "<im_start>", "image_end_token": "<im_end>"},
     ),
 }

@@ -7,13 +7,18 @@ from typing import Any
 import transformers
 from transformers import (
     Exaone4_5_Processor,
+    Gemma4Processor,
     Glm4vProcessor,
     Glm46VProcessor,
+    PaddleOCRVLProcessor,
     Qwen2VLProcessor,
     Qwen3VLProcessor,
 )
+from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
+from transformers.models.glmga.image_processing_pil_glmga import GlmgaImageProcessorPil
+from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import PaddleOCRVLImageProcessorPil
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -245,5 +250,75 @@ ROWS = {
         processor=GLM46,
         image=GLM_IMAGE,
         controls=GLM,
+    ),
+    "paddleocr_vl": Row(
+        config=lambda ids: {
+            "text_config": ids.text(head_dim=32, rope_parameters={**ROPE, "mrope_section": [4, 6, 6]}),
+            "vision_config": {**VISION, "image_size": 64, "patch_size": 8},
+            **qwen_ids(ids),
+        },
+        processor=stock(
+            PaddleOCRVLProcessor, image_processor=PaddleOCRVLImageProcessorPil(patch_size=8, size=SMALL)
+        ),
+        image=QWEN_IMAGE,
+        controls=QWEN,
+        named={"image_token": "<|image_pad|>"},
+    ),
+    "glmga": Row(
+        config=lambda ids: {
+            "text_config": {
+                "model_type": "glm4v_text",
+                **ids.text(rope_parameters={**ROPE, "mrope_section": [4, 6, 6]}),
+            },
+            "vision_config": {"model_type": "glm4v_vision", **GLM_VISION},
+            **glm_ids(ids),
+        },
+        processor=stock(Glm46VProcessor, image_processor=GlmgaImageProcessorPil(patch_size=8, size=GLM_SIZE)),
+        image=GLM_IMAGE,
+        controls=GLM,
+    ),
+    "gemma4": Row(
+        config=lambda ids: {
+            "text_config": ids.text(
+                head_dim=32,
+                global_head_dim=32,
+                sliding_window=24,
+                num_hidden_layers=4,
+                layer_types=["sliding_attention", "full_attention"] * 2,
+                hidden_size_per_layer_input=0,
+                vocab_size_per_layer_input=ids.size,
+            ),
+            "vision_config": {
+                **VISION,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "patch_size": 8,
+                "pooling_kernel_size": 2,
+                "position_embedding_size": 64,
+            },
+            "audio_config": None,
+            "image_token_id": ids("<|image|>"),
+            "video_token_id": ids("<|video|>"),
+            "audio_token_id": ids("<|audio|>"),
+            "boi_token_id": ids("<|image>"),
+            "eoi_token_id": ids("<image|>"),
+            "boa_token_id": ids("<|audio>"),
+            "eoa_token_index": ids("<audio|>"),
+        },
+        processor=stock(
+            Gemma4Processor,
+            image_processor=Gemma4ImageProcessorPil(patch_size=8, max_soft_tokens=70, pooling_kernel_size=2),
+            image_seq_length=70,
+        ),
+        image="<|image|>",
+        controls=("<|video|>",),
+        named={
+            "image_token": "<|image|>",
+            "boi_token": "<|image>",
+            "eoi_token": "<image|>",
+            "audio_token": "<|audio|>",
+            "boa_token": "<|audio>",
+            "eoa_token": "<audio|>",
+        },
     ),
 }

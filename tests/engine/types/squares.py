@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import (
     AyaVisionProcessor,
+    DeepseekVLHybridProcessor,
     DeepseekVLProcessor,
     GotOcr2Processor,
     JanusProcessor,
@@ -19,6 +20,9 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import DeepseekVLImageProcessorPil
+from transformers.models.deepseek_vl_hybrid.image_processing_pil_deepseek_vl_hybrid import (
+    DeepseekVLHybridImageProcessorPil,
+)
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
@@ -245,5 +249,31 @@ ROWS = {
             **CLS,
         ),
         controls=("<video>",),
+    ),
+    "deepseek_vl_hybrid": Row(
+        config=lambda ids: {
+            "text_config": {"model_type": "llama", **ids.text()},
+            "vision_config": SIGLIP,
+            "high_res_vision_config": {
+                "model_type": "sam_vision_model",
+                **VISION,
+                "output_channels": 16,
+                "image_size": 4 * SIDE,
+                "patch_size": PATCH,
+                "window_size": 4,
+                "global_attn_indexes": [1],
+                "mlp_dim": 48,
+                "initializer_range": 0.2,
+            },
+            "image_token_id": ids("<image>"),
+        },
+        processor=stock(
+            DeepseekVLHybridProcessor,
+            image_processor=DeepseekVLHybridImageProcessorPil(
+                size=SQUARE, high_res_size={"height": 4 * SIDE, "width": 4 * SIDE}
+            ),
+            num_image_tokens=(SIDE // PATCH) ** 2,
+        ),
+        named={"image_token": "<image>"},
     ),
 }

@@ -171,6 +171,7 @@ class EdgeClient(_Options):
             ssl_context=self._route.ssl_context, proxy=self._route.proxy
         )
         self._http = httpx.Client(transport=transport, **options)
+        drop_needless(self._http.headers)
         self._new_request = self._http.build_request
 
     def __enter__(self) -> Self:
@@ -277,6 +278,7 @@ class AsyncEdgeClient(_Options):
             ssl_context=self._route.ssl_context, proxy=self._route.proxy
         )
         self._http = httpx.AsyncClient(transport=transport, **options)
+        drop_needless(self._http.headers)
         self._new_request = self._http.build_request
 
     async def __aenter__(self) -> Self:
@@ -339,7 +341,7 @@ def _ask(question: str, terms: QuestionTerms) -> Ask:
 
 def headers_of(key: str | None) -> dict[str, str]:
     """Return the headers that every request of an edge with this API key carries."""
-    headers = {"User-Agent": "second-glance-edge", **NO_COMPRESSION}
+    headers = dict(NO_COMPRESSION)
     if key:
         headers[API_KEY_HEADER] = f"Bearer {key}"
     return headers
@@ -354,6 +356,12 @@ def _http_options(settings: EdgeSettings, url: str | None, api_key: str | None) 
         "timeout": timeout,
         "cookies": _no_cookies(),
     }
+
+
+def drop_needless(headers: httpx.Headers) -> None:
+    """Remove what httpx adds to every request and what tells a server nothing: HTTP/1.1 keeps alive."""
+    for name in ("Accept", "Connection", "User-Agent"):
+        headers.pop(name, None)
 
 
 def _no_cookies() -> CookieJar:

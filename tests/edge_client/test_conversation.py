@@ -10,13 +10,14 @@ import pytest
 
 from secondglance.conversation.conversation import Conversation
 from secondglance.conversation.known_server import KnownServer
-from secondglance.conversation.requests import Ask
+from secondglance.conversation.requests import Ask, _multipart
 from secondglance.conversation.steps import Answered, Arrived, Compute, Lost, Pause, Send, Step
 from secondglance.errors import BusyError, EdgeError, TimedOutError
 from secondglance.pictures.original import Original
 from secondglance.reply import Reply
 from secondglance.settings import EdgeSettings
 from secondglance_protocol.errors import ErrorCode
+from secondglance_server.http.multipart import parse_parts
 
 
 class Stage:
@@ -153,6 +154,30 @@ def test_parts_are_inside_the_body_that_is_sent(stage, photo) -> None:
     assert [part.name for part in first.parts] == ["request.json", "image.webp"]
     assert all(part.data in first.body for part in first.parts)
     assert [part.data for part in patch.parts] == [patch.body]
+
+
+def test_stage_one_is_framed_in_few_bytes(stage, photo) -> None:
+    """Framing was a sixth of all bytes sent: random boundary, file names, media types, a long key."""
+    stage.play(photo)
+    _, first, _ = stage.of_kind(Send)
+    assert len(first.body) - sum(len(part.data) for part in first.parts) <= 130
+    assert len(first.headers["Content-Type"]) <= len("multipart/form-data; boundary=") + 2
+    assert len(first.headers["Idempotency-Key"]) == 16
+    assert parse_parts(first.headers["Content-Type"], first.body) == {
+        "request": first.parts[0].data,
+        "image": first.parts[1].data,
+    }
+
+
+@pytest.mark.parametrize("taken", range(0, 24, 3))
+def test_no_content_can_end_its_part(taken) -> None:
+    """A short boundary may stand in a picture or a question; then another one is taken."""
+    hostile = b"".join(b"\r\n--%d\r\n--%d--\r\n" % (number, number) for number in range(taken))
+    question = "".join(f"--{number}" for number in range(0, taken + 2, 2))
+    document = b'{"question":"%s"}' % question.encode()
+    boundary, body = _multipart({"request": document, "image": hostile})
+    parsed = parse_parts(f"multipart/form-data; boundary={boundary}", body)
+    assert parsed == {"request": document, "image": hostile}
 
 
 def test_a_step_says_what_happens_without_the_question_or_the_bytes(stage, photo) -> None:

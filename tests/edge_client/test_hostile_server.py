@@ -438,6 +438,7 @@ def test_no_reply_is_asked_to_be_compressed_and_no_cookie_comes_back(
     for head in raw.heads:
         assert "accept-encoding: identity" in head
         assert "cookie" not in head
+        assert not any(f"\r\n{name}:" in "\r\n" + head for name in ("accept", "connection", "user-agent"))
 
 
 @pytest.mark.parametrize("name", HOSTILE)

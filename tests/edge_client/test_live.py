@@ -29,6 +29,7 @@ from secondglance import (
     UplinkBudgetError,
 )
 from secondglance.client import Observer
+from secondglance.conversation.steps import Send
 from secondglance_server.app import create_app
 from secondglance_server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
 from secondglance_server.engine.protocol import AnswerResult, EncoderBudget, EngineError
@@ -100,6 +101,23 @@ def test_both_stages_and_a_retry_are_receipted_to_the_byte(ask, live, engine, re
     assert [stage.requests for stage in receipt.stages] == [1, 2, 1]
     assert receipt.original_bytes == len(photo)
     assert receipt.uplink_bytes < len(photo) / 4
+
+
+def test_framing_is_lean_as_the_relay_counts_it(live, relay_to, photo) -> None:
+    """745 bytes went around the picture with its question and 302 around the patch, trace headers too."""
+    relay = relay_to(live.port)
+    sent: list[Send] = []
+    with EdgeClient(
+        settings=EdgeSettings(url=relay.url),
+        observe=lambda step: sent.append(step) if isinstance(step, Send) else None,
+    ) as client:
+        receipt = client.ask(photo, "What number is on the sign?").receipt
+    setup, stage1, stage2 = sent
+    assert receipt.uplink_bytes == relay.passed.up
+    assert setup.stage == "setup"
+    assert receipt.setup.uplink_bytes <= 150
+    assert receipt.stage1.uplink_bytes - len(stage1.parts[-1].data) <= 460
+    assert receipt.stage2.uplink_bytes - len(stage2.body) <= 240
 
 
 def test_one_client_keeps_its_connection_and_receipts_each_question(live, relay_to, photo) -> None:

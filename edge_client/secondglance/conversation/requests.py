@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import secrets
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import TypedDict
 
-import httpx
 from pydantic import ValidationError
 
 from secondglance.conversation.steps import BodyPart, Send, TokenTeller
@@ -81,20 +80,17 @@ def first_request(ask: Ask, size: Size, picture: Encoded | str, *, deadline: flo
     Raises UsageError, or BadImageError for an original of `size` that the protocol cannot name.
     """
     document = _document(ask, size, image_id=picture if isinstance(picture, str) else None)
-    files: dict[str, Any] = {REQUEST_PART: (None, document, "application/json")}
+    contents = {REQUEST_PART: document}
     parts = [BodyPart("request.json", document)]
     if isinstance(picture, Encoded):
-        name = f"{IMAGE_PART}.{picture.file_suffix}"
-        files[IMAGE_PART] = (name, picture.data, picture.media_type)
-        parts.append(BodyPart(name, picture.data))
-    multipart = httpx.Request("POST", "http://edge", files=files)
+        contents[IMAGE_PART] = picture.data
+        parts.append(BodyPart(f"{IMAGE_PART}.{picture.file_suffix}", picture.data))
+    boundary, body = _multipart(contents)
     headers = {
-        "Content-Type": multipart.headers["Content-Type"],
+        "Content-Type": f"multipart/form-data; boundary={boundary}",
         IDEMPOTENCY_KEY_HEADER: _idempotency_key(ask, parts),
     }
-    return Send(
-        "stage1", "POST", f"{API_PREFIX}/inferences", headers, multipart.read(), tuple(parts), deadline
-    )
+    return Send("stage1", "POST", f"{API_PREFIX}/inferences", headers, body, tuple(parts), deadline)
 
 
 def patch_request(url: str, patch: Encoded, *, deadline: float | None) -> Send:
@@ -117,10 +113,27 @@ def streamed(request: Send, teller: TokenTeller) -> Send:
     return replace(request, headers={**request.headers, "Accept": EVENT_STREAM}, teller=teller)
 
 
+def _multipart(contents: Mapping[str, bytes]) -> tuple[str, bytes]:
+    """Return a boundary and the body, as short as RFC 7578 allows: servers need a part's name and no more.
+
+    The boundary is the first number whose delimiter no content holds, so that no picture can end a part.
+    """
+    boundary = next(
+        str(number)
+        for number in itertools.count()
+        if not any(f"--{number}".encode() in content for content in contents.values())
+    )
+    parts = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + content + b"\r\n"
+        for name, content in contents.items()
+    )
+    return boundary, b"".join((*parts, f"--{boundary}--\r\n".encode()))
+
+
 def _idempotency_key(ask: Ask, parts: Iterable[BodyPart]) -> str:
     """The caller's key made one of this very payload, so that it never meets another under the same name."""
     if ask.idempotency_key is None:
-        return uuid.uuid4().hex
+        return secrets.token_hex(8)
     digest = hashlib.sha256(ask.idempotency_key.encode())
     for part in parts:
         digest.update(hashlib.sha256(part.data).digest())

@@ -13,7 +13,7 @@ from typing import Self
 
 import httpx
 
-from secondglance.client import headers_of
+from secondglance.client import drop_needless, headers_of
 from secondglance.conversation.failures import failure_of
 from secondglance.conversation.requests import Ask, first_request, patch_request, traced
 from secondglance.conversation.steps import Arrived, Send
@@ -37,6 +37,7 @@ class SingleRequests:
             headers=headers_of(key),
             timeout=settings.read_timeout_s,
         )
+        drop_needless(self._http.headers)
 
     def __enter__(self) -> Self:
         return self

@@ -27,7 +27,7 @@ $(VENV)/.edge: $(BIN)/python $(PROJECTS) pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 $(VENV)/.dev: $(BIN)/python $(PROJECTS) pyproject.toml $(CONSTRAINTS)
-	$(INSTALL) -e ./shared -e './edge_client[camera,gateway,heic,pdf]' -e './server[devices,otel,redis]' -e ./evaluation --group dev
+	$(INSTALL) -e ./shared -e ./edge_web -e './edge_client[camera,gateway,heic,pdf]' -e './server[devices,otel,page,redis]' -e ./evaluation --group dev
 	touch $(VENV)/.edge $(VENV)/.app $@
 
 demo: $(VENV)/.app ## the main job on a 12-megapixel photo: server up, edge asks, receipt, picture

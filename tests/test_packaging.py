@@ -26,12 +26,14 @@ pytestmark = pytest.mark.live
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
     "second-glance-protocol": "shared",
+    "second-glance-web": "edge_web",
     "second-glance": "edge_client",
     "second-glance-server": "server",
     "second-glance-eval": "evaluation",
 }
 PACKAGES = {
     "second-glance-protocol": "secondglance_protocol",
+    "second-glance-web": "secondglance_web",
     "second-glance": "secondglance",
     "second-glance-server": "secondglance_server",
     "second-glance-eval": "secondglance_eval",
@@ -63,7 +65,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A wheel of each distribution, built from a copy: no build folder of yesterday gets in."""
     work = tmp_path_factory.mktemp("wheels")
     for folder in FOLDERS.values():
-        ignored = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+        ignored = shutil.ignore_patterns("build", "*.egg-info", "__pycache__", "node_modules")
         shutil.copytree(ROOT / folder, work / folder, ignore=ignored)
         build = [sys.executable, "-m", "pip", "--isolated", "wheel", "--no-deps", "--no-index"]
         options = ["--no-build-isolation", "--disable-pip-version-check", "--wheel-dir", str(work)]

@@ -1,0 +1,95 @@
+/** @file The small copy of a photo, and regions of it in full detail. */
+
+const LONGEST_SIDE = 65_535; // beyond these a canvas stays empty, without a word
+const MOST_PIXELS = 16_384 * 16_384;
+const MIME = ["image/webp", "image/jpeg"]; // in order of preference
+
+/** The picture cannot be sent; the message says why. */
+export class PictureError extends Error {}
+
+/** A decoded photo, upright. Close it: it holds four bytes for each pixel. */
+export class Picture {
+  /** @param {ImageBitmap} bitmap */
+  constructor(bitmap) {
+    this.bitmap = bitmap;
+    this.width = bitmap.width;
+    this.height = bitmap.height;
+  }
+
+  /** @param {Blob} blob @returns {Promise<Picture>} */
+  static async open(blob) {
+    // Never with a rectangle: Chromium takes another one where EXIF turns the picture.
+    const bitmap = await createImageBitmap(blob).catch(() => {
+      throw new PictureError("This browser cannot open the photo.");
+    });
+    const { width, height } = bitmap;
+    if (width * height > MOST_PIXELS || Math.max(width, height) > LONGEST_SIDE) {
+      bitmap.close();
+      throw new PictureError(`The photo has ${width} × ${height} pixels: more than browsers can draw.`);
+    }
+    return new Picture(bitmap);
+  }
+
+  /** @param {Budget} budget @param {number} quality 0 to 1 */
+  small(budget, quality) {
+    return this.region({ left: 0, top: 0, right: this.width, bottom: this.height }, budget, quality);
+  }
+
+  /**
+   * Return a region, encoded, no larger than the budget.
+   *
+   * @typedef {{max_width: number, max_height: number, max_pixels?: number | null, max_bytes: number,
+   *   formats: string[]}} Budget
+   * @param {{left: number, top: number, right: number, bottom: number}} pixels
+   * @param {Budget} budget
+   * @param {number} quality
+   * @returns {Promise<Blob>}
+   */
+  async region({ left, top, right, bottom }, budget, quality) {
+    const [width, height] = [right - left, bottom - top];
+    const size = fitWithin(width, height, budget);
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [size.width, size.height];
+    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { colorSpace: "srgb" }));
+    context.fillStyle = "#fff"; // under what is transparent
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.imageSmoothingQuality = "high";
+    context.drawImage(this.bitmap, left, top, width, height, 0, 0, canvas.width, canvas.height);
+    const encoded = await encode(canvas, MIME.filter((type) => budget.formats.includes(type)), quality);
+    canvas.width = canvas.height = 0; // gives its memory back at once
+    if (encoded.size > budget.max_bytes) throw new PictureError("The picture is larger than the server takes.");
+    return encoded;
+  }
+
+  close() {
+    this.bitmap.close();
+  }
+}
+
+/** As `fit_within` of secondglance_protocol. @param {number} width @param {number} height @param {Budget} budget */
+export function fitWithin(width, height, budget) {
+  let scale = Math.min(1, budget.max_width / width, budget.max_height / height);
+  if (budget.max_pixels) scale = Math.min(scale, Math.sqrt(budget.max_pixels / (width * height)));
+  if (scale === 1) return { width, height };
+  const snap = budget.max_pixels ? Math.floor : halfToEven;
+  return {
+    width: Math.min(Math.max(1, snap(width * scale)), budget.max_width),
+    height: Math.min(Math.max(1, snap(height * scale)), budget.max_height),
+  };
+}
+
+/** As Python rounds. @param {number} value */
+function halfToEven(value) {
+  const down = Math.floor(value);
+  return value - down === 0.5 ? down + (down % 2) : Math.round(value);
+}
+
+/** @param {HTMLCanvasElement} canvas @param {string[]} types @param {number} quality @returns {Promise<Blob>} */
+async function encode(canvas, types, quality) {
+  for (const type of types) {
+    /** @type {Blob | null} */
+    const blob = await new Promise((resolve) => canvas.toBlob(resolve, type, quality));
+    if (blob?.type === type) return blob; // what a browser cannot write comes as PNG
+  }
+  throw new PictureError("This browser can write no picture that the server takes.");
+}

@@ -117,7 +117,9 @@ const events = {
   },
   first(first, roi) {
     if (roi) {
-      showAnswer("first", first.answer, "Not sure: the server asks to see one region closer.", false);
+      const isWanted = field("mode").value === "always";
+      const words = isWanted ? "The server looks at one region closer." : "Not sure: the server asks to see one region closer.";
+      showAnswer("first", first.answer, words, isWanted);
       showRegion(roi.box);
       say("Cutting the region out of your photo");
     }

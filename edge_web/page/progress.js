@@ -28,7 +28,7 @@ export class Bar {
       const elapsed = (performance.now() - began) / 1000;
       // Two thirds when the time is up; then slower, and never full.
       this.element.value = (100 * elapsed) / (elapsed + expected / 2);
-    }, 100);
+    }, 40);
   }
 
   /** Learn from a request that has been answered. @param {number} bytes @param {number} elapsedMs */

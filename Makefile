@@ -64,6 +64,19 @@ pictures-in-chromium: $(VENV)/.dev ## 100 of them beside what Debian's chromium 
 	$(INSTALL) playwright
 	$(BIN)/python -m tests.edge_client.formats.in_chromium
 
+tests/web/node_modules/.ready: tests/web/package-lock.json
+	npm ci --prefix tests/web --no-audit --no-fund --silent
+	touch $@
+
+.PHONY: test-web screenshots
+test-web: $(VENV)/.dev tests/web/node_modules/.ready ## the page in Debian's chromium, before a real server (apt-get install chromium npm)
+	$(INSTALL) playwright
+	$(BIN)/python -m pytest -q -s -m slow tests/web
+
+screenshots: $(VENV)/.dev ## the page's pictures in docs/browser/, taken anew
+	$(INSTALL) playwright
+	$(BIN)/python -m tests.web.screenshots docs/browser
+
 FUZZED_FORMATS := png jpg webp gif tif bmp ppm avif heic
 FUZZ = $(BIN)/python -m tests.fuzz
 FUZZ_OPTIONS = -max_total_time=600 -artifact_prefix=out/fuzz/

@@ -34,6 +34,7 @@ export function showAnswer(id, answer, words, isSure) {
   article.classList.remove("replaced");
   article.hidden = false;
   find("#result").hidden = false;
+  article.scrollIntoView({ block: "nearest" });
 }
 
 /** @param {{x0: number, y0: number, x1: number, y1: number} | null} box of the upright photo, 0 to 1 */
@@ -84,6 +85,7 @@ export function showError(message) {
   const box = find("#error");
   box.textContent = message;
   box.hidden = false;
+  box.scrollIntoView({ block: "nearest" });
 }
 
 /**

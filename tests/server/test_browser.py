@@ -9,6 +9,7 @@ import sys
 import httpx
 import pytest
 
+from secondglance_protocol.reasons import REASONS
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.errors import SettingsError
 from secondglance_server.settings import load_settings
@@ -185,3 +186,54 @@ def test_origins_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv(variable, "https://app.example.com")
     with pytest.raises(SettingsError, match=f"{variable}: not a JSON list of origins"):
         load_settings()
+
+
+MAX_FIRST_LOAD_BYTES = 60_000
+
+
+def test_the_first_load_is_small() -> None:
+    """What a browser fetches to show the page, without the icons; a phone on a thin link opens it."""
+    page = Page()
+    names = {name for name in page.names if not name.startswith("icon")}
+    sent = {name: page.reply(name, {"accept-encoding": "gzip"}) for name in names}
+    total = sum(len(reply.body) for reply in sent.values() if reply)
+    print(f"{total} bytes in {len(names)} files")
+    assert total <= MAX_FIRST_LOAD_BYTES
+
+
+def text_of(name: str) -> str:
+    reply = Page().reply(name, {})
+    assert reply is not None
+    return reply.body.decode()
+
+
+def test_the_page_keeps_every_file_for_when_there_is_no_network() -> None:
+    """A module that nobody kept breaks the whole page, and only where there is no network."""
+    (listed,) = re.findall(r"FILES = \[(.*?)\]", text_of("sw.js"), re.DOTALL)
+    kept = set(re.findall(r'"([^"]+)"', listed))
+    assert kept == (Page().names - {"index.html", "sw.js"}) | {"./"}
+
+
+def test_every_file_that_is_named_exists_and_nothing_is_inline_or_foreign() -> None:
+    """The policy would block it, and nobody would see why."""
+    names = Page().names
+    index = text_of("index.html")
+    named = set(re.findall(r'(?:src|href)="([^"]+)"', index))
+    assert named
+    assert named <= names
+    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|<script(?![^>]*\ssrc=)|javascript:|data:", index)
+    for name in names:
+        if name.endswith(".js"):
+            imported = re.findall(r'from "\./([^"]+)"', text_of(name))
+            folder = name.rpartition("/")[0]
+            assert {f"{folder}/{each}".lstrip("/") for each in imported} <= names, name
+        if not name.endswith((".png", ".svg")):
+            assert not re.search(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}/", text_of(name)), name
+    icons = re.findall(r'"src": "([^"]+)"', text_of("manifest.webmanifest"))
+    assert icons
+    assert set(icons) <= names
+
+
+def test_the_page_says_reasons_as_the_protocol_does() -> None:
+    (block,) = re.findall(r"REASONS = \{(.*?)\n\}", text_of("words.js"), re.DOTALL)
+    assert dict(re.findall(r'(\w+): "([^"]+)"', block)) == dict(REASONS)

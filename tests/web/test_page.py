@@ -96,6 +96,24 @@ def test_an_answer_that_may_be_wrong_is_not_called_sure(visit: Opener) -> None:
     assert "Not sure" in page.text("#history")
 
 
+def test_a_question_that_the_model_does_not_know_is_said_so(visit: Opener) -> None:
+    """The embedded model cannot tell, so its reply is changed on its way into that of a model that can."""
+    page = visit()
+
+    def change(route: Any) -> None:
+        reply = route.fetch()
+        told = {"off_domain": True, "doubtful": True, "reason": "off_domain"}
+        route.fulfill(response=reply, json={**reply.json(), **told})
+
+    page.page.route("**/v1/inferences", change)
+    page.choose(PHOTO)
+    page.ask(TRUTH["coarse_question"])
+    words = page.text("#first .verdict")
+    assert words.startswith(
+        "Not sure: the model does not know this kind of question. It answers questions about"
+    )
+
+
 def test_the_terms_of_the_options_are_sent(visit: Opener) -> None:
     page = visit()
     page.choose(PHOTO)
@@ -312,15 +330,14 @@ def test_every_screen_shows_it_all_and_axe_finds_nothing(visit: Opener, width: i
 def test_it_works_with_the_keyboard_alone(visit: Opener) -> None:
     page = visit()
     tab = page.page
+    tab.on("filechooser", lambda chooser: chooser.set_files(PHOTO))  # from the start: it takes a moment
     order = []
     for _ in range(5):
         tab.keyboard.press("Tab")
         order.append(tab.evaluate("document.activeElement.id || document.activeElement.localName"))
     assert order == ["choose", "take", "question", "ask", "summary"]
     tab.focus("#choose")
-    with tab.expect_file_chooser() as opened:
-        tab.keyboard.press("Enter")
-    opened.value.set_files(PHOTO)
+    tab.keyboard.press("Enter")
     page.until("document.activeElement.id === 'question'")
     tab.keyboard.type(TRUTH["question"])
     tab.keyboard.press("Enter")

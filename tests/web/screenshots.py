@@ -28,9 +28,9 @@ def main(folder: Path) -> None:
             page.goto(f"{at}/app/")
             return page
 
-        def shoot(page: Any, name: str, *, whole: bool = True) -> None:
+        def shoot(page: Any, name: str) -> None:
             page.wait_for_timeout(300)
-            page.screenshot(path=folder / f"{name}.png", full_page=whole)
+            page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=75, full_page=True)
 
         def ask(page: Any, question: str) -> None:
             page.fill("#question", question)

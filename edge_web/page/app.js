@@ -31,7 +31,7 @@ async function choose(blob, name) {
   running?.abort();
   clearResult();
   try {
-    photo = await open(blob, name ?? (blob instanceof File && blob.name) ?? "photo", image);
+    photo = await open(blob, name ?? (blob instanceof File ? blob.name : "photo"), image);
   } catch (error) {
     if (!(error instanceof UnreadableError)) throw error;
     showError(error.message);

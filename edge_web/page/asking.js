@@ -52,6 +52,8 @@ export class Asking {
     this.url = url;
     /** @type {any} */
     this.model = null;
+    /** @type {{blob: Blob, id: string} | null} */
+    this.held = null; // the photo whose small copy the server has, and its name there
   }
 
   /**
@@ -66,22 +68,23 @@ export class Asking {
     this.model ??= await (await this.#exchange("GET", "/v1/model", null, {}, 0, terms)).json();
     const picture = await Picture.open(blob);
     try {
-      return await this.#converse(picture, question, terms);
+      return await this.#converse(blob, picture, question, terms);
     } finally {
       picture.close();
     }
   }
 
-  /** @param {Picture} picture @param {string} question @param {any} terms @returns {Promise<Outcome>} */
-  async #converse(picture, question, terms) {
+  /**
+   * @param {Blob} blob @param {Picture} picture @param {string} question @param {any} terms
+   * @returns {Promise<Outcome>}
+   */
+  async #converse(blob, picture, question, terms) {
     const { width, height } = picture;
-    const copy = await picture.small(this.model.image, IMAGE_QUALITY);
     const request = { question, image: { width, height }, mode: terms.mode };
     if (terms.threshold !== null) Object.assign(request, { gate: { threshold: terms.threshold } });
-    const { body, type } = multipart(request, copy);
-    const headers = { "Content-Type": type, "Idempotency-Key": newKey() };
-    const first = await (await this.#exchange("POST", "/v1/inferences", body, headers, 1, terms)).json();
-    const sent = [{ name: "Small copy and question", bytes: body.size, counted: first.usage.received_bytes }];
+    /** @type {Outcome["sent"]} */
+    const sent = [];
+    const first = await this.#first(blob, picture, request, sent, terms);
     if (first.status !== "needs_patch") {
       terms.on.first(first, null);
       return this.#outcome(first, null, sent, null);
@@ -97,6 +100,33 @@ export class Asking {
     } catch (error) {
       if (terms.signal.aborted) throw error;
       return this.#outcome(first, first.roi, sent, this.inWords(error).replace(/\.$/, ""));
+    }
+  }
+
+  /**
+   * Return the first reply. A photo that the server has already is named, not sent; if it has gone there, sent.
+   *
+   * @param {Blob} blob @param {Picture} picture @param {object} request @param {Outcome["sent"]} sent
+   * @param {any} terms
+   * @returns {Promise<any>}
+   */
+  async #first(blob, picture, request, sent, terms) {
+    const held = this.held?.blob === blob ? this.held.id : null;
+    const copy = held ? null : await picture.small(this.model.image, IMAGE_QUALITY);
+    const { body, type } = multipart(held ? { ...request, image_id: held } : request, copy);
+    const headers = { "Content-Type": type, "Idempotency-Key": newKey() };
+    /** @type {Outcome["sent"][0]} */
+    const part = { name: held ? "Question" : "Small copy and question", bytes: body.size, counted: null };
+    sent.push(part);
+    try {
+      const reply = await (await this.#exchange("POST", "/v1/inferences", body, headers, 1, terms)).json();
+      part.counted = reply.usage.received_bytes;
+      this.held = { blob, id: reply.image_id };
+      return reply;
+    } catch (error) {
+      this.held = null;
+      if (!held || !(error instanceof RequestError) || error.code !== "image_expired") throw error;
+      return await this.#first(blob, picture, request, sent, terms);
     }
   }
 
@@ -180,14 +210,14 @@ export class Asking {
   }
 }
 
-/** @param {object} request @param {Blob} image a multipart body whose size is exactly what is sent */
+/** @param {object} request @param {Blob | null} image @returns a multipart body whose size is exactly what is sent */
 function multipart(request, image) {
   const mark = newKey();
   const part = (/** @type {string} */ name, /** @type {string} */ file, /** @type {string} */ type) =>
     `--${mark}\r\nContent-Disposition: form-data; name="${name}"${file}\r\nContent-Type: ${type}\r\n\r\n`;
   const body = new Blob([
     part("request", "", "application/json"), JSON.stringify(request), "\r\n",
-    part("image", '; filename="image"', image.type), image, `\r\n--${mark}--\r\n`,
+    ...(image ? [part("image", '; filename="image"', image.type), image, "\r\n"] : []), `--${mark}--\r\n`,
   ]);
   return { body, type: `multipart/form-data; boundary=${mark}` };
 }

@@ -28,11 +28,15 @@ _WATCH = """addEventListener("securitypolicyviolation", (event) =>
   console.error("policy violated:", event.violatedDirective, event.blockedURI, event.sourceFile));"""
 # playwright shows no bodies that are Blobs.
 _RECORD = """window.sentBodies = [];
+window.inferences = [];
 const fetchAsBefore = window.fetch;
 window.fetch = (address, options) => {
   if (options?.body) window.sentBodies.push(new Response(options.body).bytes().then(
     (bytes) => [options.method, btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""))]));
-  return fetchAsBefore(address, options);
+  return fetchAsBefore(address, options).then((reply) => {
+    reply.clone().json().then((told) => told.id && window.inferences.push(told.id), () => {});
+    return reply;
+  });
 };"""
 
 

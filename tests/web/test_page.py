@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,53 @@ def test_both_answers_the_region_and_the_bytes_are_shown(visit: Opener) -> None:
     ]
     assert sum(bodies) * 100 < PHOTO.stat().st_size
     assert f"{sum(bodies):,} bytes sent" in page.text("#history")
+
+
+def test_a_second_question_about_the_photo_sends_no_picture(visit: Opener, url: str) -> None:
+    """Unless the server has forgotten it: then it is sent after all."""
+    page = visit(expected="410")
+    page.choose(PHOTO)
+    page.ask(TRUTH["coarse_question"])
+    page.ask()
+    assert page.answer == TRUTH["answer"]
+    sizes = [len(body) for _, body in page.bodies]
+    assert sizes[1] < 600 < sizes[0]
+
+    for name in set(page.page.evaluate("window.inferences")):
+        address = f"{url}/v1/inferences/{name}"
+        urllib.request.urlopen(urllib.request.Request(address, method="DELETE")).close()
+    page.ask()
+    assert page.answer == TRUTH["answer"]
+    assert [len(body) < 600 for _, body in page.bodies[3:5]] == [True, False]
+
+
+def test_what_is_sent_has_no_colour_profile(visit: Opener) -> None:
+    """Canvas puts 456 bytes of profile into each WebP: an eighth of a small copy."""
+    page = visit()
+    page.choose(PHOTO)
+    page.ask()
+    for _, body in page.bodies:
+        assert b"ICCP" not in body
+        assert Image.open(io.BytesIO(body[body.find(b"RIFF") :])).info.get("icc_profile") is None
+
+
+def test_it_asks_on_plain_http_of_another_machine(playwright: Any, visit: Opener, url: str) -> None:
+    """A phone in the same network gets no secure context: no camera, no service worker, no randomUUID."""
+    port = url.rpartition(":")[2]
+    rule = "--host-resolver-rules=MAP camera.example 127.0.0.1"
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, rule])
+    try:
+        page = visit(browser=browser, at=f"http://camera.example:{port}", expected="Opener-Policy")
+        assert page.page.evaluate("[isSecureContext, typeof navigator.mediaDevices]") == [False, "undefined"]
+        page.page.on("filechooser", lambda chooser: chooser.set_files(PHOTO))
+        page.page.wait_for_timeout(300)
+        page.page.click("#take")
+        page.page.wait_for_selector("#frame:not([hidden])")
+        page.ask()
+        assert page.answer == TRUTH["answer"]
+        page.page.context.close()
+    finally:
+        browser.close()
 
 
 def test_a_plain_question_gets_one_answer(visit: Opener) -> None:

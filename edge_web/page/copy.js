@@ -1,5 +1,7 @@
 /** @file The small copy of a photo, and regions of it in full detail. */
 
+import { resized } from "./resize.js";
+
 const LONGEST_SIDE = 65_535; // beyond these a canvas stays empty, without a word
 const MOST_PIXELS = 16_384 * 16_384;
 const MIME = ["image/webp", "image/jpeg"]; // in order of preference
@@ -51,10 +53,13 @@ export class Picture {
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [size.width, size.height];
     const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { colorSpace: "srgb" }));
-    context.fillStyle = "#fff"; // under what is transparent
-    context.fillRect(0, 0, canvas.width, canvas.height);
-    context.imageSmoothingQuality = "high";
-    context.drawImage(this.bitmap, left, top, width, height, 0, 0, canvas.width, canvas.height);
+    if (size.width < width || size.height < height) {
+      context.putImageData(resized(this.bitmap, { left, top, right, bottom }, size.width, size.height), 0, 0);
+    } else {
+      context.fillStyle = "#fff"; // under what is transparent
+      context.fillRect(0, 0, width, height);
+      context.drawImage(this.bitmap, left, top, width, height, 0, 0, width, height);
+    }
     const encoded = await encode(canvas, MIME.filter((type) => budget.formats.includes(type)), quality);
     canvas.width = canvas.height = 0; // gives its memory back at once
     if (encoded.size > budget.max_bytes) throw new PictureError("The picture is larger than the server takes.");

@@ -4,7 +4,7 @@ const CACHE = "second-glance-page";
 const PATIENCE_MS = 3000; // for the network, before a kept file is shown
 const FILES = [
   "./", "app.css", "app.js", "asking.js", "camera.js", "copy.js", "icon-192.png", "icon-512.png", "icon.svg",
-  "manifest.webmanifest", "photo.js", "progress.js", "show.js", "words.js",
+  "manifest.webmanifest", "photo.js", "progress.js", "resize.js", "show.js", "words.js",
 ];
 
 self.addEventListener("install", (event) => {

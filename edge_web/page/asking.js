@@ -92,7 +92,7 @@ export class Asking {
     terms.on.first(first, first.roi);
     try {
       if (!PATCH_URL.test(first.patch.url)) throw new RequestError("the server names a strange address");
-      const patch = await picture.region(first.roi.pixels, first.patch, PATCH_QUALITY);
+      const patch = await picture.region(first.roi.pixels, first.patch, this.model.limits, PATCH_QUALITY);
       const kind = { "Content-Type": patch.type };
       const second = await (await this.#exchange("PUT", first.patch.url, patch, kind, 2, terms)).json();
       sent.push({ name: "Region", bytes: patch.size, counted: second.usage.received_bytes });
@@ -112,7 +112,7 @@ export class Asking {
    */
   async #first(blob, picture, request, sent, terms) {
     const held = this.held?.blob === blob ? this.held.id : null;
-    const copy = held ? null : await picture.small(this.model.image, IMAGE_QUALITY);
+    const copy = held ? null : await picture.small(this.model.image, this.model.limits, IMAGE_QUALITY);
     const { body, type } = multipart(held ? { ...request, image_id: held } : request, copy);
     const headers = { "Content-Type": type, "Idempotency-Key": newKey() };
     /** @type {Outcome["sent"][0]} */

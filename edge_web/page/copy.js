@@ -32,9 +32,9 @@ export class Picture {
     return new Picture(bitmap);
   }
 
-  /** @param {Budget} budget @param {number} quality 0 to 1 */
-  small(budget, quality) {
-    return this.region({ left: 0, top: 0, right: this.width, bottom: this.height }, budget, quality);
+  /** @param {Budget} budget @param {Limits} limits @param {number} quality 0 to 1 */
+  small(budget, limits, quality) {
+    return this.region({ left: 0, top: 0, right: this.width, bottom: this.height }, budget, limits, quality);
   }
 
   /**
@@ -42,18 +42,20 @@ export class Picture {
    *
    * @typedef {{max_width: number, max_height: number, max_pixels?: number | null, max_bytes: number,
    *   formats: string[]}} Budget
+   * @typedef {{min_side_pixels: number, max_aspect_ratio: number}} Limits
    * @param {{left: number, top: number, right: number, bottom: number}} pixels
    * @param {Budget} budget
+   * @param {Limits} limits
    * @param {number} quality
    * @returns {Promise<Blob>}
    */
-  async region({ left, top, right, bottom }, budget, quality) {
+  async region({ left, top, right, bottom }, budget, limits, quality) {
     const [width, height] = [right - left, bottom - top];
-    const size = fitWithin(width, height, budget);
+    const size = fit(width, height, budget, limits);
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [size.width, size.height];
     const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { colorSpace: "srgb" }));
-    if (size.width < width || size.height < height) {
+    if (size.width !== width || size.height !== height) {
       context.putImageData(resized(this.bitmap, { left, top, right, bottom }, size.width, size.height), 0, 0);
     } else {
       context.fillStyle = "#fff"; // under what is transparent
@@ -71,8 +73,30 @@ export class Picture {
   }
 }
 
+/**
+ * Return the size to send a picture at, as the Python edge does: its own shape, but a picture that the server would
+ * refuse as too thin is thickened; boxes from 0 to 1 stay right.
+ *
+ * @param {number} width @param {number} height @param {Budget} budget @param {Limits} limits
+ */
+export function fit(width, height, budget, limits) {
+  const { min_side_pixels: side, max_aspect_ratio: aspect } = limits;
+  const within = {
+    ...budget,
+    max_width: Math.trunc(Math.min(budget.max_width, budget.max_height * aspect)),
+    max_height: Math.trunc(Math.min(budget.max_height, budget.max_width * aspect)),
+  };
+  const fitted = fitWithin(width, height, within);
+  const thinnest = Math.max(side, Math.ceil(Math.max(fitted.width, fitted.height) / aspect));
+  const size = { width: Math.max(fitted.width, thinnest), height: Math.max(fitted.height, thinnest) };
+  const most = budget.max_pixels ?? Infinity;
+  if (size.width * size.height <= most) return size;
+  if (size.width >= size.height) return { ...size, width: Math.floor(most / size.height) };
+  return { ...size, height: Math.floor(most / size.width) };
+}
+
 /** As `fit_within` of secondglance_protocol. @param {number} width @param {number} height @param {Budget} budget */
-export function fitWithin(width, height, budget) {
+function fitWithin(width, height, budget) {
   let scale = Math.min(1, budget.max_width / width, budget.max_height / height);
   if (budget.max_pixels) scale = Math.min(scale, Math.sqrt(budget.max_pixels / (width * height)));
   if (scale === 1) return { width, height };

@@ -113,6 +113,40 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def test_sizes_are_the_python_edges(visit: Opener) -> None:
+    """Boxes to the pixel begin with sizes to the pixel; hair-thin pictures are thickened on both edges."""
+    draw = np.random.default_rng(11)
+    sides = [int(each) for each in np.exp(draw.uniform(0, 10.5, 1200))]
+    cases = []
+    for width, height in zip(sides[::2], sides[1::2], strict=True):
+        most = int(draw.integers(2_000, 300_000)) if draw.random() < 0.5 else None
+        cases.append((width, height, int(draw.integers(64, 900)), int(draw.integers(64, 900)), most))
+    sizes = visit().page.evaluate(
+        """async (cases) => {
+          const { fit } = await import("/app/copy.js");
+          const limits = { min_side_pixels: 8, max_aspect_ratio: 16 };
+          return cases.map(([width, height, max_width, max_height, max_pixels]) => {
+            const size = fit(width, height, { max_width, max_height, max_pixels }, limits);
+            return [size.width, size.height];
+          });
+        }""",
+        cases,
+    )
+    wanted = [
+        list(PixelBudget(*budget, min_side=8, max_aspect=16).fit((width, height)))
+        for width, height, *budget in cases
+    ]
+    assert sizes == wanted
+
+
+def test_a_hair_thin_picture_is_asked_about(visit: Opener) -> None:
+    page = visit()
+    page.choose(png(noisy(3000, 20)), "thin.png", "image/png")
+    page.ask("How many signs are there?")
+    assert page.answer
+    assert page.text("#error") == ""
+
+
 RESIZED = """async ([encoded, region, width, height]) => {
   const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
   const { Picture } = await import("/app/copy.js");

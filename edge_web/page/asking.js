@@ -92,7 +92,7 @@ export class Asking {
     terms.on.first(first, first.roi);
     try {
       if (!PATCH_URL.test(first.patch.url)) throw new RequestError("the server names a strange address");
-      const patch = await picture.region(first.roi.pixels, first.patch, this.model.limits, PATCH_QUALITY);
+      const patch = await picture.region(first.roi.pixels, first.patch, PATCH_QUALITY);
       const kind = { "Content-Type": patch.type };
       const second = await (await this.#exchange("PUT", first.patch.url, patch, kind, 2, terms)).json();
       sent.push({ name: "Region", bytes: patch.size, counted: second.usage.received_bytes });

@@ -4,6 +4,7 @@ import { resized } from "./resize.js";
 
 const LONGEST_SIDE = 65_535; // beyond these a canvas stays empty, without a word
 const MOST_PIXELS = 16_384 * 16_384;
+const UNLIMITED = { min_side_pixels: 1, max_aspect_ratio: Infinity };
 const MIME = ["image/webp", "image/jpeg"]; // in order of preference
 
 /** The picture cannot be sent; the message says why. */
@@ -34,7 +35,7 @@ export class Picture {
 
   /** @param {Budget} budget @param {Limits} limits @param {number} quality 0 to 1 */
   small(budget, limits, quality) {
-    return this.region({ left: 0, top: 0, right: this.width, bottom: this.height }, budget, limits, quality);
+    return this.region({ left: 0, top: 0, right: this.width, bottom: this.height }, budget, quality, limits);
   }
 
   /**
@@ -45,11 +46,14 @@ export class Picture {
    * @typedef {{min_side_pixels: number, max_aspect_ratio: number}} Limits
    * @param {{left: number, top: number, right: number, bottom: number}} pixels
    * @param {Budget} budget
-   * @param {Limits} limits
    * @param {number} quality
+   * @param {Limits} [limits] of what the server takes as a whole picture
    * @returns {Promise<Blob>}
    */
-  async region({ left, top, right, bottom }, budget, limits, quality) {
+  async region({ left, top, right, bottom }, budget, quality, limits = UNLIMITED) {
+    if (!(left >= 0 && left < right && right <= this.width && top >= 0 && top < bottom && bottom <= this.height)) {
+      throw new PictureError("The server asks for a region that is not in the photo.");
+    }
     const [width, height] = [right - left, bottom - top];
     const size = fit(width, height, budget, limits);
     const canvas = document.createElement("canvas");

@@ -370,6 +370,22 @@ def test_a_server_that_goes_between_the_stages_leaves_the_first_answer(visit: Op
     assert page.page.is_visible("#region")
 
 
+def test_a_region_outside_of_the_photo_is_not_cut(visit: Opener) -> None:
+    page = visit()
+
+    def change(route: Any) -> None:
+        reply = route.fetch()
+        told = reply.json()
+        told["roi"]["pixels"] |= {"right": 900_000}
+        route.fulfill(response=reply, json=told)
+
+    page.page.route("**/v1/inferences", change)
+    page.choose(PHOTO)
+    page.ask()
+    assert [method for method, _ in page.bodies] == ["POST"]
+    assert "asks for a region that is not in the photo" in page.text("#first .verdict")
+
+
 def test_a_server_that_is_away_is_said_so(visit: Opener, url: str) -> None:
     page = visit(expected=AWAY)
     page.choose(PHOTO)

@@ -27,7 +27,7 @@ $(VENV)/.edge: $(BIN)/python $(PROJECTS) pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 $(VENV)/.dev: $(BIN)/python $(PROJECTS) pyproject.toml $(CONSTRAINTS)
-	$(INSTALL) -e ./shared -e './edge_client[camera,gateway,heic,pdf]' -e './server[devices,otel,redis]' -e ./evaluation --group dev
+	$(INSTALL) -e ./shared -e ./edge_web -e './edge_client[camera,gateway,heic,pdf]' -e './server[devices,otel,page,redis]' -e ./evaluation --group dev
 	touch $(VENV)/.edge $(VENV)/.app $@
 
 demo: $(VENV)/.app ## the main job on a 12-megapixel photo: server up, edge asks, receipt, picture
@@ -63,6 +63,20 @@ pictures: $(VENV)/.dev ## 2,000 generated pictures through edge and server: no s
 pictures-in-chromium: $(VENV)/.dev ## 100 of them beside what Debian's chromium shows (apt-get install chromium)
 	$(INSTALL) playwright
 	$(BIN)/python -m tests.edge_client.formats.in_chromium
+
+tests/web/node_modules/.ready: tests/web/package-lock.json
+	npm ci --prefix tests/web --no-audit --no-fund --silent
+	touch $@
+
+.PHONY: test-web screenshots
+test-web: $(VENV)/.dev tests/web/node_modules/.ready ## the page in Debian's chromium, before a real server (apt-get install chromium npm)
+	$(INSTALL) playwright
+	npm --prefix tests/web exec -- tsc -p tests/web
+	$(BIN)/python -m pytest -q -s -m slow tests/web
+
+screenshots: $(VENV)/.dev ## the page's pictures in docs/browser/, taken anew
+	$(INSTALL) playwright
+	$(BIN)/python -m tests.web.screenshots docs/browser
 
 FUZZED_FORMATS := png jpg webp gif tif bmp ppm avif heic
 FUZZ = $(BIN)/python -m tests.fuzz

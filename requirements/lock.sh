@@ -13,12 +13,12 @@ compile() {
     --constraint requirements/torch.txt --no-sources \
     ${PIP_FIND_LINKS:+--find-links "$PIP_FIND_LINKS"} --no-emit-find-links \
     --no-emit-package second-glance --no-emit-package second-glance-protocol \
-    --no-emit-package second-glance-server "$@"
+    --no-emit-package second-glance-server --no-emit-package second-glance-web "$@"
 }
 # Our own distributions come from this checkout, so the resolver gets them as wheels.
 own="$(mktemp -d)"
 trap 'rm -rf "$own"' EXIT
-for folder in shared edge_client server evaluation; do
+for folder in shared edge_web edge_client server evaluation; do
   cp -r "$folder" "$own/$folder" # built from a copy: setuptools leaves a build folder behind
   "$uv" build --quiet --wheel --out-dir "$own" "$own/$folder"
 done

@@ -31,7 +31,9 @@ LISTED = subprocess.run(
 DOCUMENTS = [ROOT / name for name in LISTED.stdout.split() if (ROOT / name).exists()]
 LOG = ROOT / "docs" / "log"  # old entries keep the names of their day
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-FOLDERS = "docs|examples|server|edge_client|shared|scenes|training|benchmarks|evaluation|lab|deploy|tests"
+FOLDERS = (
+    "docs|examples|server|edge_client|edge_web|shared|scenes|training|benchmarks|evaluation|lab|deploy|tests"
+)
 PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*)`")
 PROGRAMS = {"secondglance": edge_cli, "secondglance-server": server_cli, "secondglance-eval": eval_cli}
 OTHERS_FLAGS = {"--cpu-shares", "--from-literal", "--network", "--no-skips"}  # of docker, kubectl, our pytest

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECTS = {
     folder: tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
-    for folder in ("shared", "edge_client", "server", "evaluation")
+    for folder in ("shared", "edge_web", "edge_client", "server", "evaluation")
 }
 GROUPS = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
 OURS = {project["name"] for project in PROJECTS.values()}
@@ -29,7 +29,7 @@ def wants(folder: str, *extras: str) -> list[str]:
 FILES = {
     "constraints.txt": [
         *wants("edge_client", "camera", "gateway", "heic", "pdf"),
-        *wants("server", "devices", "otel", "reader", "redis"),
+        *wants("server", "devices", "otel", "page", "reader", "redis"),
         *wants("evaluation"),
         *(each for group in GROUPS.values() for each in group if isinstance(each, str)),
     ],

@@ -1,4 +1,4 @@
-"""The four distributions as a user installs them: wheels, in environments that hold nothing else."""
+"""The five distributions as a user installs them: wheels, in environments that hold nothing else."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ pytestmark = pytest.mark.live
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
     "second-glance-protocol": "shared",
+    "second-glance-web": "edge_web",
     "second-glance": "edge_client",
     "second-glance-server": "server",
     "second-glance-eval": "evaluation",
 }
 PACKAGES = {
     "second-glance-protocol": "secondglance_protocol",
+    "second-glance-web": "secondglance_web",
     "second-glance": "secondglance",
     "second-glance-server": "secondglance_server",
     "second-glance-eval": "secondglance_eval",
@@ -63,7 +65,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A wheel of each distribution, built from a copy: no build folder of yesterday gets in."""
     work = tmp_path_factory.mktemp("wheels")
     for folder in FOLDERS.values():
-        ignored = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+        ignored = shutil.ignore_patterns("build", "*.egg-info", "__pycache__", "node_modules")
         shutil.copytree(ROOT / folder, work / folder, ignore=ignored)
         build = [sys.executable, "-m", "pip", "--isolated", "wheel", "--no-deps", "--no-index"]
         options = ["--no-build-isolation", "--disable-pip-version-check", "--wheel-dir", str(work)]
@@ -134,7 +136,7 @@ def edge(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> E
 
 @pytest.fixture
 def everything(wheels: dict[str, Path], tmp_path: Path) -> Environment:
-    """All four without extras."""
+    """All of them without extras."""
     return make_environment(tmp_path / "venv", *wheels.values())
 
 
@@ -167,6 +169,19 @@ def test_every_wheel_is_complete(wheels: dict[str, Path]) -> None:
         )
         assert {file for file in listed.stdout.split() if not file.endswith(".md")} - held == set()
         assert any(path.endswith("licenses/LICENSE") for path in held)
+
+
+def test_the_page_in_the_wheel_is_the_checkouts(wheels: dict[str, Path], tmp_path: Path) -> None:
+    """The page and its modules lie beside their package in the checkout, and inside it in the wheel."""
+    with zipfile.ZipFile(wheels["second-glance-web"]) as archive:
+        archive.extractall(tmp_path)
+    script = "from secondglance_web import Page; print(*sorted(Page().names), sep='\\n')"
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    command = ["git", "ls-files", "edge_web/page", "edge_web/src"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    files = {file.removeprefix("edge_web/").removeprefix("page/") for file in listed.stdout.split()}
+    assert set(ran.stdout.split()) == {file for file in files if not file.endswith(".gitkeep")}
 
 
 def test_the_edges_wheels_are_small_and_hold_neither_server_nor_weights(wheels: dict[str, Path]) -> None:

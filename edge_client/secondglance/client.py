@@ -281,6 +281,11 @@ class AsyncEdgeClient(_Options):
         drop_needless(self._http.headers)
         self._new_request = self._http.build_request
 
+    @property
+    def http(self) -> httpx.AsyncClient:
+        """The HTTP client with this edge's server, key and timeouts, for requests of one's own."""
+        return self._http
+
     async def __aenter__(self) -> Self:
         return self
 

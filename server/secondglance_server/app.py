@@ -1,8 +1,8 @@
 """The app: settings and an engine in, an ASGI application out.
 
-The layers, outermost first: linger, observe (ids, problems, log, metrics), door (what the request is), keys,
-admission, body (limits), routes. The engine is loaded on the thread that owns it while the server already
-answers `/healthz`; `/readyz` turns when it can answer questions.
+The layers, outermost first: linger, CORS where pages of other origins may ask, observe (ids, problems, log,
+metrics), door (what the request is), keys, admission, body (limits), routes. The engine is loaded on the
+thread that owns it while the server already answers `/healthz`; `/readyz` turns when it can answer questions.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from secondglance_server.calibrated_gate import WrongModelError, with_calibrated_gate
 from secondglance_server.engine.protocol import Engine, EngineInfo, ModelLoadError
@@ -27,6 +28,8 @@ from secondglance_server.errors import SettingsError
 from secondglance_server.http.admission import AdmissionMiddleware
 from secondglance_server.http.auth import KeyMiddleware
 from secondglance_server.http.body import BodyMiddleware
+from secondglance_server.http.browser.cors import cors_options
+from secondglance_server.http.browser.page import page_routes
 from secondglance_server.http.door import DoorMiddleware
 from secondglance_server.http.linger import LingerMiddleware
 from secondglance_server.http.observe import ObserveMiddleware
@@ -86,6 +89,8 @@ def create_app(
     app.state.server = state
     # Flat, so that the door sees what the router will match; copies, so that two apps share no route.
     app.router.routes.extend(copy.copy(route) for route in router.routes)
+    if settings.page:
+        app.router.routes.extend(page_routes())
     app.add_exception_handler(HTTPException, refusal_handler(app.routes))
     app.add_exception_handler(RequestValidationError, on_validation_error)
     # Starlette puts the last one added outermost.
@@ -94,6 +99,8 @@ def create_app(
     app.add_middleware(KeyMiddleware, keys=settings.keys, quotas=stores.quotas)
     app.add_middleware(DoorMiddleware, routes=app.routes)
     app.add_middleware(ObserveMiddleware, metrics=state.metrics, tracer=tracer)
+    if settings.cors_origins:  # around what makes problem documents: pages must be able to read refusals
+        app.add_middleware(CORSMiddleware, **cors_options(settings.cors_origins))
     app.add_middleware(LingerMiddleware)
     describe(app, has_keys=bool(settings.keys))
     return app

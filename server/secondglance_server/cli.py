@@ -94,6 +94,13 @@ def serve(
     max_batch: Annotated[int | None, typer.Option(help="Answers that run together on the device.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
     tracing: Annotated[str | None, typer.Option(help="none, or otel: spans by OTLP.")] = None,
+    page: Annotated[
+        bool | None, typer.Option("--page", help="Show browsers a page at /app (docs/browser.md).")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="Let pages of this origin ask; repeat for more."),
+    ] = None,
     served_model_name: Annotated[str | None, typer.Option(help="vllm: the model's name in replies.")] = None,
     download_dir: Annotated[str | None, typer.Option(help="vllm: where weights are downloaded to.")] = None,
     quantization: Annotated[str | None, typer.Option(help="vllm: awq, fp8, ...")] = None,
@@ -126,6 +133,8 @@ def serve(
         max_batch=max_batch,
         log_level=log_level,
         tracing=tracing,
+        page=page,
+        cors_origins=tuple(cors_origin) if cors_origin else None,
         engine=engine,
         served_model_name=served_model_name,
         download_dir=download_dir,
@@ -232,7 +241,7 @@ def new(
     typer.echo(f"SECONDGLANCE_SERVER_KEYS='[{entry.model_dump_json(exclude_defaults=True)}]'")
 
 
-def _settings(**overrides: str | float | None) -> ServerSettings:
+def _settings(**overrides: str | float | tuple[str, ...] | None) -> ServerSettings:
     with _explained_failures():
         return load_settings(**overrides)
 

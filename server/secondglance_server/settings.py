@@ -9,10 +9,11 @@ itself (its budgets, its default gate unless `calibration` is given); that is in
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnparsableError
 
@@ -33,6 +34,19 @@ def _read_calibration(value: object) -> object:
 
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _is_origin(origin: str) -> str:
+    if not _ORIGIN.fullmatch(origin):
+        raise ValueError("not an exact origin such as https://app.example.com or http://localhost:8080")
+    return origin
+
+
+# As browsers write it: no path, no default port, small letters; no * and no null, which anybody can be.
+_ORIGIN = re.compile(
+    r"(?!http://.*:80$|https://.*:443$)https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?"
+)
+Origin = Annotated[str, AfterValidator(_is_origin)]
 
 # Given as a path and read with the settings, so that a bad file stops the start.
 CalibrationFile = Annotated[CalibratedGate | None, NoDecode, BeforeValidator(_read_calibration)]
@@ -84,6 +98,13 @@ class ServerSettings(BaseSettings):
     """The least level of the JSON lines on stderr. Whoever looks for a fault sets debug for a while."""
     tracing: Literal["none", "otel"] = "none"
     """otel sends spans by OTLP, as the OTEL_* variables say. Set it where traces are collected."""
+
+    page: bool = False
+    """Whether browsers find a page at /app that asks this server (docs/browser.md). Set it to let people ask
+    with a phone."""
+    cors_origins: tuple[Origin, ...] = ()
+    """Origins whose pages may ask, as a JSON list: ["https://app.example.com"]. Set it for web apps that are
+    served by somebody else."""
 
     model: str = Field(default="embedded", min_length=1)
     """embedded, a directory, or a hub id. Everyone who asks about more than the demonstration's signs sets
@@ -214,7 +235,8 @@ def _read_settings(given: dict[str, Any]) -> ServerSettings:
     try:
         return ServerSettings(vllm=VllmSettings(**of_vllm), **given)
     except UnparsableError as exc:  # its message names the field, without the value
-        raise SettingsError(f"{ENV_PREFIX}KEYS: not a JSON list of keys") from exc
+        name, form = ("CORS_ORIGINS", "origins") if "cors_origins" in str(exc) else ("KEYS", "keys")
+        raise SettingsError(f"{ENV_PREFIX}{name}: not a JSON list of {form}") from exc
     except ValidationError as exc:
         raise SettingsError("; ".join(_complaint(error) for error in exc.errors(include_url=False))) from exc
 

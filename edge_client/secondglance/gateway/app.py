@@ -21,6 +21,7 @@ from secondglance.gateway.guard import GuardMiddleware
 from secondglance.gateway.responses import create_response
 from secondglance.gateway.services import GatewayServices
 from secondglance.gateway.settings import GatewaySettings
+from secondglance.gateway.web_page import page_routes
 from secondglance.wire.remote import RemotePictures
 
 
@@ -59,6 +60,7 @@ def create_app(settings: GatewaySettings, client: AsyncEdgeClient) -> Starlette:
             Route("/v1/files", _list_files),
             Route("/v1/files/{file_id}", _file),
             Route("/v1/files/{file_id}", _remove_file, methods=["DELETE"]),
+            *(page_routes(client) if settings.is_on_loopback else ()),
         ],
         middleware=[Middleware(GuardMiddleware, settings=settings)],
         exception_handlers={

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from secondglance.errors import EdgeError
 from secondglance.gateway.errors import ApiError, as_api_error, bad_request, busy
 from secondglance.gateway.settings import GatewaySettings
+from secondglance.gateway.web_page import is_page
 from secondglance.text import printable
 
 _log = logging.getLogger("secondglance.gateway")
@@ -61,9 +62,10 @@ class GuardMiddleware:
 
     async def _serve(self, scope: Scope, receive: Receive, reply: _WatchedSend) -> None:
         headers = Headers(scope=scope)
-        if scope["path"] not in _OPEN_PATHS:
+        is_open = scope["path"] in _OPEN_PATHS or (self._settings.is_on_loopback and is_page(scope["path"]))
+        if not is_open:
             self._admit(headers)
-        if scope["method"] != "POST":
+        if scope["method"] not in ("POST", "PUT"):
             await self._app(scope, receive, reply)
             return
         reply.closes = True  # a body that is not read makes the connection useless

@@ -24,6 +24,8 @@ from secondglance_server.inference.async_engine import Stage
 INFERENCES: Final = f"{API_PREFIX}/inferences"
 INFERENCE: Final = f"{INFERENCES}/{{inference_id}}"
 PATCH: Final = f"{INFERENCE}/patch"
+APP: Final = "/app"
+APP_FILE: Final = "/app/{file:path}"
 
 # The router's patterns end in `$`, which also matches before a final newline; nothing good has any of these.
 CONTROL_CHARACTERS: Final = r"\x00-\x1f\x7f-\x9f"
@@ -57,11 +59,13 @@ _RULES: Final[Mapping[str, Destination]] = {
         Destination("/docs", is_page=True),
         Destination("/openapi.json", is_page=True),
         Destination("/redoc", is_page=True),
+        Destination(APP, access="everyone"),
+        Destination(APP_FILE, access="everyone"),
     )
 }
 _STAGES: Final[Mapping[tuple[str, str], Stage]] = {("POST", INFERENCES): 1, ("PUT", PATCH): 2}
 
-PROBES: Final = frozenset(route for route, rule in _RULES.items() if rule.access == "everyone")
+PROBES: Final = frozenset({"/healthz", "/readyz"})
 
 
 def destination_of(scope: Scope) -> Destination:

@@ -1,0 +1,35 @@
+/** @file Keeps the page's own files, so that it opens without a network. Requests to the server pass by it. */
+
+const CACHE = "second-glance-page";
+const PATIENCE_MS = 3000; // for the network, before a kept file is shown
+const FILES = [
+  "./", "app.css", "app.js", "asking.js", "camera.js", "copy.js", "icon-192.png", "icon-512.png", "icon.svg",
+  "manifest.webmanifest", "photo.js", "progress.js", "resize.js", "show.js", "words.js",
+];
+
+self.addEventListener("install", (event) => {
+  self.skipWaiting();
+  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES.map((file) => new Request(file, { cache: "reload" })))));
+});
+self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
+
+self.addEventListener("fetch", (event) => {
+  const { request } = event;
+  if (request.method === "GET" && request.url.startsWith(self.registration.scope)) event.respondWith(file(request));
+});
+
+/** The newest file if the network gives it in time, else the one that was kept. */
+async function file(request) {
+  const cache = await caches.open(CACHE);
+  const fresh = fetch(request).then(async (reply) => {
+    if (reply.ok && !reply.redirected) await cache.put(request, reply.clone());
+    return reply;
+  });
+  fresh.catch(() => {}); // it may fail after a kept file was shown
+  const late = new Promise((_, reject) => setTimeout(reject, PATIENCE_MS));
+  try {
+    return await Promise.race([fresh, late]);
+  } catch {
+    return (await cache.match(request, { ignoreSearch: true, ignoreVary: true })) ?? fresh;
+  }
+}

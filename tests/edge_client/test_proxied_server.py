@@ -160,7 +160,9 @@ async def test_e9_bytes_through_a_proxy_are_counted_and_foreseen(
     with measuring() as exchange:
         reply = await posted(url, transport_of(ssl_context=context, proxy=route.proxy))
     assert reply.content == BODY
-    assert (exchange.uplink_bytes, exchange.downlink_bytes) == relay.passed
+    up, down = relay.passed
+    assert exchange.uplink_bytes == up
+    assert 0 <= down - exchange.downlink_bytes < 64  # TLS: the peer's word that it closes, after ours
     head = len("POST /v1/x HTTP/1.1\r\n\r\n") + sum(
         len(name) + len(value) + 4 for name, value in reply.request.headers.raw
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -37,6 +38,7 @@ from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, EngineError
 from secondglance_server.inference.stores.protocol import Stores
 from secondglance_server.inference.stores.redis.opening import redis_stores
+from secondglance_server.inference.stores.redis.sessions import MARKER_LIVES
 from secondglance_server.settings import ServerSettings
 from tests.server.exchange import (
     Clock,
@@ -107,6 +109,7 @@ class Protocol(RuleBasedStateMachine):
     asked = Bundle("asked")
 
     n_servers = 1
+    remembers_expiry_s = math.inf  # 410 becomes 404 after that long; in memory when 10,000 others expired
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,6 +201,8 @@ class Protocol(RuleBasedStateMachine):
     def refusal(self, tenant: str, known: Known) -> tuple[int, str] | None:
         """What a tenant must be told of an inference, None if it is there."""
         if known.tenant != tenant or known.is_deleted:
+            return 404, "unknown_inference"
+        if self.clock() >= known.expires_at_s + self.remembers_expiry_s:
             return 404, "unknown_inference"
         if self.clock() >= known.expires_at_s:
             return 410, "inference_expired"
@@ -443,6 +448,7 @@ class ProtocolOfAFleet(Protocol):
     """The same promises of two servers; what a restart of one forgets, the other need not know."""
 
     n_servers = 2
+    remembers_expiry_s = (MARKER_LIVES - 1) * TTL_S
 
     def __init__(self) -> None:
         self.redis = FakeRedis()

@@ -281,11 +281,6 @@ class AsyncEdgeClient(_Options):
         drop_needless(self._http.headers)
         self._new_request = self._http.build_request
 
-    @property
-    def http(self) -> httpx.AsyncClient:
-        """The HTTP client with this edge's server, key and timeouts, for requests of one's own."""
-        return self._http
-
     async def __aenter__(self) -> Self:
         return self
 
@@ -322,14 +317,18 @@ class AsyncEdgeClient(_Options):
 
     async def _perform(self, step: Step) -> Any:
         if isinstance(step, Send):
-            outcome = await self._exchange(step)
+            outcome = await self.exchange(step)
             self._hooks.responded(step, outcome)
             return outcome
         if isinstance(step, Pause):
             return await anyio.sleep(step.seconds)
         return await anyio.to_thread.run_sync(step.work) if isinstance(step, Compute) else None
 
-    async def _exchange(self, send: Send) -> ExchangeResult:
+    async def exchange(self, send: Send) -> ExchangeResult:
+        """Make one request with this edge's key, once; its reply is bounded in size and time.
+
+        For the conversation, and for the gateway, which hands requests of its page on.
+        """
         with measuring(self._deadline_of(send)) as exchange:
             try:
                 async with self._http.stream(**_arguments(send)) as response:

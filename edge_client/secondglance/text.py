@@ -6,6 +6,7 @@ them, and text directions and invisible characters make them read as something e
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from typing import Final
 
@@ -14,6 +15,11 @@ NOT_SURE: Final = "(not sure)"  # said of every answer that should not be relied
 # Controls (ESC, C1), invisible formatting (bidi), lone surrogates, line and paragraph separators.
 _UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # Persian words and family emoji are not themselves without these
+
+
+def shown_path(path: str) -> str:
+    r"""Return a file's name as text; bytes that are no UTF-8 become \xNN."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def printable(text: str, *, keep_lines: bool = False, max_chars: int | None = None) -> str:

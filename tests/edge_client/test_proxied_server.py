@@ -23,26 +23,11 @@ from secondglance.settings import EdgeSettings
 from secondglance.wire.counting import AsyncCountingTransport, CountingTransport, measuring
 from secondglance.wire.proxies import added_bytes, route_to
 from secondglance_server.engine.fake import FakeEngine
+from tests.edge_client.echo import Echo
 
 HOST = "server.example"  # has no address here: only the proxy knows where it is
 LOGIN = "edge:p%40ss"
 BODY = b"x" * 500
-
-
-class Origin(BaseHTTPRequestHandler):
-    """Answers every POST with its body."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 class Proxy(BaseHTTPRequestHandler):
@@ -125,7 +110,7 @@ def scheme(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def proxy(scheme: str, authority: trustme.CA) -> Iterator[ProxyServer]:
     """A proxy before an origin that speaks `scheme`."""
-    origin = ThreadingHTTPServer(("127.0.0.1", 0), Origin)
+    origin = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
     if scheme == "https":
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert(HOST).configure_cert(context)

@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import httpcore
 import httpx
@@ -23,24 +23,9 @@ from secondglance.wire.counting import (
     CountingTransport,
     measuring,
 )
+from tests.edge_client.echo import Echo
 
 BODY = bytes(range(256)) * 400  # 102,400 bytes: several slices, several TLS records
-
-
-class Echo(BaseHTTPRequestHandler):
-    """Answers every POST with its body and keeps the connection."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 class QuietServer(ThreadingHTTPServer):

@@ -103,7 +103,8 @@ async def test_a_client_that_takes_no_gzip_gets_the_same_file() -> None:
 def test_a_server_without_the_page_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     from secondglance_server.app import create_app
 
-    monkeypatch.setitem(sys.modules, "secondglance_web", None)
+    for name in ("secondglance_web", "secondglance_web.routes"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SettingsError, match=r"PAGE=true: pip install 'second-glance-server\[page\]'"):
         create_app(load_settings(page=True), FakeEngine())
 

@@ -228,7 +228,7 @@ def _told(error: Exception) -> str:
 def _find(names: list[str]) -> list[Path]:
     """Pictures of all arguments. Says which hold none; names of a list may be missing, as no wrong usage."""
     from secondglance.pictures.files import find_pictures, listed_names
-    from secondglance.watching.names import shown_path
+    from secondglance.text import shown_path
 
     found: list[Path] = []
     for name in names:

@@ -63,7 +63,7 @@ class Send:
     """Make one HTTP request and report its outcome. `deadline` is on the monotonic clock; None has none."""
 
     stage: StageName
-    method: Literal["GET", "POST", "PUT"]
+    method: str
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = field(default=b"", repr=False)

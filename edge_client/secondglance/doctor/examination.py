@@ -29,6 +29,7 @@ from secondglance.conversation.steps import Arrived
 from secondglance.errors import EdgeError
 from secondglance.pictures.original import ImageSource
 from secondglance.settings import EdgeSettings
+from secondglance.wire.addresses import DEFAULT_PORTS
 from secondglance.wire.counting import CountingTransport, measuring
 from secondglance.wire.proxies import route_to
 from secondglance.wire.reading import NO_COMPRESSION, read_reply
@@ -40,7 +41,6 @@ Status: TypeAlias = Literal["ok", "warning", "failed", "skipped"]
 _LIBRARIES = ("second-glance", "httpx", "httpcore", "pillow", "pillow-heif", "pydantic", "imageio-ffmpeg")
 _MAX_SKEW_S = 5.0
 _SAMPLE_SIZE = (4000, 3000)
-_DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 _ROUND_TRIPS = 3
 
 
@@ -144,7 +144,7 @@ class Examination:
 
     def _connection(self, http: httpx.Client) -> Finding:
         first = self._route.proxy.url if self._route.proxy else self._url
-        host, port = first.host, first.port or _DEFAULT_PORTS[first.scheme]
+        host, port = first.host, first.port or DEFAULT_PORTS[first.scheme]
         began = time.perf_counter()
         with socket.create_connection((host, port), self._settings.connect_timeout_s) as connection:
             address = connection.getpeername()[0]

@@ -17,13 +17,13 @@ from secondglance.conversation.failures import wait_s
 from secondglance.errors import EdgeError, UsageError
 from secondglance.reply import Reply
 from secondglance.settings import EdgeSettings
+from secondglance.text import shown_path
 from secondglance.watching import camera
 from secondglance.watching.answers.courier import Courier
 from secondglance.watching.answers.delivery import Delivery
 from secondglance.watching.answers.outbox import Outbox
 from secondglance.watching.changes import ChangeFilter
 from secondglance.watching.folder import Arrival, Folder, Unreadable
-from secondglance.watching.names import shown_path
 from secondglance.watching.pipeline import Asker, Listener, Pipeline
 from secondglance.watching.pulse import Pulse, StatusFile
 from secondglance.watching.sightings import Sightings

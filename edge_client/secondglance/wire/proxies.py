@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import httpx
 
 from secondglance.errors import UsageError
+from secondglance.wire.addresses import DEFAULT_PORTS
 
 
 def client_for(url: httpx.URL, timeout: httpx.Timeout) -> httpx.Client:
@@ -101,7 +102,7 @@ def _matches(url: httpx.URL, entry: str) -> bool:
     if entry == "*":
         return True
     host, port = _without_port(entry)
-    if port is not None and port != (url.port or (443 if url.scheme == "https" else 80)):
+    if port is not None and port != (url.port or DEFAULT_PORTS[url.scheme]):
         return False
     with suppress(ValueError):
         return ipaddress.ip_address(url.host) in ipaddress.ip_network(host, strict=False)

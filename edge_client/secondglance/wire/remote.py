@@ -18,10 +18,10 @@ import httpcore
 import httpx
 
 from secondglance.errors import BadImageError, UsageError
+from secondglance.wire.addresses import DEFAULT_PORTS
 from secondglance.wire.counting import AsyncCountingBackend, AsyncCountingTransport
 
 _MAX_REDIRECTS = 3
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class NotFetchedError(BadImageError):
@@ -85,9 +85,9 @@ class RemotePictures:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as exc:
             raise NotFetchedError(f"not a URL: {exc}") from exc
-        if parsed.scheme not in _DEFAULT_PORTS or not parsed.host or parsed.userinfo:
+        if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
             raise NotFetchedError("only http and https URLs without user information are fetched")
-        default = _DEFAULT_PORTS[parsed.scheme]
+        default = DEFAULT_PORTS[parsed.scheme]
         port = parsed.port or default
         names = {f"{parsed.host}:{port}", *([parsed.host] if port == default else [])}
         if not names & self._allowed:

@@ -24,8 +24,6 @@ from secondglance_server.inference.async_engine import Stage
 INFERENCES: Final = f"{API_PREFIX}/inferences"
 INFERENCE: Final = f"{INFERENCES}/{{inference_id}}"
 PATCH: Final = f"{INFERENCE}/patch"
-APP: Final = "/app"
-APP_FILE: Final = "/app/{file:path}"
 
 # The router's patterns end in `$`, which also matches before a final newline; nothing good has any of these.
 CONTROL_CHARACTERS: Final = r"\x00-\x1f\x7f-\x9f"
@@ -59,8 +57,8 @@ _RULES: Final[Mapping[str, Destination]] = {
         Destination("/docs", is_page=True),
         Destination("/openapi.json", is_page=True),
         Destination("/redoc", is_page=True),
-        Destination(APP, access="everyone"),
-        Destination(APP_FILE, access="everyone"),
+        Destination("/app", access="everyone"),
+        Destination("/app/{file:path}", access="everyone"),
     )
 }
 _STAGES: Final[Mapping[tuple[str, str], Stage]] = {("POST", INFERENCES): 1, ("PUT", PATCH): 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from secondglance import AsyncEdgeClient, EdgeSettings
 from secondglance.gateway.app import create_app
 from secondglance.gateway.settings import GatewaySettings
+from secondglance.wire.reading import MAX_REPLY_BYTES
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_web import CONTENT_SECURITY_POLICY, Page
 from tests.server.exchange import (
@@ -75,6 +77,21 @@ async def test_a_server_that_is_away_is_said_so() -> None:
     for handler, status in ((away, 502), (slow, 504)):
         async with gateway(httpx.MockTransport(handler)) as client:
             assert (await client.get("/v1/model")).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [({}, b"x" * (MAX_REPLY_BYTES + 1)), ({"Content-Encoding": "gzip"}, gzip.compress(bytes(10_000)))],
+)
+async def test_a_hostile_servers_reply_is_bounded_on_its_way_to_the_page(headers, body: bytes) -> None:
+    """H1: what the conversation refuses was handed on whole, and unpacked on the way."""
+
+    def server(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers=headers, stream=httpx.ByteStream(body))
+
+    async with gateway(httpx.MockTransport(server)) as client:
+        for method, path in (("GET", "/v1/model"), ("POST", INFERENCES), ("PUT", f"{INFERENCES}/a/patch")):
+            assert (await client.request(method, path)).status_code == 502
 
 
 @pytest.mark.parametrize("name", ["..", "%2e%2e", "a%2Fb", "a%20b", "%C3%A9", "x" * 129])

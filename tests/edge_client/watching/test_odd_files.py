@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secondglance.errors import ServerUnavailableError
+from secondglance.text import shown_path
 from secondglance.watching import folder as folder_module
 from secondglance.watching.folder import Folder, Unreadable
-from secondglance.watching.names import shown_path
 from secondglance.watching.sightings import Sightings, Stamp
 from secondglance.watching.spool import SpoolCaps
 from secondglance.watching.state import WatchState

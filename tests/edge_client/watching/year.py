@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from secondglance.watching.names import shown_path
+from secondglance.text import shown_path
 
 ROOT = Path(__file__).parents[3]
 NAMES = [

@@ -78,11 +78,11 @@ def find_grid(adapter: GenericAdapter, sizes: Sequence[tuple[int, int]]) -> Foun
     tried: set[tuple[Grid, ...]] = set()
     best = 0.0
     for name, rule in rules():
-        if any(_grid_of(adapter, rule, width, height) is None for width, height in _ODD_SIZES):
-            continue
         grids = [_grid_of(adapter, rule, width, height) for width, height in sizes]
         known = tuple(grid for grid in grids if grid is not None)
         if len(known) != len(sizes) or known in tried:
+            continue
+        if any(_grid_of(adapter, rule, width, height) is None for width, height in _ODD_SIZES):
             continue
         tried.add(known)
         for content_name, content in CONTENTS:

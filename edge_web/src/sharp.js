@@ -63,7 +63,7 @@ export class SharpPicture {
 async function loaded() {
   const name = "sharp"; // by a variable: it is not there where browsers look for it
   try {
-    return (await import(name)).default;
+    return (await import(/* @vite-ignore */ /* webpackIgnore: true */ name)).default;
   } catch {
     throw new UsageError("pictures in Node need the package sharp: npm install sharp");
   }
@@ -74,7 +74,7 @@ async function bytesOf(source) {
   if (source instanceof Uint8Array) return new Uint8Array(source);
   if (typeof source !== "string") return new Uint8Array(await source.arrayBuffer());
   const name = "node:fs/promises";
-  const { readFile } = await import(name);
+  const { readFile } = await import(/* @vite-ignore */ /* webpackIgnore: true */ name);
   try {
     return new Uint8Array(await readFile(source));
   } catch (error) {

@@ -216,7 +216,9 @@ function pause(seconds, signal) {
 
 /** @param {number} bytes */
 function randomHex(bytes) {
-  return hex(crypto.getRandomValues(new Uint8Array(bytes)));
+  const values = new Uint8Array(bytes);
+  // Node 18 has no global `crypto`; names have to differ and need not be secret.
+  return hex(globalThis.crypto ? crypto.getRandomValues(values) : values.map(() => 256 * Math.random()));
 }
 
 /** Return a server's URL without a slash at its end. @param {string} url */

@@ -17,6 +17,14 @@ test("the library for browsers is small", () => {
   assert.ok(bytes <= 20_000, String(bytes));
 });
 
+test("the page's first load is small", () => {
+  const page = readdirSync(new URL("page/", ROOT)).filter((name) => /\.(html|css|js|webmanifest)$/.test(name) && name !== "sw.js");
+  const files = [...page.map((name) => `page/${name}`), ...source.filter((name) => name !== "sharp.js").map((name) => `src/${name}`)];
+  const bytes = files.map((path) => gzipSync(text(path)).length).reduce((sum, size) => sum + size, 0);
+  console.log(`${bytes} bytes in ${files.length} files, each gzipped for itself, without icons`);
+  assert.ok(bytes <= 60_000, String(bytes));
+});
+
 test("no module is imported that is not ours", () => {
   for (const name of source) {
     for (const [, path] of text(`src/${name}`).matchAll(/^(?:import|export)\b[^;]*?\bfrom "([^"]+)"/gms)) {

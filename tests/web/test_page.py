@@ -345,6 +345,7 @@ def test_what_the_browser_cannot_open_is_said_with_a_remedy(visit: Opener, file:
     page.ask(TRUTH["coarse_question"])
     assert page.answer == TRUTH["coarse_answer"]
     page.choose(file)
+    page.page.wait_for_selector("#error:not([hidden])")
     assert words in page.text("#error")
     page.ask(TRUTH["coarse_question"])
     assert page.answer == TRUTH["coarse_answer"], "the photo that is still shown is asked about"

@@ -5,7 +5,7 @@
  */
 
 import { ProtocolError } from "./errors.js";
-import { lengthOf } from "./text.js";
+import { isWellFormed, lengthOf } from "./text.js";
 
 /**
  * @typedef {{x0: number, y0: number, x1: number, y1: number}} Box of the upright original, 0 to 1
@@ -85,7 +85,7 @@ const whole = (least = 0, most = Infinity) => (value) => {
 };
 /** @type {(most?: number, pattern?: RegExp) => Reader} */
 const text = (most = Infinity, pattern = /^/) => (value) => {
-  need(typeof value === "string" && pattern.test(value) && (most === Infinity || lengthOf(value) <= most));
+  need(typeof value === "string" && pattern.test(value) && isWellFormed(value) && (most === Infinity || lengthOf(value) <= most));
   return value;
 };
 /** @type {Reader} */

@@ -1,6 +1,7 @@
 /** @file What `ask` returns, by the names of the Python edge: the answer, how sure it is, where the model looked, its cost. */
 
 import { isDoubtful } from "./doubt.js";
+import { isBlank } from "./text.js";
 
 /**
  * @typedef {import("./replies.js").InferenceResponse} InferenceResponse
@@ -91,7 +92,7 @@ export class Reply {
 
   /** Whether the answer holds any text; where it holds none, `confidence` says nothing. */
   get is_answered() {
-    return this.answer.trim() !== "";
+    return !isBlank(this.answer);
   }
 
   /** Whether the answer should not be relied on: too uncertain, empty, or not the model's domain. */

@@ -11,6 +11,14 @@ export function printable(text, most) {
   return cut.replace(UNSAFE, (character) => SHORT[character] ?? escaped(/** @type {number} */ (character.codePointAt(0))));
 }
 
+const BLANK = /^[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*$/;
+
+/** Whether Python's strip would leave nothing; `trim` knows other blanks. @param {string} text */
+export const isBlank = (text) => BLANK.test(text);
+
+/** Whether UTF-8 can write it: no half of a surrogate pair. @param {string} text */
+export const isWellFormed = (text) => !/\p{Cs}/u.test(text);
+
 /** Count characters as Python does, not UTF-16 units. @param {string} text */
 export function lengthOf(text) {
   let pairs = 0;

@@ -3,7 +3,7 @@
 import { BadImageError, ProtocolError, UsageError } from "./errors.js";
 import { MAX_ORIGINAL_SIDE } from "./replies.js";
 import { hex, sha256 } from "./sha256.js";
-import { lengthOf, quoted } from "./text.js";
+import { isWellFormed, lengthOf, quoted } from "./text.js";
 
 /**
  * @typedef {object} Send one HTTP request; `deadline` is on the conversation's clock, in seconds
@@ -134,6 +134,7 @@ function checkTerms(question, terms) {
   };
   const bytes = utf8.encode(question).length;
   need(bytes > 0 && bytes <= MAX_QUESTION_BYTES, `question: it holds 1 to ${MAX_QUESTION_BYTES} bytes of UTF-8`);
+  need(isWellFormed(question), "question: it holds half a character");
   need(!question.includes("\0"), "question: it holds no NUL characters");
   need(terms.mode === undefined || MODES.includes(terms.mode), `mode: it is one of ${MODES.join(", ")}`);
   need(terms.threshold == null || (terms.threshold >= 0 && terms.threshold < Infinity), "threshold: it is 0 or more");

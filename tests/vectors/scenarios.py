@@ -251,6 +251,8 @@ def doubts() -> Iterator[Scenario]:
     high = {**sure()["json"]["confidence"], "value": 0.625}
     yield of("an older server is unsure of its gate", model(), without(sure(confidence=high), "doubtful"))
     yield of("no answer", model(), sure(answer=" ", doubtful=True, reason="empty_answer"))
+    for blank in ("", "\t\x1c\x85\u3000", "\ufeff", "\u200b", "\u180e"):
+        yield of(f"an answer of {blank!a}", model(), without(sure(answer=blank), "doubtful"))
     yield of("not its domain", model(), sure(doubtful=True, off_domain=True, reason="off_domain"))
     yield of("no second look", model(), sure(doubtful=True, reason="whole_image"))
     yield of("a reason that only a newer server knows", model(), sure(doubtful=True, reason="new_one"))
@@ -379,6 +381,7 @@ def limited() -> Iterator[Scenario]:
     yield of("a question too long", model(), question="x" * 4097)
     yield of("a question too long in bytes", model(), question="ß" * 2049)
     yield of("a question of nothing", model(), question="")
+    yield of("a question with half a character", model(), question="a\ud83d")
     yield of("a question with a NUL", model(), question="a\0b")
     yield of("no such mode", model(), mode="never")
     yield of("a threshold below zero", model(), threshold=-0.5)
@@ -434,6 +437,7 @@ def senseless() -> Iterator[Scenario]:
     for path in ("id", "roi", "usage.prompt_tokens", "timing_ms.queue", "image_id"):
         yield of(f"stage one: no {path}", model(), without(sure(), *path.split(".")))
     yield of("an answer without end", model(), long(sure(answer=HOLE), "x", 256 * 1024 + 1))
+    yield of("an answer with half a character", model(), sure(answer="a\ud83d"))
     yield of("a number that is none", model(), long(sure(usage=HOLE), "", 1))
     for name, weights in {"ragged": [[0.5], [0.5, 0.5]], "empty": [], "of nothing": [[]]}.items():
         content = {"x0": 0.0, "y0": 0.0, "x1": 1.0, "y1": 1.0}

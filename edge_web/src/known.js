@@ -20,7 +20,7 @@ export class KnownServer {
 
   /** @param {string | null} key @param {string} imageId */
   remember(key, imageId) {
-    if (key === null || this.#most === 0) return;
+    if (key === null) return;
     this.#imageIds.delete(key);
     this.#imageIds.set(key, imageId);
     if (this.#imageIds.size > this.#most) this.#imageIds.delete(/** @type {string} */ (this.#imageIds.keys().next().value));

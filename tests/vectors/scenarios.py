@@ -221,15 +221,31 @@ def answered() -> Iterator[Scenario]:
         sure(),
         asks=[{}, {}, {}],
     )
+    yield of(
+        "a held picture has expired, and the picture is refused",
+        *both,
+        problem("image_expired"),
+        problem("unreadable_image"),
+        model(),
+        sure(),
+        asks=[{}, {}, {}],
+    )
     yield of("a held picture is busy, then there", *both, problem("busy", "1"), sure(), asks=[{}, {}])
     yield of("a held picture is refused", *both, problem("forbidden"), asks=[{}, {}])
     yield of("a key of the caller's", *both, sure(), asks=[{"idempotency_key": "frame 7"}] * 2)
     yield of("a boundary that the picture holds", *both, picture={"start": "--0\r\n--1 "})
+    yield of("a boundary that the picture holds, but not the next", *both, picture={"start": "--0 "})
     yield of("a tall picture", *both, picture={"width": 3000, "height": 4000})
     yield of("a small picture", model(), sure(), picture={"width": 64, "height": 48, "bytes": 900})
     yield of("a thin picture", model(), sure(), picture={"width": 3000, "height": 3})
     yield of("a pixel budget", model(image={"max_pixels": 50_000}), sure())
     yield of("a server that takes anything", model(image={"max_width": 99_999, "max_height": 99_999}), sure())
+    yield of(
+        "a server that takes anything, and a huge picture",
+        model(image={"max_width": 99_999, "max_height": 99_999}),
+        sure(),
+        picture={"width": 20_000, "height": 15_000, "divisor": 20_000_000},
+    )
     yield of("a server that takes JPEG", model(image={"formats": ["image/jpeg", "image/png"]}), sure())
     yield of("a server that takes PNG", model(image={"formats": ["image/png"]}), sure())
     yield of("a server that takes no picture", model(image={"formats": []}))
@@ -366,6 +382,9 @@ def limited() -> Iterator[Scenario]:
     yield of(
         "a budget and bytes that were lost", model(), lost("network", uplink_bytes=700), max_uplink_bytes=1500
     )
+    yield of("a budget and a request that never left", model(), lost("connect"), sure(), max_uplink_bytes=900)
+    yield of("a budget that is met to the byte", model(), sure(), max_uplink_bytes=512 + 343 + 7)
+    yield of("a budget that is missed by a byte", model(), sure(), max_uplink_bytes=512 + 343 + 6)
     slow = {"after_s": 4.0}
     yield of("time for both stages", *[{**each, "after_s": 3.0} for each in both], timeout_s=10.0)
     yield of(

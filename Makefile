@@ -72,6 +72,8 @@ tests/web/node_modules/.ready: tests/web/package-lock.json
 test-web: $(VENV)/.dev tests/web/node_modules/.ready ## the page in Debian's chromium, before a real server (apt-get install chromium npm)
 	$(INSTALL) playwright
 	npm --prefix tests/web exec -- tsc -p tests/web
+	npm --prefix tests/web exec -- tsc -p edge_web
+	npm --prefix edge_web test
 	$(BIN)/python -m pytest -q -s -m slow tests/web
 
 screenshots: $(VENV)/.dev ## the page's pictures in docs/browser/, taken anew

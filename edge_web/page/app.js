@@ -1,6 +1,6 @@
 /** @file The page: connects what people do with the parts that do it. */
 
-import { Asking } from "./asking.js";
+import { Asking, whyDegraded } from "./asking.js";
 import { CameraError, hasCamera, takePhoto } from "./camera.js";
 import { UnreadableError, drawRegion, open, pictureIn } from "./photo.js";
 import { Bar } from "./progress.js";
@@ -86,14 +86,14 @@ async function ask() {
   setBusy(true);
   say("Making the small copy");
   try {
-    const reply = await asking.ask(asked.blob, question, {
+    const outcome = await asking.ask(asked.blob, question, {
       mode: field("mode").value,
       threshold: field("threshold").value === "" ? null : Number(field("threshold").value),
       key: field("key").value,
       signal: running.signal,
       on: events,
     });
-    finish(asked, question, reply);
+    finish(asked, question, outcome);
   } catch (error) {
     fail(error);
   } finally {
@@ -129,12 +129,12 @@ const events = {
 /**
  * @param {import("./photo.js").Photo} asked
  * @param {string} question
- * @param {import("./asking.js").Outcome} reply
+ * @param {import("./asking.js").Outcome} outcome
  */
-function finish(asked, question, reply) {
-  let words = verdict(reply, reply.domain);
+function finish(asked, question, { reply, domain, sent }) {
+  let words = verdict(reply, domain);
   const isSure = !reply.doubtful && !reply.degraded;
-  if (reply.degraded) words = `Not sure: the second look failed (${reply.degraded}). This is the first answer.`;
+  if (reply.degraded) words = `Not sure: the second look failed (${whyDegraded(reply.degraded)}). This is the first answer.`;
   showAnswer(reply.stage === 2 ? "second" : "first", reply.answer, words, isSure);
   if (reply.stage === 2) find("#first").classList.add("replaced");
   if (reply.roi) {
@@ -142,8 +142,8 @@ function finish(asked, question, reply) {
     drawRegion(image, reply.roi.pixels, /** @type {HTMLCanvasElement} */ (find("#crop")));
     find("#zoom").hidden = false;
   }
-  showBytes(reply.sent, asked.blob.size);
-  const bytes = reply.sent.reduce((sum, part) => sum + part.bytes, 0);
+  showBytes(sent, asked.blob.size);
+  const bytes = sent.reduce((sum, part) => sum + part.bytes, 0);
   const { thumbnail, name } = asked;
   remember({ thumbnail, name, question, answer: reply.answer, words, isSure, bytes, original: asked.blob.size });
 }

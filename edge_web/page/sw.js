@@ -3,8 +3,12 @@
 const CACHE = "second-glance-page";
 const PATIENCE_MS = 3000; // for the network, before a kept file is shown
 const FILES = [
-  "./", "app.css", "app.js", "asking.js", "camera.js", "copy.js", "icon-192.png", "icon-512.png", "icon.svg",
-  "manifest.webmanifest", "photo.js", "progress.js", "resize.js", "show.js", "words.js",
+  "./", "app.css", "app.js", "asking.js", "camera.js", "icon-192.png", "icon-512.png", "icon.svg",
+  "manifest.webmanifest", "photo.js", "progress.js", "show.js", "words.js",
+  ...[
+    "browser", "client", "conversation", "doubt", "encoding", "errors", "failures", "fit", "index", "known", "ledger",
+    "pictures", "replies", "reply", "resize", "retry", "settings", "sha256", "text", "wire",
+  ].map((name) => `src/${name}.js`),
 ];
 
 self.addEventListener("install", (event) => {

@@ -123,7 +123,7 @@ def test_sizes_are_the_python_edges(visit: Opener) -> None:
         cases.append((width, height, int(draw.integers(64, 900)), int(draw.integers(64, 900)), most))
     sizes = visit().page.evaluate(
         """async (cases) => {
-          const { fit } = await import("/app/copy.js");
+          const { fit } = await import("/app/src/fit.js");
           const limits = { min_side_pixels: 8, max_aspect_ratio: 16 };
           return cases.map(([width, height, max_width, max_height, max_pixels]) => {
             const size = fit(width, height, { max_width, max_height, max_pixels }, limits);
@@ -149,9 +149,9 @@ def test_a_hair_thin_picture_is_asked_about(visit: Opener) -> None:
 
 RESIZED = """async ([encoded, region, width, height]) => {
   const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
-  const { Picture } = await import("/app/copy.js");
-  const { resized } = await import("/app/resize.js");
-  const picture = await Picture.open(new Blob([bytes]));
+  const { BrowserPicture } = await import("/app/src/browser.js");
+  const { resized } = await import("/app/src/resize.js");
+  const picture = await BrowserPicture.open(new Blob([bytes]), Infinity);
   const [left, top, right, bottom] = region ?? [0, 0, picture.width, picture.height];
   const made = resized(picture.bitmap, { left, top, right, bottom }, width, height);
   picture.close();
@@ -345,6 +345,7 @@ def test_what_the_browser_cannot_open_is_said_with_a_remedy(visit: Opener, file:
     page.ask(TRUTH["coarse_question"])
     assert page.answer == TRUTH["coarse_answer"]
     page.choose(file)
+    page.page.wait_for_selector("#error:not([hidden])")
     assert words in page.text("#error")
     page.ask(TRUTH["coarse_question"])
     assert page.answer == TRUTH["coarse_answer"], "the photo that is still shown is asked about"
@@ -383,7 +384,8 @@ def test_a_region_outside_of_the_photo_is_not_cut(visit: Opener) -> None:
     page.choose(PHOTO)
     page.ask()
     assert [method for method, _ in page.bodies] == ["POST"]
-    assert "asks for a region that is not in the photo" in page.text("#first .verdict")
+    assert "names no box in the picture" in page.text("#first .verdict")
+    assert not page.page.is_visible("#region")
 
 
 def test_a_server_that_is_away_is_said_so(visit: Opener, url: str) -> None:
@@ -664,6 +666,7 @@ def test_a_copy_on_another_origin_asks_if_the_server_names_the_origin(
     visit: Opener, tmp_path: Path, is_named: bool
 ) -> None:
     shutil.copytree(ROOT / "edge_web" / "page", tmp_path / "site")
+    shutil.copytree(ROOT / "edge_web" / "src", tmp_path / "site" / "src")
     with static_host(tmp_path / "site") as site:
         origin = site if is_named else "https://app.example.com"
         with serving("--cors-origin", origin) as server:

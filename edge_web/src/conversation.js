@@ -1,0 +1,270 @@
+/**
+ * @file One question, both stages, without any I/O: what to send, what to make of the reply, when to try again.
+ *
+ * `Conversation.run` is a generator of steps; a driver performs them. It decides as the Python edge does, but for one
+ * thing: it measures no link, so encodings do not follow one and no region is declined as late beforehand.
+ */
+
+import { noteOfDoubt } from "./doubt.js";
+import { encode } from "./encoding.js";
+import { BadImageError, EdgeError, ExpiredError, ProtocolError, TimedOutError } from "./errors.js";
+import { failureOf } from "./failures.js";
+import { bounded, fit } from "./fit.js";
+import { Ledger } from "./ledger.js";
+import { parseInference, parseModel } from "./replies.js";
+import { Reply } from "./reply.js";
+import { waitBefore } from "./retry.js";
+import { firstRequest, modelRequest, patchRequest } from "./wire.js";
+
+/**
+ * @typedef {import("./wire.js").Send} Send
+ * @typedef {import("./wire.js").Encoded} Encoded
+ * @typedef {import("./replies.js").InferenceResponse} InferenceResponse
+ * @typedef {import("./replies.js").ModelResponse} ModelResponse
+ * @typedef {{kind: "pause", seconds: number, reason: string}} Pause before a retry
+ * @typedef {{kind: "compute", what: string, work: () => Promise<any>}} Compute
+ * @typedef {{kind: "answered", reply: InferenceResponse}} Answered a stage has answered
+ * @typedef {Send | Pause | Compute | Answered} Step
+ * @typedef {import("./failures.js").Arrived} Arrived
+ *
+ * @typedef {object} Original a picture, upright; `draw` gives a region of it (null: all) at a size, to be written
+ * @property {number} width
+ * @property {number} height
+ * @property {number | null} encoded_bytes
+ * @property {string[]} notes
+ * @property {() => Promise<string | null>} contentKey the same for the same file; null where there is no file
+ * @property {(pixels: import("./replies.js").PixelBox | null, size: {width: number, height: number}) =>
+ *   Promise<{width: number, height: number, write: import("./encoding.js").Write, close: () => void}>} draw
+ * @property {() => void} close
+ *
+ * @typedef {object} Surroundings
+ * @property {import("./known.js").KnownServer} known
+ * @property {import("./settings.js").Settings} settings
+ * @property {() => number} clock seconds
+ * @property {() => number} draw [0, 1)
+ * @property {() => number} nowMs since 1970
+ * @property {(bytes: number) => string} randomHex
+ */
+
+/** @template T @typedef {Generator<Step, T, any>} Steps */
+
+const LENGTH_DIGITS = 7; // of a Content-Length, where the body is not known yet; without one it is a digit
+/** @type {Encoded} */
+const NO_PICTURE = { data: new Uint8Array(), media_type: "image/jpeg", width: 1, height: 1 };
+
+/** Asks one question about one picture. Use once. */
+export class Conversation {
+  #open;
+  #question;
+  #terms;
+  #around;
+  #ledger;
+  #traceId;
+  /** @type {number | null} */
+  #deadline;
+
+  /**
+   * @param {() => Promise<Original>} open
+   * @param {string} question
+   * @param {import("./wire.js").Terms} terms
+   * @param {Surroundings} around
+   */
+  constructor(open, question, terms, around) {
+    this.#open = open;
+    this.#question = question;
+    this.#terms = terms;
+    this.#around = around;
+    this.#ledger = new Ledger(terms.max_uplink_bytes ?? null);
+    this.#traceId = around.randomHex(16);
+    this.#deadline = terms.timeout_s == null ? null : around.clock() + terms.timeout_s;
+  }
+
+  /** Throws EdgeError; once stage one has answered, only if `strict`. @returns {Steps<Reply>} */
+  *run() {
+    /** @type {Original} */
+    const original = yield* this.#timed("setup", this.#compute(this.#open, "opening the picture"));
+    try {
+      const model = yield* this.fetchModel();
+      const first = yield* this.#timed("stage1", this.#firstStage(original, model));
+      const [second, degraded] = yield* this.#secondOpinion(original, first);
+      const receipt = this.#ledger.receipt(original.encoded_bytes);
+      const doubt = noteOfDoubt(second ?? first);
+      const notes = doubt === null ? original.notes : [...original.notes, doubt];
+      return new Reply(first, second, receipt, degraded, notes, this.#traceId);
+    } finally {
+      original.close();
+    }
+  }
+
+  /** What the server takes; asked once for each client. @returns {Steps<ModelResponse>} */
+  *fetchModel() {
+    const { known } = this.#around;
+    if (known.model === null) {
+      const arrived = yield* this.#timed("setup", this.#call(modelRequest(this.#deadline)));
+      known.model = parseModel(arrived.body);
+    }
+    return known.model;
+  }
+
+  /** @template T @param {import("./reply.js").StageName} stage @param {Steps<T>} steps @returns {Steps<T>} */
+  *#timed(stage, steps) {
+    const started = this.#around.clock();
+    try {
+      return yield* steps;
+    } finally {
+      this.#ledger.addTime(stage, this.#around.clock() - started);
+    }
+  }
+
+  /** @template T @param {() => Promise<T>} work @param {string} what @returns {Steps<T>} */
+  *#compute(work, what) {
+    return yield { kind: "compute", what, work };
+  }
+
+  /** @param {Original} original @param {ModelResponse} model @returns {Steps<InferenceResponse>} */
+  *#firstStage(original, model) {
+    /** @type {string | null} */
+    const key = yield* this.#compute(() => original.contentKey(), "naming the picture");
+    const arrived = (yield* this.#askAboutHeld(original, key)) ?? (yield* this.#askWithImage(original, model));
+    const first = parseInference(arrived.body, 1, original);
+    this.#around.known.remember(key, first.image_id);
+    yield { kind: "answered", reply: first };
+    return first;
+  }
+
+  /** Null if the server no longer has it. @param {Original} original @param {string | null} key @returns {Steps<Arrived | null>} */
+  *#askAboutHeld(original, key) {
+    const { known } = this.#around;
+    const imageId = known.imageId(key);
+    if (imageId === null) return null;
+    try {
+      return yield* this.#call(this.#firstRequest(original, imageId));
+    } catch (error) {
+      if (!(error instanceof ExpiredError)) throw error;
+      known.forget(key);
+      return null;
+    }
+  }
+
+  /** @param {Original} original @param {ModelResponse} model @returns {Steps<Arrived>} */
+  *#askWithImage(original, model) {
+    const { settings, known } = this.#around;
+    const bare = this.#firstRequest(original, NO_PICTURE);
+    const picture = yield* this.#encode({
+      original,
+      pixels: null,
+      size: fit(original.width, original.height, bounded(model.image), /** @type {any} */ (model.limits)),
+      quality: settings.image_quality,
+      accepted: model.image.formats,
+      maxBytes: Math.min(model.image.max_bytes, model.limits.max_image_bytes - bare.body.length),
+      bare,
+      what: "picture",
+    });
+    try {
+      return yield* this.#call(this.#firstRequest(original, picture));
+    } catch (error) {
+      if (error instanceof BadImageError) known.model = null; // its budget was obeyed and refused: another model now?
+      throw error;
+    }
+  }
+
+  /** Stage two's reply, or why there is none. @param {Original} original @param {InferenceResponse} first
+   * @returns {Steps<[InferenceResponse | null, string | null]>} */
+  *#secondOpinion(original, first) {
+    if (first.status === "answered") return [null, null];
+    try {
+      return [yield* this.#timed("stage2", this.#secondStage(original, first)), null];
+    } catch (error) {
+      if (this.#terms.strict || !(error instanceof EdgeError)) throw error;
+      return [null, error.message];
+    }
+  }
+
+  /** @param {Original} original @param {InferenceResponse} first @returns {Steps<InferenceResponse>} */
+  *#secondStage(original, { roi, patch: offer }) {
+    if (roi === null || offer === null) {
+      throw new ProtocolError("the server wants a patch but names no box in the picture, or no address");
+    }
+    const { pixels } = roi;
+    const patch = yield* this.#encode({
+      original,
+      pixels,
+      size: fit(pixels.right - pixels.left, pixels.bottom - pixels.top, bounded(offer)),
+      quality: this.#around.settings.patch_quality,
+      accepted: offer.formats,
+      maxBytes: offer.max_bytes,
+      bare: patchRequest(offer.url, NO_PICTURE, this.#deadline),
+      what: "patch",
+    });
+    const arrived = yield* this.#call(patchRequest(offer.url, patch, this.#deadline));
+    const second = parseInference(arrived.body, 2, original);
+    if (second.status !== "answered") throw new ProtocolError("the server took the patch but did not answer");
+    yield { kind: "answered", reply: second };
+    return second;
+  }
+
+  /** @param {Original} original @param {Encoded | string} picture */
+  #firstRequest(original, picture) {
+    return firstRequest(this.#question, this.#terms, original, picture, this.#deadline, this.#around.randomHex);
+  }
+
+  /**
+   * Encode within the server's limit and what the caller's budget leaves beside `bare`.
+   *
+   * @param {{original: Original, pixels: import("./replies.js").PixelBox | null, size: {width: number, height: number},
+   *   quality: number, accepted: string[], maxBytes: number, bare: Send, what: string}} task
+   * @returns {Steps<Encoded>}
+   */
+  *#encode({ original, pixels, size, quality, accepted, maxBytes, bare, what }) {
+    const { format, min_quality } = this.#around.settings;
+    const room = this.#ledger.roomIn(bare);
+    const allowed = room === null ? maxBytes : Math.min(maxBytes, room - LENGTH_DIGITS);
+    const work = async () => {
+      const drawn = await original.draw(pixels, size);
+      try {
+        return await encode(drawn, { format, quality, min_quality }, accepted, allowed);
+      } finally {
+        drawn.close();
+      }
+    };
+    const encoded = yield* this.#compute(work, `preparing the ${what}`);
+    if (encoded.data.length > maxBytes) {
+      throw new BadImageError(`the ${what} does not fit the server's limit of ${maxBytes} bytes at any quality`);
+    }
+    return encoded; // `#call` refuses what the budget does not carry
+  }
+
+  /** Send until it succeeds or trying again makes no sense. @param {Send} bare @returns {Steps<Arrived>} */
+  *#call(bare) {
+    const { randomHex, nowMs } = this.#around;
+    const traceparent = `00-${this.#traceId}-${randomHex(8)}-01`;
+    const request = { ...bare, headers: { ...bare.headers, traceparent } }; // once: a retry repeats the exact bytes
+    for (let retried = 0; ; retried++) {
+      this.#ledger.check(request);
+      if (this.#isLate()) throw this.#tooLate();
+      /** @type {Arrived | import("./failures.js").Lost} */
+      const outcome = yield request;
+      this.#ledger.add(request, outcome, retried > 0);
+      const failure = failureOf(outcome, nowMs());
+      if (failure === null) return /** @type {Arrived} */ (outcome);
+      const seconds = this.#waitS(failure, retried, request);
+      if (seconds === null) throw this.#isLate() ? this.#tooLate() : failure.error; // whatever broke, it was patience
+      yield { kind: "pause", seconds, reason: failure.error.message };
+    }
+  }
+
+  #tooLate() {
+    return new TimedOutError(`no answer within ${this.#terms.timeout_s} s`);
+  }
+
+  #isLate(by = 0) {
+    return this.#deadline !== null && this.#around.clock() + by >= this.#deadline;
+  }
+
+  /** Null if there is no next attempt. @param {import("./failures.js").Failure} failure @param {number} retried @param {Send} request */
+  #waitS(failure, retried, request) {
+    if (!failure.retryable || !this.#ledger.canSend(request)) return null;
+    const seconds = waitBefore(this.#around.settings, retried, failure.retryAfterS, this.#around.draw);
+    return seconds === null || this.#isLate(seconds) ? null : seconds;
+  }
+}

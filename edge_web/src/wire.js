@@ -1,0 +1,146 @@
+/** @file The three requests of a conversation, as bytes to send. Knows the contract and not when to use it. */
+
+import { BadImageError, ProtocolError, UsageError } from "./errors.js";
+import { MAX_ORIGINAL_SIDE } from "./replies.js";
+import { hex, sha256 } from "./sha256.js";
+import { isWellFormed, lengthOf, quoted } from "./text.js";
+
+/**
+ * @typedef {object} Send one HTTP request; `deadline` is on the conversation's clock, in seconds
+ * @property {"send"} kind
+ * @property {"setup" | "stage1" | "stage2"} stage
+ * @property {"GET" | "POST" | "PUT"} method
+ * @property {string} path
+ * @property {Record<string, string>} headers
+ * @property {Uint8Array<ArrayBuffer>} body
+ * @property {number | null} deadline
+ *
+ * @typedef {object} Terms how to ask, as in Python
+ * @property {"auto" | "answer_only" | "always"} [mode]
+ * @property {number | null} [threshold] in nats
+ * @property {number | null} [timeout_s] for both stages together
+ * @property {number | null} [max_uplink_bytes] for everything sent, a head taken as 512 bytes
+ * @property {boolean} [strict] throw where stage two fails, instead of returning the draft answer
+ * @property {number | null} [max_new_tokens]
+ * @property {("tokens" | "relevance")[]} [include]
+ * @property {string | null} [idempotency_key] the same key, picture and terms: the first reply again
+ *
+ * @typedef {{data: Uint8Array<ArrayBuffer>, media_type: string, width: number, height: number}} Encoded
+ */
+
+// A path below the API, of plain segments: no other origin, no query, no `..` however it is written.
+const PATCH_URL = /^\/v1(?:\/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+$/;
+const MAX_PATCH_URL_CHARS = 512;
+const MAX_QUESTION_BYTES = 4096;
+const MODES = ["auto", "answer_only", "always"];
+const utf8 = new TextEncoder();
+const EMPTY = new Uint8Array();
+
+/** @param {number | null} deadline @returns {Send} */
+export function modelRequest(deadline) {
+  return { kind: "send", stage: "setup", method: "GET", path: "/v1/model", headers: {}, body: EMPTY, deadline };
+}
+
+/**
+ * @param {string} question @param {Terms} terms @param {{width: number, height: number}} size of the original
+ * @param {Encoded | string} picture the small copy, or the server's name for it
+ * @param {number | null} deadline @param {(bytes: number) => string} randomHex
+ * @returns {Send}
+ */
+export function firstRequest(question, terms, size, picture, deadline, randomHex) {
+  const document = documentOf(question, terms, size, typeof picture === "string" ? picture : null);
+  /** @type {Record<string, Uint8Array>} */
+  const contents = typeof picture === "string" ? { request: document } : { request: document, image: picture.data };
+  const { boundary, body } = multipart(contents);
+  const headers = {
+    "Content-Type": `multipart/form-data; boundary=${boundary}`,
+    "Idempotency-Key": idempotencyKey(terms, Object.values(contents), randomHex),
+  };
+  return { kind: "send", stage: "stage1", method: "POST", path: "/v1/inferences", headers, body, deadline };
+}
+
+/** @param {string} url @param {Encoded} patch @param {number | null} deadline @returns {Send} */
+export function patchRequest(url, patch, deadline) {
+  if (lengthOf(url) > MAX_PATCH_URL_CHARS || !PATCH_URL.test(url)) {
+    const start = Array.from(url.slice(0, 160)).slice(0, 80).join("");
+    throw new ProtocolError(`the server offers a patch address outside its own API: ${quoted(start)}`);
+  }
+  const headers = { "Content-Type": patch.media_type };
+  return { kind: "send", stage: "stage2", method: "PUT", path: url, headers, body: patch.data, deadline };
+}
+
+/**
+ * Return a boundary and the body, as short as RFC 7578 allows. The boundary is the first number whose delimiter no
+ * content holds, so that no picture can end a part.
+ *
+ * @param {Record<string, Uint8Array>} contents
+ */
+export function multipart(contents) {
+  let boundary = 0;
+  while (Object.values(contents).some((content) => holds(content, utf8.encode(`--${boundary}`)))) boundary++;
+  const pieces = Object.entries(contents).flatMap(([name, content]) => [
+    utf8.encode(`--${boundary}\r\nContent-Disposition: form-data; name="${name}"\r\n\r\n`), content, utf8.encode("\r\n"),
+  ]);
+  return { boundary: String(boundary), body: joined([...pieces, utf8.encode(`--${boundary}--\r\n`)]) };
+}
+
+/** @param {Uint8Array[]} pieces */
+export function joined(pieces) {
+  const whole = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return whole;
+}
+
+/** @param {Uint8Array} content @param {Uint8Array} wanted */
+function holds(content, wanted) {
+  for (let at = content.indexOf(wanted[0]); at >= 0; at = content.indexOf(wanted[0], at + 1)) {
+    if (wanted.every((byte, index) => content[at + index] === byte)) return true;
+  }
+  return false;
+}
+
+/** The caller's key made one of this very payload. @param {Terms} terms @param {Uint8Array[]} parts @param {(bytes: number) => string} randomHex */
+function idempotencyKey(terms, parts, randomHex) {
+  if (terms.idempotency_key == null) return randomHex(8);
+  return hex(sha256(joined([utf8.encode(terms.idempotency_key), ...parts.map(sha256)])));
+}
+
+/** @param {string} question @param {Terms} terms @param {{width: number, height: number}} size @param {string | null} imageId */
+function documentOf(question, terms, { width, height }, imageId) {
+  if (Math.max(width, height) > MAX_ORIGINAL_SIDE) {
+    throw new BadImageError(`the picture has ${width}x${height} pixels; a side has at most 1,000,000`);
+  }
+  checkTerms(question, terms);
+  const { mode = "auto", threshold = null, max_new_tokens = null, include = [] } = terms;
+  return utf8.encode(JSON.stringify({
+    question,
+    image: { width, height },
+    ...(imageId !== null && { image_id: imageId }),
+    ...(mode !== "auto" && { mode }),
+    ...(threshold !== null && { gate: { threshold } }),
+    ...(max_new_tokens !== null && { max_new_tokens }),
+    ...(include.length > 0 && { include }),
+  }));
+}
+
+/** @param {string} question @param {Terms} terms */
+function checkTerms(question, terms) {
+  const need = (/** @type {boolean} */ isRight, /** @type {string} */ message) => {
+    if (!isRight) throw new UsageError(message);
+  };
+  const bytes = utf8.encode(question).length;
+  need(bytes > 0 && bytes <= MAX_QUESTION_BYTES, `question: it holds 1 to ${MAX_QUESTION_BYTES} bytes of UTF-8`);
+  need(isWellFormed(question), "question: it holds half a character");
+  need(!question.includes("\0"), "question: it holds no NUL characters");
+  need(terms.mode === undefined || MODES.includes(terms.mode), `mode: it is one of ${MODES.join(", ")}`);
+  need(terms.threshold == null || (terms.threshold >= 0 && terms.threshold < Infinity), "threshold: it is 0 or more");
+  need(terms.max_new_tokens == null || (Number.isInteger(terms.max_new_tokens) && terms.max_new_tokens >= 1),
+    "max_new_tokens: it is 1 or more");
+  const include = terms.include ?? [];
+  need(include.length <= 2 && include.every((each) => each === "tokens" || each === "relevance"),
+    'include: it names "tokens" or "relevance"');
+}

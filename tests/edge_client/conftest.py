@@ -114,6 +114,7 @@ class ScriptedServer:
         self.formats = MEDIA_TYPES
         self.held: set[str] = set()
         self.is_sure = False
+        self.headers: dict[str, str] = {}
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         route = {"GET": "model", "POST": "first", "PUT": "patch"}[request.method]
@@ -206,7 +207,7 @@ class ScriptedServer:
         )
         document = json.loads(response.model_dump_json())
         document["from_a_newer_server"] = True
-        return httpx.Response(200, json=document)
+        return httpx.Response(200, json=document, headers=self.headers)
 
 
 class Live:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 from PIL import Image
 from starlette.datastructures import Headers
 
@@ -128,14 +130,40 @@ def test_without_a_deadline_none_is_sent_and_a_day_is_sent_as_the_longest_that_s
     assert server.requests["patch"][-1].headers["x-deadline-ms"] == str(MAX_DEADLINE_MS)
 
 
-def test_a_conversation_is_one_trace_and_each_request_a_span_of_it(ask, server, photo) -> None:
+def of_trace(server: Any) -> list[str]:
+    """The trace header of every request."""
+    return [request.headers["traceparent"] for requests in server.requests.values() for request in requests]
+
+
+@pytest.mark.parametrize("kind", ["blocking", "async"])
+def test_a_conversation_is_one_trace_and_each_request_a_span_of_it(kind, server, settings, photo) -> None:
+    ask = Asker(kind, server, settings.model_copy(update={"trace": True}))
     replies = [ask(photo), ask(photo)]
-    sent = [request.headers["traceparent"] for requests in server.requests.values() for request in requests]
-    contexts = [parse_traceparent(Headers({"traceparent": value})) for value in sent]
+    contexts = [parse_traceparent(Headers({"traceparent": value})) for value in of_trace(server)]
     assert None not in contexts, "the server's own reader takes them"
     assert len({context.span_id for context in contexts}) == len(contexts) == 5
     assert {context.trace_id for context in contexts} == {reply.trace_id for reply in replies}
     assert len({reply.to_dict()["trace_id"] for reply in replies}) == 2
+
+
+def test_without_tracing_no_bytes_go_into_it_and_the_server_names_the_trace(ask, server, photo) -> None:
+    """70 bytes of each request named a trace that nobody had asked for."""
+    named = f"00-{'a' * 32}-{'b' * 16}-00"
+    server.headers = {"traceresponse": named}
+    assert ask(photo).trace_id == "a" * 32
+    server.headers = {"traceresponse": named + "\x1b[2J"}
+    assert ask(photo).trace_id == ""
+    assert not any("traceparent" in sent.headers for sent in itertools.chain(*server.requests.values()))
+
+
+def test_the_callers_own_span_is_gone_on_with(ask, server, photo) -> None:
+    with TracerProvider().get_tracer("test").start_as_current_span("of the caller") as span:
+        reply = ask(photo)
+    ids = span.get_span_context()
+    assert reply.trace_id == f"{ids.trace_id:032x}"
+    assert set(of_trace(server)) == {f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.trace_flags:02x}"}
+    ask(photo)
+    assert "traceparent" not in server.requests["first"][-1].headers
 
 
 def test_terms_reach_the_server(ask, server, photo) -> None:

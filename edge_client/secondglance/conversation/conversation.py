@@ -10,7 +10,6 @@ Not covered: a second round. One region is asked for and sent.
 from __future__ import annotations
 
 import random
-import secrets
 import time
 from collections.abc import Callable, Collection, Generator
 from typing import Any, TypeAlias, TypeVar
@@ -39,6 +38,12 @@ from secondglance.conversation.steps import (
     Step,
     Token,
     TokenTeller,
+)
+from secondglance.conversation.tracing import (
+    TRACERESPONSE_HEADER,
+    Trace,
+    trace_of_caller,
+    traced_by_server,
 )
 from secondglance.doubt import note_of_doubt
 from secondglance.errors import (
@@ -99,7 +104,8 @@ class Conversation:
         self._clock = clock
         self._draw = draw
         self._on_token = on_token
-        self._trace_id = secrets.token_hex(16)
+        self._trace = trace_of_caller() or (Trace.begun() if settings.trace else None)
+        self._trace_id = "" if self._trace is None else self._trace.trace_id
         self._encodings = EncodingChoice(settings, known.link)
         self._deadline = None if ask.timeout_s is None else clock() + ask.timeout_s
         self._ledger = Ledger(clock, max_uplink_bytes=ask.max_uplink_bytes, size_on_wire=size_on_wire)
@@ -144,6 +150,7 @@ class Conversation:
             first = parse_inference(arrived, stage=1, size=original.size)
             self._learn(arrived, first.timing_ms)
             self._known.remember_image(key, first.image_id)
+            self._trace_id = self._trace_id or traced_by_server(arrived.headers.get(TRACERESPONSE_HEADER, ""))
             yield Answered(first)
             return first
 
@@ -282,8 +289,9 @@ class Conversation:
         return encoded  # `_call` refuses what the budget does not carry
 
     def _dressed(self, request: Send) -> Send:
-        """Return `request` with its place in the trace and, if tokens are wanted, the wish for a stream."""
-        request = traced(request, self._trace_id)
+        """Return `request` with its place in a trace and, if tokens are wanted, the wish for a stream."""
+        if self._trace is not None:
+            request = traced(request, self._trace)
         if self._on_token is None or request.stage == "setup":
             return request
         return streamed(request, TokenTeller(1 if request.stage == "stage1" else 2, self._on_token))

@@ -13,6 +13,7 @@ from typing import TypedDict
 from pydantic import ValidationError
 
 from secondglance.conversation.steps import BodyPart, Send, TokenTeller
+from secondglance.conversation.tracing import Trace
 from secondglance.errors import BadImageError, ProtocolError, UsageError
 from secondglance.pictures.encoding import Encoded
 from secondglance.pictures.orientation import Size
@@ -102,10 +103,9 @@ def patch_request(url: str, patch: Encoded, *, deadline: float | None) -> Send:
     return Send("stage2", "PUT", url, headers, patch.data, (part,), deadline)
 
 
-def traced(request: Send, trace_id: str) -> Send:
-    """`request` as a span of the conversation's trace, which the server continues: W3C Trace Context."""
-    headers = {**request.headers, TRACEPARENT_HEADER: f"00-{trace_id}-{secrets.token_hex(8)}-01"}
-    return replace(request, headers=headers)
+def traced(request: Send, trace: Trace) -> Send:
+    """Return `request` as a part of a trace, which the server continues."""
+    return replace(request, headers={**request.headers, TRACEPARENT_HEADER: trace.traceparent()})
 
 
 def streamed(request: Send, teller: TokenTeller) -> Send:

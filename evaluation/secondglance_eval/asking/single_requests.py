@@ -6,7 +6,6 @@ a failed request ends the run, which can be resumed. The headers are the client'
 
 from __future__ import annotations
 
-import secrets
 import time
 from types import TracebackType
 from typing import Self
@@ -15,7 +14,7 @@ import httpx
 
 from secondglance.client import drop_needless, headers_of
 from secondglance.conversation.failures import failure_of
-from secondglance.conversation.requests import Ask, first_request, patch_request, traced
+from secondglance.conversation.requests import Ask, first_request, patch_request
 from secondglance.conversation.steps import Arrived, Send
 from secondglance.errors import ServerUnavailableError
 from secondglance.pictures.encoding import Encoded
@@ -59,7 +58,6 @@ class SingleRequests:
         return self._exchange(patch_request(offer.url, patch, deadline=None))
 
     def _exchange(self, send: Send) -> tuple[InferenceResponse, StageCost]:
-        send = traced(send, secrets.token_hex(16))
         began = time.perf_counter()
         with measuring() as counted:
             try:

@@ -308,6 +308,10 @@ class ModelResponse(_Wire):
     domain: str | None = Field(
         default=None, max_length=1024, description="What the model can answer, in words; null: not known."
     )
+    raw_image: bool = Field(
+        default=False,
+        description="Whether POST also takes the image as its body and the request in header `X-Question`.",
+    )
 
 
 class Problem(_Wire):

@@ -114,6 +114,8 @@ class ScriptedServer:
         self.formats = MEDIA_TYPES
         self.held: set[str] = set()
         self.is_sure = False
+        self.raw_image = True
+        self.max_header_bytes = 16_384
         self.headers: dict[str, str] = {}
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -129,7 +131,10 @@ class ScriptedServer:
 
     @staticmethod
     def parts(request: httpx.Request) -> dict[str, bytes]:
-        """The multipart parts of a POST, by name; read by the standard library, not by our encoder's twin."""
+        """The request and picture of a POST; parts are read by the standard library, not by our twin."""
+        if "x-question" in request.headers:
+            named = {"request": request.headers["x-question"].encode()}
+            return named | ({"image": request.content} if "content-type" in request.headers else {})
         head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
         message = message_from_bytes(head + request.content)
         return {
@@ -145,6 +150,7 @@ class ScriptedServer:
             "max_image_bytes": 2**22,
             "max_aspect_ratio": 200.0,
             "min_side_pixels": 2,
+            "max_header_bytes": self.max_header_bytes,
         }
         model = ModelResponse(
             protocol_version=PROTOCOL_VERSION,
@@ -154,6 +160,7 @@ class ScriptedServer:
             patch=budget(self.patch_side),
             gate=DefaultGate(metric="min_entropy", aggregate="max", threshold=0.5),
             limits=Limits(**limits),
+            raw_image=self.raw_image,
         )
         return httpx.Response(200, content=model.model_dump_json())
 

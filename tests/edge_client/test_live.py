@@ -116,7 +116,7 @@ def test_framing_is_lean_as_the_relay_counts_it(live, relay_to, photo) -> None:
     assert receipt.uplink_bytes == relay.passed.up
     assert setup.stage == "setup"
     assert receipt.setup.uplink_bytes <= 60
-    assert receipt.stage1.uplink_bytes - len(stage1.parts[-1].data) <= 365
+    assert receipt.stage1.uplink_bytes - len(stage1.parts[-1].data) <= 245
     assert receipt.stage2.uplink_bytes - len(stage2.body) <= 140
 
 

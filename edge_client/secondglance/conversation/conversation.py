@@ -23,6 +23,7 @@ from secondglance.conversation.replies import image_budget, parse_inference, par
 from secondglance.conversation.requests import (
     Ask,
     first_request,
+    header_room,
     model_request,
     patch_request,
     streamed,
@@ -58,7 +59,7 @@ from secondglance.pictures.encoding import Encoded, Recipe, encode
 from secondglance.pictures.original import ImageSource, Original
 from secondglance.reply import Reply
 from secondglance.settings import EdgeSettings
-from secondglance_protocol.protocol import MediaType
+from secondglance_protocol.protocol import QUESTION_HEADER, MediaType
 from secondglance_protocol.wire import InferenceResponse, ModelResponse, PatchOffer, Roi, TimingMs
 
 T = TypeVar("T")
@@ -75,7 +76,7 @@ def _no_picture() -> Encoded:
 
 def typical_size(request: Send) -> int:
     """Return the bytes that `request` takes on the wire with a usual head: a guess where nobody sends it."""
-    return _HEAD_BYTES + len(request.body)
+    return _HEAD_BYTES + len(request.headers.get(QUESTION_HEADER, "")) + len(request.body)
 
 
 class Conversation:
@@ -144,7 +145,7 @@ class Conversation:
     def _first_stage(self, original: Original, model: ModelResponse) -> Steps[InferenceResponse]:
         with self._ledger.stage("stage1"):
             key: str | None = yield Compute(original.content_key, "naming the picture")
-            arrived = yield from self._ask_about_held_image(original, key)
+            arrived = yield from self._ask_about_held_image(original, key, model)
             if arrived is None:
                 arrived = yield from self._ask_with_image(original, model)
             first = parse_inference(arrived, stage=1, size=original.size)
@@ -154,13 +155,15 @@ class Conversation:
             yield Answered(first)
             return first
 
-    def _ask_about_held_image(self, original: Original, key: str | None) -> Steps[Arrived | None]:
+    def _ask_about_held_image(
+        self, original: Original, key: str | None, model: ModelResponse
+    ) -> Steps[Arrived | None]:
         """Ask without an upload if the server was sent this picture before; None if it no longer has it."""
         image_id = self._known.image_id(key)
         if image_id is None:
             return None
         try:
-            return (yield from self._call(self._first_request(original, image_id)))
+            return (yield from self._call(self._first_request(original, image_id, model)))
         except ExpiredError:
             self._known.forget_image(key)
             return None
@@ -168,7 +171,7 @@ class Conversation:
     def _ask_with_image(self, original: Original, model: ModelResponse) -> Steps[Arrived]:
         picture = yield from self._global_image(original, model)
         try:
-            return (yield from self._call(self._first_request(original, picture)))
+            return (yield from self._call(self._first_request(original, picture, model)))
         except BadImageError:
             self._known.model = None  # its budget was obeyed and refused: it may have another model now
             raise
@@ -234,13 +237,15 @@ class Conversation:
             server_s = sum(served.model_dump(exclude=later).values()) / 1000 if served else None
             self._known.link.add(arrived.uplink_bytes, arrived.waited_s, server_s)
 
-    def _first_request(self, original: Original, picture: Encoded | str) -> Send:
-        return first_request(self._ask, original.size, picture, deadline=self._deadline)
+    def _first_request(self, original: Original, picture: Encoded | str, model: ModelResponse) -> Send:
+        return first_request(
+            self._ask, original.size, picture, deadline=self._deadline, header_room=header_room(model)
+        )
 
     def _global_image(self, original: Original, model: ModelResponse) -> Steps[Encoded]:
         budget = image_budget(model)
         recipe, scale = self._encodings.for_image()
-        bare = self._first_request(original, _no_picture())
+        bare = self._first_request(original, _no_picture(), model)
         return (
             yield from self._encode(
                 lambda: original.global_image(budget.scaled(scale)),

@@ -40,8 +40,8 @@ class Asker:
         self._settings = settings.model_copy(update={"remembered_images": 0, "link_aware": False})
         self._score = score
         self._edge = EdgeClient(url, settings=self._settings)
-        self._wire = SingleRequests(url, self._settings)
         self.model: ModelResponse = self._edge.model()
+        self._wire = SingleRequests(url, self._settings, self.model)
 
     def __enter__(self) -> Self:
         return self

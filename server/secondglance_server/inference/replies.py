@@ -137,6 +137,7 @@ def model_response(info: EngineInfo, settings: ServerSettings) -> ModelResponse:
         ),
         answers_only=info.answers_only,
         domain=info.domain,
+        raw_image=True,
     )
 
 

@@ -80,7 +80,12 @@ class EdgeSettings(BaseSettings):
     @property
     def may_adapt(self) -> bool:
         """Whether encodings may follow the link: nobody has said which they shall be."""
-        return self.link_aware and not self.model_fields_set & _ENCODING
+        return self.link_aware and self.may_follow_recipes
+
+    @property
+    def may_follow_recipes(self) -> bool:
+        """Whether encodings may be those that the server names as best for its model."""
+        return not self.model_fields_set & _ENCODING
 
     @property
     def image_recipe(self) -> Recipe:

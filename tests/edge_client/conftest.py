@@ -36,6 +36,7 @@ from secondglance_protocol.wire import (
     PatchOffer,
     PixelBox,
     Problem,
+    Recipes,
     Roi,
     TimingMs,
     Usage,
@@ -116,6 +117,7 @@ class ScriptedServer:
         self.is_sure = False
         self.raw_image = True
         self.max_header_bytes = 16_384
+        self.recipes: Recipes | None = None
         self.headers: dict[str, str] = {}
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -161,6 +163,7 @@ class ScriptedServer:
             gate=DefaultGate(metric="min_entropy", aggregate="max", threshold=0.5),
             limits=Limits(**limits),
             raw_image=self.raw_image,
+            recipes=self.recipes,
         )
         return httpx.Response(200, content=model.model_dump_json())
 

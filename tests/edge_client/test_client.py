@@ -34,7 +34,7 @@ from secondglance.conversation.steps import Pause
 from secondglance.pictures.original import Original
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.protocol import MAX_DEADLINE_MS, PROTOCOL_VERSION
-from secondglance_protocol.wire import InferenceRequest
+from secondglance_protocol.wire import EncodingRecipe, InferenceRequest, Recipes
 from secondglance_server.telemetry.tracing import parse_traceparent
 
 Ask = Callable[..., Reply]
@@ -164,6 +164,19 @@ def test_the_callers_own_span_is_gone_on_with(ask, server, photo) -> None:
     assert set(of_trace(server)) == {f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.trace_flags:02x}"}
     ask(photo)
     assert "traceparent" not in server.requests["first"][-1].headers
+
+
+def test_the_servers_recipes_are_followed_to_the_pixel(ask, server, photo) -> None:
+    server.pixels = type(server.pixels)(left=0, top=0, right=460, bottom=460)
+    server.recipes = Recipes(
+        image=EncodingRecipe(format="jpeg", quality=20, scale=0.5),
+        patch=EncodingRecipe(format="webp", quality=50, scale=0.25),
+    )
+    assert ask(photo).stage == 2
+    image = Image.open(io.BytesIO(server.parts(server.requests["first"][0])["image"]))
+    patch = Image.open(io.BytesIO(server.requests["patch"][0].content))
+    assert (image.format, image.size) == ("JPEG", (112, 84))
+    assert (patch.format, patch.size) == ("WEBP", (112, 112))
 
 
 def test_terms_reach_the_server(ask, server, photo) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import secondglance_server.inference.decoding
 from secondglance_protocol.defaults import DEFAULT_LIMITS
+from secondglance_protocol.wire import EncodingRecipe, Recipes
 from secondglance_server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
 from secondglance_server.engine.protocol import LocalizationDefaults
 from secondglance_server.settings import ServerSettings
@@ -422,6 +423,15 @@ async def test_an_empty_answer_and_a_skipped_second_stage_have_reasons(
     assert (seen["status"], seen["doubtful"], seen["reason"]) == ("answered", True, "original_seen")
     engine.script = FakeScript(draft_entropy_nats=0.01)
     assert (await asked(client, image={"width": 336, "height": 252}))["reason"] is None
+
+
+async def test_the_models_recipes_are_advertised(client: httpx.AsyncClient) -> None:
+    patch = EncodingRecipe(format="webp", quality=50, scale=0.7)
+    engine = FakeEngine(info=replace(FAKE_INFO, recipes=Recipes(patch=patch)))
+    async with running_client(engine) as measured:
+        model = (await measured.get("/v1/model")).json()
+    assert model["recipes"] == {"image": None, "patch": {"format": "webp", "quality": 50, "scale": 0.7}}
+    assert (await client.get("/v1/model")).json()["recipes"] is None
 
 
 async def test_the_models_domain_is_advertised() -> None:

@@ -117,6 +117,7 @@ class Conversation:
             original = yield from self._open()
         try:
             model = yield from self.fetch_model()
+            self._encodings = EncodingChoice(self._settings, self._known.link, model.recipes)
             first = yield from self._first_stage(original, model)
             second, degraded = yield from self._second_opinion(original, first)
             receipt = self._ledger.receipt(original.encoded_bytes)
@@ -259,7 +260,7 @@ class Conversation:
 
     def _patch(self, original: Original, roi: Roi, offer: PatchOffer, recipe: Recipe) -> Steps[Encoded]:
         pixels = (roi.pixels.left, roi.pixels.top, roi.pixels.right, roi.pixels.bottom)
-        budget = patch_budget(offer)
+        budget = patch_budget(offer).scaled(self._encodings.patch_scale)
         return (
             yield from self._encode(
                 lambda: original.patch(pixels, budget),

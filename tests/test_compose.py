@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pathlib
 import re
 import subprocess
@@ -12,7 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
 
+from secondglance.cli import app
+from secondglance.watching.pulse import StatusFile
 from secondglance_server.settings import ServerSettings
 from secondglance_vllm_capture import TESTED_VLLM
 from tests.needs import needs_program
@@ -200,3 +204,54 @@ def test_docker_compose_reads_the_file_as_we_do() -> None:
     assert services.keys() == SERVICES.keys()
     for service in services.values():
         assert offences(service) == []
+
+
+WATCH = ROOT / "deploy" / "watch.compose.yml"
+
+
+@needs_program("docker-compose", package="docker-compose")
+def test_the_watch_for_boards_holds_to_the_policy_and_needs_to_know_its_server() -> None:
+    """Its pictures are read-only; its own volume is the only thing that it may write to."""
+    command = ["docker-compose", "-f", str(WATCH), "config"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SECONDGLANCE")}
+    without = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+    assert without.returncode != 0
+    assert "http://SERVER:8000" in without.stderr
+    environment["SECONDGLANCE_URL"] = "http://server.example:8000"
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    (service,) = yaml.safe_load(shown.stdout)["services"].values()
+    assert [volume for volume in service["volumes"] if not _is_harmless(volume)] == ["state:/state:rw"]
+    service["volumes"] = []
+    assert offences(service) == []
+
+
+def test_the_watch_for_boards_is_unhealthy_when_it_fails_or_is_silent(tmp_path: pathlib.Path) -> None:
+    """The health check itself, on status files as a watch writes them."""
+    (kind, script) = yaml.safe_load(WATCH.read_text())["services"]["watch"]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    path = tmp_path / "status.json"
+    script = script.replace("$$", "$").replace("/state/status.json", str(path))
+
+    def is_healthy() -> bool:
+        return subprocess.run(["sh", "-c", script], capture_output=True, check=False).returncode == 0
+
+    assert not is_healthy()
+    file = StatusFile(path)
+    assert not is_healthy()
+    file.write({"is_well": True, "waiting": 0})
+    assert is_healthy()
+    os.utime(path, (0, 0))
+    assert not is_healthy()
+    file.write({"is_well": False, "waiting": 0})
+    assert not is_healthy()
+
+
+def test_the_watch_for_boards_is_started_as_the_command_line_has_it() -> None:
+    """Every option of its command exists, and its state's folder belongs to the image's user."""
+    words = yaml.safe_load(WATCH.read_text())["services"]["watch"]["command"]
+    assert words[:2] == ["watch", "/pictures"]
+    known = {option for parameter in get_command(app).commands["watch"].params for option in parameter.opts}
+    assert {word.partition("=")[0] for word in words[2:]} <= known
+    assert "--owner=edge --group=edge /state" in (ROOT / "Dockerfile.edge").read_text()

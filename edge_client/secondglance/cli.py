@@ -11,6 +11,8 @@ Exit codes: 0 ok, 1 some of many failed, 2 usage, 65 bad image, 69 server unavai
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -91,7 +93,10 @@ def _secondglance(
 
 
 def main() -> None:
-    """Entry point of `secondglance`."""
+    """Entry point of `secondglance`. What a terminal's encoding lacks becomes an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="secondglance")
 
 

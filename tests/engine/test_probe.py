@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from secondglance_server.engine.generic.grids import Grid, Seen, centred, corner
 from secondglance_server.engine.generic.probe import ENOUGH, Sensitivity, find_grid, hit_rate
 from secondglance_server.engine.generic.stock import StockEngine
 from secondglance_server.engine.loader import load_engine
+from secondglance_server.engine.prefix import PrefixEngine
 from tests.engine.types import free, squares
 from tests.engine.types.row import build
 
@@ -133,3 +135,37 @@ def test_an_engine_that_answers_otherwise_runs_whole_prompts(
     assert isinstance(engine, StockEngine)
     assert engine.info.answers_only is None
     assert any("every prompt runs whole" in note for note in engine.info.notes)
+
+
+# transformers' own, as in test_types.py
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "paligemma"])
+def test_m7_a_logits_processor_is_honoured_or_said_on_the_generic_path(
+    model_type: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """M7: a shared prefix ignored a repetition penalty in silence, or the probe called it a wrong cache."""
+    directory = tmp_path_factory.mktemp(model_type)
+    build(model_type, ROWS[model_type], directory)
+    plain = load_engine(str(directory), device="cpu", dtype="float32")
+    path = directory / "generation_config.json"
+    config = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**config, "repetition_penalty": 1.5}))
+    engine = load_engine(str(directory), device="cpu", dtype="float32")
+    assert type(engine) is type(plain)
+    said = any("repetition_penalty=1.5 is not applied" in note for note in engine.info.notes)
+    assert said == isinstance(engine, PrefixEngine)
+
+
+def test_a_rule_without_a_grid_for_odd_sizes_is_not_taken(
+    adapter: GenericAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A type whose rule held for a wide and a tall picture failed at 101 x 37, with a client's picture."""
+    sizes = generic_load.probe_sizes(adapter.image)
+    found = find_grid(adapter, sizes)
+
+    def round_only(rule: Any) -> Any:
+        return lambda seen: None if (seen.width, seen.height) == (101, 37) else rule(seen)
+
+    monkeypatch.setattr(probe, "rules", lambda: [("round sizes", round_only(found.rule))])
+    with pytest.raises(ValueError, match="names a grid"):
+        find_grid(adapter, sizes)

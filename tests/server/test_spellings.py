@@ -38,12 +38,14 @@ PATHS = [
     "/v1/inferences",
     "/v1/inferences/inf_1",
     "/v1/inferences/inf_1/patch",
+    "/app",
+    "/app/app.js",
 ]
 METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "post", "PUTT"]
 KEYS = [key_entry("asks", "asks"), key_entry("scrapes", "scrapes", scope="metrics")]
 
 # Written down once more, for what the app believes is tested here.
-OPEN = {"/healthz", "/readyz"}
+OPEN = {"/healthz", "/readyz", "/app", "/app/{file:path}"}
 STAGES = {("POST", "/v1/inferences"), ("PUT", "/v1/inferences/{inference_id}/patch")}
 
 
@@ -127,7 +129,7 @@ def spied(app: FastAPI) -> Ran:
 
 @asynccontextmanager
 async def listening(**settings: Any) -> AsyncIterator[tuple[FastAPI, Ran, int]]:
-    app = create_app(ServerSettings(port=0, **settings), FakeEngine())
+    app = create_app(ServerSettings(port=0, page=True, **settings), FakeEngine())
     ran = spied(app)
     server = uvicorn.Server(uvicorn_config(app, app.state.server.settings))
     serving = asyncio.create_task(server.serve())
@@ -175,9 +177,12 @@ async def walk(port: int, ran: Ran, log: io.StringIO, cases: list[tuple[str, str
 
 
 def test_the_rules_name_routes_that_are_there() -> None:
-    there = {route.path for route in create_app(ServerSettings()).routes}  # type: ignore[attr-defined]
+    there = {route.path for route in create_app(ServerSettings(page=True)).routes}  # type: ignore[attr-defined]
     assert there >= set(_RULES) | {template for _, template in _STAGES}
-    assert set(PATHS) == {template.replace("{inference_id}", "inf_1") for template in there}
+    named = {
+        template.replace("{inference_id}", "inf_1").replace("{file:path}", "app.js") for template in there
+    }
+    assert set(PATHS) == named
     assert len(CASES) >= 2000
 
 

@@ -239,12 +239,11 @@ def _print_json(record: Mapping[str, Any]) -> None:
 
 
 def _print(line: str) -> None:
-    """Write a line to stdout, whatever its encoding. Raises UsageError where it cannot be written."""
+    """Write a line to stdout. Raises UsageError where it cannot be written."""
     from secondglance.errors import UsageError
 
-    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        print(line, flush=True)
     except OSError as exc:
         with suppress(OSError, ValueError):  # or Python would try again when it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

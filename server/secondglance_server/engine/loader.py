@@ -40,6 +40,7 @@ from secondglance_server.engine.checkpoint.refusals import refusal
 from secondglance_server.engine.checkpoint.weights import read_weights, refuse_broken_settings
 from secondglance_server.engine.generic.load import choose_template, placeholder_or_none, serve
 from secondglance_server.engine.generic.processor import load_processor
+from secondglance_server.engine.greedy import ignored_settings, note_of
 from secondglance_server.engine.kv_cache import full_layers
 from secondglance_server.engine.model_defaults import LocalizationSection, ModelDefaults, read_model_defaults
 from secondglance_server.engine.placement import (
@@ -70,25 +71,6 @@ READER = "reader"
 READER_WEIGHTS = pathlib.Path(__file__).parent / "reader" / "weights"
 _OWN_MODELS = {EMBEDDED: EMBEDDED_WEIGHTS, READER: READER_WEIGHTS}
 _MAX_NEW_TOKENS = 256
-# of a model's generation_config: what acts on greedy logits, with the values that leave them as they are
-_LOGITS_SETTINGS: dict[str, tuple[Any, ...]] = {
-    "repetition_penalty": (None, 1.0),
-    "encoder_repetition_penalty": (None, 1.0),
-    "no_repeat_ngram_size": (None, 0),
-    "encoder_no_repeat_ngram_size": (None, 0),
-    "bad_words_ids": (None, []),
-    "min_length": (None, 0),
-    "min_new_tokens": (None, 0),
-    "suppress_tokens": (None, []),
-    "begin_suppress_tokens": (None, []),
-    "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
-    "sequence_bias": (None, {}),
-    "exponential_decay_length_penalty": (None,),
-    "guidance_scale": (None, 1.0),
-    "num_beams": (None, 1),
-    "penalty_alpha": (None, 0.0),
-}
 _WARM_UP_TOKENS = 16  # as many as a request asks for by default: its caches have the same capacity
 
 
@@ -187,9 +169,9 @@ def describe(
     localization = defaults.localization_defaults(adapter.localization)
     notes = [*placement.reasons, *reasons]
     notes.append(f"attention of layer(s) {list(layers)} of {adapter.n_layers}: {localization.origin}")
-    ignored = _ignored_processors(getattr(adapter.model, "generation_config", None))
+    ignored = ignored_settings(getattr(adapter.model, "generation_config", None))
     if ignored:
-        notes.append(f"generation_config's {', '.join(ignored)} is not applied: answers are plain greedy")
+        notes.append(note_of(ignored))
     info = EngineInfo(
         name=name,
         family=adapter.config.model_type,
@@ -211,13 +193,6 @@ def describe(
 def attention_setting(attention: str) -> dict[str, str]:
     """Return transformers' `attn_implementation`: the capturing twin for the text model, SDPA elsewhere."""
     return {"": "sdpa", "text_config": register_capture(attention), "vision_config": "sdpa"}
-
-
-def _ignored_processors(generation_config: Any) -> list[str]:
-    """Return "name=value" of each setting that would change a greedy answer and is not honoured here."""
-    names = [name for name in _LOGITS_SETTINGS if hasattr(generation_config, name)]
-    given = {name: getattr(generation_config, name) for name in names}
-    return [f"{name}={value!r}" for name, value in given.items() if value not in _LOGITS_SETTINGS[name]]
 
 
 def _text_attention(text_config: Any, placement: Placement) -> str:

@@ -14,6 +14,7 @@ from secondglance_server.engine.attention import register_capture
 from secondglance_server.engine.generic.adapter import GenericAdapter, placeholder_of
 from secondglance_server.engine.generic.probe import compare, find_grid, squares
 from secondglance_server.engine.generic.stock import StockEngine, StockPrompts
+from secondglance_server.engine.greedy import ignored_settings, note_of, plain_greedy
 from secondglance_server.engine.model_defaults import ModelDefaults
 from secondglance_server.engine.prefix import PrefixEngine
 from secondglance_server.engine.prompt import PromptBuilder, first_that_places_pictures, rendered
@@ -155,6 +156,8 @@ def _shared(
             notes.append(
                 "only questions of equal length share a batch: layers with a window cannot be padded"
             )
+        if ignored := ignored_settings(adapter.model.generation_config):
+            notes.append(note_of(ignored))
         engine = PrefixEngine(
             adapter,
             prompts,
@@ -163,7 +166,8 @@ def _shared(
             cache_bytes=cache_bytes,
             is_recording=is_recording,
         )
-        why = compare(engine, stock, width, height, adapter.model.dtype, is_batched=True)
+        with plain_greedy(adapter.model.generation_config):
+            why = compare(engine, stock, width, height, adapter.model.dtype, is_batched=True)
         engine.prefixes.clear()
     except Exception as exc:  # a model's code may raise anything
         why = f"{type(exc).__name__}: {exc}"

@@ -40,7 +40,7 @@ from secondglance.settings import EdgeSettings, load_settings
 from secondglance.wire.addresses import shown_address, without_secrets
 from secondglance.wire.counting import AsyncCountingTransport, CountingTransport, Exchange, measuring
 from secondglance.wire.proxies import Route, added_bytes, route_to
-from secondglance.wire.reading import NO_COMPRESSION, OnToken, WholeReply, read_reply, read_reply_async
+from secondglance.wire.reading import OnToken, WholeReply, read_reply, read_reply_async
 from secondglance.wire.tls import tls_size
 from secondglance_protocol.protocol import API_KEY_HEADER, DEADLINE_HEADER, MAX_DEADLINE_MS
 from secondglance_protocol.wire import ModelResponse
@@ -345,10 +345,7 @@ def _ask(question: str, terms: QuestionTerms) -> Ask:
 
 def headers_of(key: str | None) -> dict[str, str]:
     """Return the headers that every request of an edge with this API key carries."""
-    headers = dict(NO_COMPRESSION)
-    if key:
-        headers[API_KEY_HEADER] = f"Bearer {key}"
-    return headers
+    return {API_KEY_HEADER: f"Bearer {key}"} if key else {}
 
 
 def _http_options(settings: EdgeSettings, url: str | None, api_key: str | None) -> dict[str, Any]:
@@ -363,8 +360,11 @@ def _http_options(settings: EdgeSettings, url: str | None, api_key: str | None) 
 
 
 def drop_needless(headers: httpx.Headers) -> None:
-    """Remove what httpx adds to every request and what tells a server nothing: HTTP/1.1 keeps alive."""
-    for name in ("Accept", "Connection", "User-Agent"):
+    """Remove what httpx adds to every request and what tells a server nothing.
+
+    HTTP/1.1 keeps alive; no server of ours compresses unasked, and a reply that comes compressed is refused.
+    """
+    for name in ("Accept", "Accept-Encoding", "Connection", "User-Agent"):
         headers.pop(name, None)
 
 

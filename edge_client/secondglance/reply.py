@@ -96,7 +96,8 @@ class Reply:
 
     `notes` are what a caller should know about picture and answer: that only the first frame was looked at,
     that the model is not sure.
-    `trace_id` (W3C Trace Context) names this conversation in the server's log and spans.
+    `trace_id` (W3C Trace Context) names this conversation in the server's log and spans; without tracing,
+    its first stage. Empty if the server names none.
     """
 
     first: InferenceResponse

@@ -73,13 +73,19 @@ class EdgeSettings(BaseSettings):
     max_retry_wait_s: Seconds = 8.0  # between two tries, unless the server says
     max_retry_after_s: Seconds = 120.0  # the longest wait taken from a server
 
+    trace: bool = False  # name a trace in each request, 70 bytes; a span of OpenTelemetry always is
     remembered_images: int = Field(default=256, ge=0)  # pictures that need no second upload
     assumed_side: int = Field(default=448, ge=2)  # --dry-run asks no server what it takes
 
     @property
     def may_adapt(self) -> bool:
         """Whether encodings may follow the link: nobody has said which they shall be."""
-        return self.link_aware and not self.model_fields_set & _ENCODING
+        return self.link_aware and self.may_follow_recipes
+
+    @property
+    def may_follow_recipes(self) -> bool:
+        """Whether encodings may be those that the server names as best for its model."""
+        return not self.model_fields_set & _ENCODING
 
     @property
     def image_recipe(self) -> Recipe:

@@ -23,6 +23,7 @@ from secondglance.conversation.requests import Ask, first_request
 from secondglance.conversation.steps import Send, Step
 from secondglance.pictures.encoding import Encoded
 from secondglance.wire.counting import CountingTransport, measuring
+from secondglance_protocol.protocol import MAX_QUESTION_HEADER_BYTES
 from secondglance_protocol.wire import Mode
 
 Method: TypeAlias = Literal["pair", "global-only", "always", "original"]
@@ -112,7 +113,8 @@ class _Original:
         with Image.open(BytesIO(jpeg)) as header:
             size = header.size
         picture = Encoded(jpeg, "image/jpeg", size, None)
-        send = first_request(Ask(question, mode="answer_only"), size, picture, deadline=None)
+        ask = Ask(question, mode="answer_only")
+        send = first_request(ask, size, picture, deadline=None, header_room=MAX_QUESTION_HEADER_BYTES)
         with measuring() as exchange:
             response = self._http.post(send.path, headers=dict(send.headers), content=send.body)
         response.raise_for_status()

@@ -2,8 +2,8 @@
 
 It holds the gate, and with `--localization` layer and window, too. It wins over the model's own
 `secondglance.json`, and may be laid beside the weights as that file. `provenance` and `expected` tell people
-where it comes from; only `gate`, `localization` and `model` are acted upon. A file for another model stops
-the start: a threshold says nothing about another model's entropies.
+where it comes from; only `gate`, `localization`, `recipes` and `model` are acted upon. A file for
+another model stops the start: a threshold says nothing about another model's entropies.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from secondglance_protocol.wire import DefaultGate
+from secondglance_protocol.wire import DefaultGate, Recipes
 from secondglance_server.engine.model_defaults import LocalizationSection
 from secondglance_server.engine.protocol import EngineInfo, GateDefaults
 
@@ -50,6 +50,7 @@ class CalibratedGate(_Frozen):
     model: str = Field(min_length=1)
     gate: DefaultGate
     localization: LocalizationSection | None = None
+    recipes: Recipes | None = None
     provenance: Provenance
     expected: Mapping[str, Estimate] = Field(default_factory=dict)
 
@@ -77,7 +78,8 @@ def with_calibrated_gate(info: EngineInfo, measured: CalibratedGate | None) -> E
         return info
     if Path(measured.model).name != Path(info.name).name:
         raise WrongModelError(f"the calibration is for model {measured.model!r}, not for {info.name!r}")
-    return replace(info, gate=GateDefaults(**measured.gate.model_dump()))
+    gate = GateDefaults(**measured.gate.model_dump())
+    return replace(info, gate=gate, recipes=measured.recipes or info.recipes)
 
 
 def _complaint(error: Any) -> str:

@@ -9,6 +9,10 @@ API_PREFIX: Final = "/v1"
 
 REQUEST_PART: Final = "request"  # of the multipart POST: application/json, an InferenceRequest
 IMAGE_PART: Final = "image"  # of the multipart POST: the encoded global image
+# Of the POST whose body is the image itself: the same InferenceRequest, as JSON of printable ASCII. A header
+# and not the query, which proxies write into their logs.
+QUESTION_HEADER: Final = "X-Question"
+MAX_QUESTION_HEADER_BYTES: Final = 4096  # that an edge sends: common proxies take lines of 8 KB
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"

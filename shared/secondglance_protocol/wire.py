@@ -294,6 +294,21 @@ class Limits(_Wire):
     max_sessions: int
 
 
+class EncodingRecipe(_Wire):
+    """How a picture is encoded: `scale` is a share of the sides that the server takes."""
+
+    format: Literal["jpeg", "webp", "png"]
+    quality: int = Field(ge=1, le=100)
+    scale: float = Field(default=1.0, ge=0.1, le=1)
+
+
+class Recipes(_Wire):
+    """The encodings that were measured best for a model; null: the edge's own."""
+
+    image: EncodingRecipe | None = None
+    patch: EncodingRecipe | None = None
+
+
 class ModelResponse(_Wire):
     """`GET /v1/model`: what an edge must know before its first question."""
 
@@ -307,6 +322,13 @@ class ModelResponse(_Wire):
     answers_only: str | None = None  # why this model never asks for a region; None: it does
     domain: str | None = Field(
         default=None, max_length=1024, description="What the model can answer, in words; null: not known."
+    )
+    recipes: Recipes | None = Field(
+        default=None, description="What an edge follows unless it is told otherwise; null: not measured."
+    )
+    raw_image: bool = Field(
+        default=False,
+        description="Whether POST also takes the image as its body and the request in header `X-Question`.",
     )
 
 

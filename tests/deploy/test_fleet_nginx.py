@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from examples.local_fleet import adapted, running_nginx
-from secondglance import AsyncEdgeClient
+from secondglance import AsyncEdgeClient, EdgeSettings
 from secondglance_server.engine.fake import FakeEngine, FakeScript
 from secondglance_server.testing import free_port
 from tests.needs import needs_program
@@ -23,6 +23,7 @@ from tests.server.listening import captured_log, lines
 
 pytestmark = [pytest.mark.live, needs_program("nginx", package="nginx-light")]
 
+TRACED = EdgeSettings(trace=True)
 CONVERSATIONS = 40
 
 
@@ -72,7 +73,10 @@ async def test_every_conversation_finds_its_server_and_both_have_some(tmp_path: 
 async def test_the_edge_sees_one_address_and_one_trace(tmp_path: Path) -> None:
     """The edge names one trace for a conversation, and each server logs it, whichever it is."""
     with captured_log() as log:
-        async with fleet(tmp_path) as (url, *_), AsyncEdgeClient(url) as edge:
+        async with (
+            fleet(tmp_path) as (url, *_),
+            AsyncEdgeClient(url, settings=TRACED) as edge,
+        ):
             for number in range(4):  # four pictures: one that is known is asked about by its id
                 reply = await edge.ask(encode(2000 + number, 1500, "JPEG"), "What number?")
                 assert (reply.answer, reply.stage, reply.degraded) == ("42", 2, None)

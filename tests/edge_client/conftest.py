@@ -36,6 +36,7 @@ from secondglance_protocol.wire import (
     PatchOffer,
     PixelBox,
     Problem,
+    Recipes,
     Roi,
     TimingMs,
     Usage,
@@ -114,6 +115,10 @@ class ScriptedServer:
         self.formats = MEDIA_TYPES
         self.held: set[str] = set()
         self.is_sure = False
+        self.raw_image = True
+        self.max_header_bytes = 16_384
+        self.recipes: Recipes | None = None
+        self.headers: dict[str, str] = {}
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         route = {"GET": "model", "POST": "first", "PUT": "patch"}[request.method]
@@ -128,7 +133,10 @@ class ScriptedServer:
 
     @staticmethod
     def parts(request: httpx.Request) -> dict[str, bytes]:
-        """The multipart parts of a POST, by name; read by the standard library, not by our encoder's twin."""
+        """The request and picture of a POST; parts are read by the standard library, not by our twin."""
+        if "x-question" in request.headers:
+            named = {"request": request.headers["x-question"].encode()}
+            return named | ({"image": request.content} if "content-type" in request.headers else {})
         head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
         message = message_from_bytes(head + request.content)
         return {
@@ -144,6 +152,7 @@ class ScriptedServer:
             "max_image_bytes": 2**22,
             "max_aspect_ratio": 200.0,
             "min_side_pixels": 2,
+            "max_header_bytes": self.max_header_bytes,
         }
         model = ModelResponse(
             protocol_version=PROTOCOL_VERSION,
@@ -153,6 +162,8 @@ class ScriptedServer:
             patch=budget(self.patch_side),
             gate=DefaultGate(metric="min_entropy", aggregate="max", threshold=0.5),
             limits=Limits(**limits),
+            raw_image=self.raw_image,
+            recipes=self.recipes,
         )
         return httpx.Response(200, content=model.model_dump_json())
 
@@ -206,7 +217,7 @@ class ScriptedServer:
         )
         document = json.loads(response.model_dump_json())
         document["from_a_newer_server"] = True
-        return httpx.Response(200, json=document)
+        return httpx.Response(200, json=document, headers=self.headers)
 
 
 class Live:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 from PIL import Image
 from starlette.datastructures import Headers
 
@@ -32,7 +34,7 @@ from secondglance.conversation.steps import Pause
 from secondglance.pictures.original import Original
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.protocol import MAX_DEADLINE_MS, PROTOCOL_VERSION
-from secondglance_protocol.wire import InferenceRequest
+from secondglance_protocol.wire import EncodingRecipe, InferenceRequest, Recipes
 from secondglance_server.telemetry.tracing import parse_traceparent
 
 Ask = Callable[..., Reply]
@@ -128,14 +130,53 @@ def test_without_a_deadline_none_is_sent_and_a_day_is_sent_as_the_longest_that_s
     assert server.requests["patch"][-1].headers["x-deadline-ms"] == str(MAX_DEADLINE_MS)
 
 
-def test_a_conversation_is_one_trace_and_each_request_a_span_of_it(ask, server, photo) -> None:
+def of_trace(server: Any) -> list[str]:
+    """The trace header of every request."""
+    return [request.headers["traceparent"] for requests in server.requests.values() for request in requests]
+
+
+@pytest.mark.parametrize("kind", ["blocking", "async"])
+def test_a_conversation_is_one_trace_and_each_request_a_span_of_it(kind, server, settings, photo) -> None:
+    ask = Asker(kind, server, settings.model_copy(update={"trace": True}))
     replies = [ask(photo), ask(photo)]
-    sent = [request.headers["traceparent"] for requests in server.requests.values() for request in requests]
-    contexts = [parse_traceparent(Headers({"traceparent": value})) for value in sent]
+    contexts = [parse_traceparent(Headers({"traceparent": value})) for value in of_trace(server)]
     assert None not in contexts, "the server's own reader takes them"
     assert len({context.span_id for context in contexts}) == len(contexts) == 5
     assert {context.trace_id for context in contexts} == {reply.trace_id for reply in replies}
     assert len({reply.to_dict()["trace_id"] for reply in replies}) == 2
+
+
+def test_without_tracing_no_bytes_go_into_it_and_the_server_names_the_trace(ask, server, photo) -> None:
+    """70 bytes of each request named a trace that nobody had asked for."""
+    named = f"00-{'a' * 32}-{'b' * 16}-00"
+    server.headers = {"traceresponse": named}
+    assert ask(photo).trace_id == "a" * 32
+    server.headers = {"traceresponse": named + "\x1b[2J"}
+    assert ask(photo).trace_id == ""
+    assert not any("traceparent" in sent.headers for sent in itertools.chain(*server.requests.values()))
+
+
+def test_the_callers_own_span_is_gone_on_with(ask, server, photo) -> None:
+    with TracerProvider().get_tracer("test").start_as_current_span("of the caller") as span:
+        reply = ask(photo)
+    ids = span.get_span_context()
+    assert reply.trace_id == f"{ids.trace_id:032x}"
+    assert set(of_trace(server)) == {f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.trace_flags:02x}"}
+    ask(photo)
+    assert "traceparent" not in server.requests["first"][-1].headers
+
+
+def test_the_servers_recipes_are_followed_to_the_pixel(ask, server, photo) -> None:
+    server.pixels = type(server.pixels)(left=0, top=0, right=460, bottom=460)
+    server.recipes = Recipes(
+        image=EncodingRecipe(format="jpeg", quality=20, scale=0.5),
+        patch=EncodingRecipe(format="webp", quality=50, scale=0.25),
+    )
+    assert ask(photo).stage == 2
+    image = Image.open(io.BytesIO(server.parts(server.requests["first"][0])["image"]))
+    patch = Image.open(io.BytesIO(server.requests["patch"][0].content))
+    assert (image.format, image.size) == ("JPEG", (112, 84))
+    assert (patch.format, patch.size) == ("WEBP", (112, 112))
 
 
 def test_terms_reach_the_server(ask, server, photo) -> None:
@@ -367,7 +408,7 @@ def test_a_small_uplink_budget_lowers_quality_then_gives_up_the_patch(ask, serve
     assert "max_uplink_bytes" in tighter.degraded
     assert len(server.requests["patch"]) == 2
     with pytest.raises(UplinkBudgetError):
-        ask(photo, max_uplink_bytes=300)
+        ask(photo, max_uplink_bytes=100)  # less than any question needs, also about a picture that is held
 
 
 def test_retries_stop_at_the_uplink_budget(ask, server, fault, photo) -> None:

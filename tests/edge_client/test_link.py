@@ -17,11 +17,15 @@ from secondglance import AsyncEdgeClient, EdgeClient, EdgeSettings, Hooks, Timed
 from secondglance.link.encoding_choice import EncodingChoice
 from secondglance.link.measured_encodings import IMAGES, PATCHES, choose, measured_from, smallest
 from secondglance.link.uplink import Uplink
+from secondglance.pictures.encoding import Recipe
 from secondglance.show.report import SentPictures
-from secondglance_protocol.wire import PixelBox
+from secondglance_protocol.wire import EncodingRecipe, PixelBox, Recipes
 from secondglance_server.engine.fake import FakeEngine
 
 SLOW, FAST = 32_000, 10_000_000  # bytes a second: 256 kbit/s, 80 Mbit/s
+
+IMAGE = EncodingRecipe(format="jpeg", quality=20, scale=0.5)
+PATCH = EncodingRecipe(format="webp", quality=50, scale=0.7)
 
 
 def learnt(bytes_per_s: float, *, round_trip_s: float = 0.05) -> Uplink:
@@ -139,6 +143,41 @@ def test_what_the_user_has_said_is_not_second_guessed(name: str) -> None:
     recipes = EncodingChoice(settings, learnt(SLOW))
     assert recipes.for_image() == (settings.image_recipe, settings.image_scale)
     assert list(recipes.for_patch()) == [settings.patch_recipe]
+
+
+@pytest.mark.parametrize("link_aware", [True, False])
+def test_what_a_server_names_as_best_for_its_model_is_followed(link_aware: bool) -> None:
+    """Also on a slow link; a region that would be late is encoded once more if that makes it smaller."""
+    settings = EdgeSettings(link_aware=link_aware)
+    named = Recipes(image=IMAGE, patch=PATCH)
+    choice = EncodingChoice(settings, learnt(SLOW), named)
+    assert choice.for_image() == (Recipe("jpeg", 20, 20, "4:2:0"), 0.5)
+    first, *later = choice.for_patch()
+    assert first == Recipe("webp", 50, 30, "4:4:4")
+    assert choice.patch_scale == 0.7
+    assert later == []
+    finer = Recipes(patch=EncodingRecipe(format="webp", quality=90))
+    _, *later = EncodingChoice(settings, learnt(SLOW), finer).for_patch()
+    assert later == ([smallest(PATCHES).recipe] if link_aware else [])
+
+
+@pytest.mark.parametrize("name", ["format", "image_quality", "image_scale", "patch_quality"])
+def test_what_the_user_has_said_wins_over_the_servers_recipes(name: str) -> None:
+    value: Any = {"format": "png", "image_quality": 41, "image_scale": 0.9, "patch_quality": 84}[name]
+    settings = EdgeSettings(**{name: value})
+    choice = EncodingChoice(settings, Uplink(), Recipes(image=IMAGE, patch=PATCH))
+    assert choice.for_image() == (settings.image_recipe, settings.image_scale)
+    assert (list(choice.for_patch()), choice.patch_scale) == ([settings.patch_recipe], 1.0)
+
+
+def test_a_recipe_that_is_not_named_stays_the_edges_own() -> None:
+    settings = EdgeSettings()
+    choice = EncodingChoice(settings, Uplink(), Recipes(patch=PATCH))
+    assert choice.for_image() == (settings.image_recipe, 1.0)
+    assert choice.patch_scale == 0.7
+    choice = EncodingChoice(settings, Uplink(), Recipes(image=IMAGE))
+    assert choice.for_image()[1] == 0.5
+    assert (list(choice.for_patch()), choice.patch_scale) == ([settings.patch_recipe], 1.0)
 
 
 def test_an_unknown_link_gets_the_fixed_settings() -> None:

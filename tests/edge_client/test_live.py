@@ -104,7 +104,7 @@ def test_both_stages_and_a_retry_are_receipted_to_the_byte(ask, live, engine, re
 
 
 def test_framing_is_lean_as_the_relay_counts_it(live, relay_to, photo) -> None:
-    """745 bytes went around the picture with its question and 302 around the patch, trace headers too."""
+    """745 bytes went around the picture with its question and 302 around the patch."""
     relay = relay_to(live.port)
     sent: list[Send] = []
     with EdgeClient(
@@ -115,9 +115,9 @@ def test_framing_is_lean_as_the_relay_counts_it(live, relay_to, photo) -> None:
     setup, stage1, stage2 = sent
     assert receipt.uplink_bytes == relay.passed.up
     assert setup.stage == "setup"
-    assert receipt.setup.uplink_bytes <= 150
-    assert receipt.stage1.uplink_bytes - len(stage1.parts[-1].data) <= 460
-    assert receipt.stage2.uplink_bytes - len(stage2.body) <= 240
+    assert receipt.setup.uplink_bytes <= 60
+    assert receipt.stage1.uplink_bytes - len(stage1.parts[-1].data) <= 245
+    assert receipt.stage2.uplink_bytes - len(stage2.body) <= 140
 
 
 def test_one_client_keeps_its_connection_and_receipts_each_question(live, relay_to, photo) -> None:

@@ -51,8 +51,8 @@ def test_options_add_up_and_leave_the_first_client_alone(settings: Any, server: 
     with EdgeClient(settings=settings, transport=httpx.MockTransport(server)) as client:
         brief = client.with_options(mode="answer_only").with_options(max_new_tokens=3)
         brief.ask(photo, "What?")
-        assert b'"max_new_tokens":3' in server.requests["first"][-1].content
-        assert b"answer_only" in server.requests["first"][-1].content
+        assert b'"max_new_tokens":3' in server.parts(server.requests["first"][-1])["request"]
+        assert b"answer_only" in server.parts(server.requests["first"][-1])["request"]
         assert client.ask(photo, "What?").stage == 2
 
 
@@ -63,7 +63,7 @@ def test_a_derived_client_shares_what_the_server_is_known_to_hold(
         client.ask(photo, "What?")
         client.with_options(strict=True).ask(photo, "What else?")
     assert len(server.requests["model"]) == 1
-    assert b"image_id" in server.requests["first"][1].content
+    assert b"image_id" in server.parts(server.requests["first"][1])["request"]
 
 
 def test_an_unknown_option_is_an_error_at_once(settings: Any, server: Any) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import Any
 
 import PIL.Image
 import pytest
 import torch
 from transformers.utils.logging import is_progress_bar_enabled
 
+from secondglance_protocol.wire import EncodingRecipe, Recipes
 from secondglance_server.engine.adapters.llava import LlavaAdapter
 from secondglance_server.engine.loader import ModelLoadError, load_engine
+from secondglance_server.engine.model_defaults import read_model_defaults
 from secondglance_server.engine.placement import place
 from secondglance_server.engine.prefix import PrefixEngine
 from tests.engine.tiny import llava
@@ -37,13 +40,34 @@ def test_every_automatic_choice_comes_with_its_reason(model: pathlib.Path) -> No
 def test_a_calibration_beside_the_weights_wins(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for file in model.iterdir():
         (tmp_path / file.name).symlink_to(file)
-    calibration = {"gate": {"threshold": 0.125}, "localization": {"layers": [0], "origin": "measured"}}
+    calibration = {
+        "gate": {"threshold": 0.125},
+        "localization": {"layers": [0], "origin": "measured"},
+        "recipes": {"patch": {"format": "webp", "quality": 50, "scale": 0.7}},
+    }
     (tmp_path / "secondglance.json").write_text(json.dumps(calibration), encoding="utf-8")
     engine = load_engine(str(tmp_path), device="cpu")
     assert isinstance(engine, PrefixEngine)
     assert engine.info.gate.threshold == 0.125
     assert engine.info.localization.origin == "measured"
     assert engine.layers == (0,)
+    assert engine.info.recipes == Recipes(patch=EncodingRecipe(format="webp", quality=50, scale=0.7))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"format": "webp", "quality": 0},
+        {"format": "avif", "quality": 50},
+        {"format": "webp", "quality": 50, "scale": 2},
+        {"format": "webp", "quality": 50, "side": 160},
+        {"quality": 50},
+    ],
+)
+def test_a_recipe_that_makes_no_sense_stops_the_start(tmp_path: pathlib.Path, recipe: dict[str, Any]) -> None:
+    (tmp_path / "secondglance.json").write_text(json.dumps({"recipes": {"patch": recipe}}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"secondglance\.json"):
+        read_model_defaults(tmp_path)
 
 
 @pytest.mark.parametrize(

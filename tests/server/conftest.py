@@ -58,8 +58,14 @@ def each_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-async def client(engine: FakeEngine) -> AsyncIterator[httpx.AsyncClient]:
-    async with running_client(engine) as client:
+def form() -> str:
+    """How the client sends stage one: "multipart" or "raw"."""
+    return "multipart"
+
+
+@pytest.fixture
+async def client(engine: FakeEngine, form: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with running_client(engine, form=form) as client:
         yield client
 
 

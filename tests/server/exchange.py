@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from PIL import Image
 
@@ -17,6 +18,8 @@ from secondglance_protocol.geometry import fit_within
 from secondglance_protocol.wire import Confidence, ImageSize, InferenceResponse, TimingMs, Usage
 from secondglance_server.app import create_app
 from secondglance_server.engine.protocol import Engine
+from secondglance_server.errors import ProblemError
+from secondglance_server.http.multipart import parse_parts
 from secondglance_server.keys import ApiKey, hash_key
 from secondglance_server.serving import uvicorn_config
 from secondglance_server.settings import ServerSettings
@@ -112,20 +115,58 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
+both_forms = pytest.mark.parametrize("form", ["multipart", "raw"])
+"""Of the fixture `client`: each test with either form of stage one."""
+
+
+class RawForm(httpx.ASGITransport):
+    """Sends what tests give as parts the other way: the image as the body, the request in a header.
+
+    What is no multipart of these two parts goes as it is.
+    """
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await super().handle_async_request(_in_raw_form(request))
+
+
+def _in_raw_form(request: httpx.Request) -> httpx.Request:
+    if not isinstance(request.stream, httpx.SyncByteStream):
+        return request
+    headers = {name: value for name, value in request.headers.items() if name not in _OF_MULTIPART}
+    try:
+        parts = parse_parts(request.headers.get("content-type", ""), request.read())
+    except ProblemError:
+        return request
+    if not {"request"} <= parts.keys() <= {"request", "image"} or b"\n" in parts["request"]:
+        return request
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    raw.append((b"x-question", parts["request"]))
+    if "image" in parts:
+        raw.append((b"content-type", b"image/png"))
+    return httpx.Request(request.method, request.url, headers=raw, content=parts.get("image", b""))
+
+
+_OF_MULTIPART = {"content-type", "content-length", "transfer-encoding"}
+
+
 @asynccontextmanager
 async def running_client(
     engine: Engine,
     *,
+    form: str = "multipart",
     headers: dict[str, str] | None = None,
     tracer: Tracer | None = None,
     **settings: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an app whose lifespan runs; failures of the app are raised in the test."""
     app = create_app(ServerSettings(**settings), engine, tracer=tracer)
+    transport = RawForm(app) if form == "raw" else httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://test", headers=headers
+            transport=transport,
+            base_url="http://test",
+            headers=headers,
         ) as client,
     ):
         client.app = app  # type: ignore[attr-defined]  # for tests that look inside

@@ -123,7 +123,7 @@ async def test_without_the_setting_no_origin_gets_leave() -> None:
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
 async def test_a_preflight_is_answered_before_keys_are_looked_at(method: str) -> None:
     """A browser sends the preflight without the key that it asks about."""
-    names = "authorization,content-type,idempotency-key,traceparent,x-deadline-ms,x-request-id"
+    names = "authorization,content-type,idempotency-key,traceparent,x-deadline-ms,x-question,x-request-id"
     asked = {**PREFLIGHT, "Access-Control-Request-Method": method, "Access-Control-Request-Headers": names}
     async with running_client(FakeEngine(), cors_origins=(ORIGIN,), keys=KEYS) as client:
         answer = await client.options("/v1/inferences", headers=asked)

@@ -55,6 +55,12 @@ async def test_the_measured_doubt_threshold_is_advertised_and_decides(tmp_path: 
             assert (reply["status"], reply["doubtful"]) == ("answered", doubtful)
 
 
+async def test_the_measured_recipes_are_advertised(tmp_path: Path) -> None:
+    recipes = {"image": None, "patch": {"format": "webp", "quality": 50, "scale": 0.7}}
+    async with running_client(FakeEngine(), calibration=write(tmp_path, recipes=recipes)) as client:
+        assert (await client.get("/v1/model")).json()["recipes"] == recipes
+
+
 async def test_a_request_may_still_name_its_own_gate(tmp_path: Path) -> None:
     async with running_client(FakeEngine(), calibration=write(tmp_path)) as client:
         own = {"metric": "margin", "aggregate": "first", "threshold": 0.5}

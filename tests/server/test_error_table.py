@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import struct
 import threading
 import zlib
@@ -27,6 +28,7 @@ from tests.server.exchange import (
     assert_problem,
     assert_still_serves,
     bearer,
+    both_forms,
     encode,
     key_entry,
     message,
@@ -208,6 +210,38 @@ async def cut_multipart(client: httpx.AsyncClient, _: FakeEngine) -> httpx.Respo
     return await client.post("/v1/inferences", content=body, headers=headers)
 
 
+@case(ErrorCode.MALFORMED_REQUEST)
+async def two_questions(client: httpx.AsyncClient, _: FakeEngine) -> httpx.Response:
+    headers = [("X-Question", json.dumps(message())), ("X-Question", json.dumps(message(mode="always")))]
+    headers.append(("Content-Type", "image/png"))
+    return await client.post("/v1/inferences", content=GLOBAL_IMAGE, headers=headers)
+
+
+@case(ErrorCode.MALFORMED_REQUEST)
+async def empty_question_header(client: httpx.AsyncClient, _: FakeEngine) -> httpx.Response:
+    headers = {"X-Question": "", "Content-Type": "image/png"}
+    return await client.post("/v1/inferences", content=GLOBAL_IMAGE, headers=headers)
+
+
+@case(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+async def a_question_header_beside_parts(client: httpx.AsyncClient, _: FakeEngine) -> httpx.Response:
+    parts = parts_of(message()) | {"more": ("more", b"x")}  # three parts stay what they are
+    headers = {"X-Question": json.dumps(message())}
+    return await client.post("/v1/inferences", files=parts, headers=headers)
+
+
+@case(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+async def a_picture_that_does_not_say_it_is_one(client: httpx.AsyncClient, _: FakeEngine) -> httpx.Response:
+    headers = {"X-Question": json.dumps(message())}
+    return await client.post("/v1/inferences", content=GLOBAL_IMAGE, headers=headers)
+
+
+@case(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+async def a_picture_without_its_question(client: httpx.AsyncClient, _: FakeEngine) -> httpx.Response:
+    headers = {"Content-Type": "image/png"}
+    return await client.post("/v1/inferences", content=GLOBAL_IMAGE, headers=headers)
+
+
 @case(ErrorCode.INVALID_REQUEST)
 async def another_part(client: httpx.AsyncClient, _: FakeEngine) -> httpx.Response:
     return await client.post("/v1/inferences", files={"picture": ("x", b"x")})
@@ -338,6 +372,7 @@ async def bug_in_the_server(client: httpx.AsyncClient, _: FakeEngine) -> httpx.R
     return response
 
 
+@both_forms
 @pytest.mark.parametrize("failure", CASES, ids=lambda failure: f"{failure.code}-{failure.name}")
 async def test_a_failure_is_answered_as_the_table_says(
     client: httpx.AsyncClient, engine: FakeEngine, failure: Case

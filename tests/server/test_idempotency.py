@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
 
@@ -10,7 +12,7 @@ from secondglance_server.engine.fake import FakeEngine, FakeScript
 from secondglance_server.inference.idempotency import IdempotentReplies, payload_sha256
 from secondglance_server.inference.stores.memory import MemoryReplyStore
 from secondglance_server.settings import ServerSettings
-from tests.server.exchange import REPLY, assert_problem, message, parts_of
+from tests.server.exchange import GLOBAL_IMAGE, REPLY, assert_problem, message, parts_of
 
 pytestmark = pytest.mark.usefixtures("each_store")
 
@@ -29,6 +31,14 @@ async def test_the_same_request_again_is_replayed(client: httpx.AsyncClient, eng
     assert "idempotency-replayed" not in first.headers
     assert second.headers["idempotency-replayed"] == "true"
     assert [call.kind for call in engine.calls] == ["answer", "neutral"]
+
+
+async def test_the_same_request_in_the_other_form_is_replayed(client: httpx.AsyncClient) -> None:
+    first = await post(client)
+    headers = {**KEY, "X-Question": json.dumps(message()), "Content-Type": "image/png"}
+    second = await client.post("/v1/inferences", content=GLOBAL_IMAGE, headers=headers)
+    assert second.headers["idempotency-replayed"] == "true"
+    assert first.content == second.content
 
 
 async def test_without_a_key_the_same_request_is_another_inference(client: httpx.AsyncClient) -> None:

@@ -17,7 +17,16 @@ from PIL import ExifTags, Image
 
 from secondglance_server.engine.fake import FakeEngine, FakeScript
 from secondglance_server.telemetry.otel import OtelTracer
-from tests.server.exchange import bearer, key_entry, message, parts_of, patch_for, put_patch, running_client
+from tests.server.exchange import (
+    bearer,
+    both_forms,
+    key_entry,
+    message,
+    parts_of,
+    patch_for,
+    put_patch,
+    running_client,
+)
 from tests.server.listening import captured_log, lines
 
 KEY = "planted-api-key"
@@ -104,8 +113,9 @@ async def everything_that_may_happen(client: httpx.AsyncClient, engine: FakeEngi
     return refused
 
 
+@both_forms
 @pytest.mark.parametrize("level", ["info", "debug"])
-async def test_nothing_planted_is_written_anywhere(level: str) -> None:
+async def test_nothing_planted_is_written_anywhere(level: str, form: str) -> None:
     """At debug level Pillow used to write the EXIF tags of every upload into the log."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
@@ -115,6 +125,7 @@ async def test_nothing_planted_is_written_anywhere(level: str) -> None:
     with captured_log(level) as log:
         async with running_client(
             engine,
+            form=form,
             headers=headers,
             tracer=OtelTracer(provider),
             keys=[key_entry(KEY), key_entry("scrape", scope="metrics")],

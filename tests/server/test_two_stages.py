@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 import secondglance_server.inference.decoding
 from secondglance_protocol.defaults import DEFAULT_LIMITS
+from secondglance_protocol.wire import EncodingRecipe, Recipes
 from secondglance_server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
 from secondglance_server.engine.protocol import LocalizationDefaults
 from secondglance_server.settings import ServerSettings
@@ -28,6 +30,11 @@ from tests.server.exchange import (
     put_patch,
     running_client,
 )
+
+
+@pytest.fixture(params=["multipart", "raw"])
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 async def asked(client: httpx.AsyncClient, **changes: Any) -> dict[str, Any]:
@@ -140,10 +147,12 @@ async def test_tokens_and_relevance_come_when_asked_for(client: httpx.AsyncClien
     assert full["relevance"]["content"] == {"x0": 0, "y0": 0, "x1": 1, "y1": 1}
 
 
-async def test_received_bytes_are_those_of_the_body(client: httpx.AsyncClient) -> None:
+async def test_received_bytes_are_those_of_the_body(client: httpx.AsyncClient, form: str) -> None:
     response = await ask(client)
     draft = response.json()
-    assert draft["usage"]["received_bytes"] == int(response.request.headers["content-length"])
+    assert draft["usage"]["received_bytes"] == (
+        len(GLOBAL_IMAGE) if form == "raw" else int(response.request.headers["content-length"])
+    )
     patch = patch_for(draft)
     final = (await put_patch(client, draft["patch"]["url"], patch)).json()
     assert final["usage"]["received_bytes"] == len(patch)
@@ -288,6 +297,22 @@ async def test_the_model_page_says_what_an_edge_must_know(client: httpx.AsyncCli
     assert of_connections | {"body_timeout_s", "min_body_bytes_per_s", "body_grace_s"} <= limits.keys()
 
 
+async def test_a_picture_may_be_the_body_and_its_question_a_header(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    """As curl sends it, in UTF-8 too, and by `image_id` without any body."""
+    question = "Was steht über der Tür? \u007f 門"
+    document = json.dumps(message(question=question), ensure_ascii=False).encode()
+    headers = {"X-Question": document, "Content-Type": "image/png"}
+    reply = (await client.post("/v1/inferences", content=GLOBAL_IMAGE, headers=headers)).json()
+    assert reply["status"] == "needs_patch"
+    assert reply["usage"]["received_bytes"] == len(GLOBAL_IMAGE)
+    again = {"X-Question": json.dumps(message(question=question, image_id=reply["image_id"]))}
+    assert (await client.post("/v1/inferences", headers=again)).json()["answer"] == reply["answer"]
+    assert {call.questions for call in engine.calls if call.kind == "answer"} == {(question,)}
+    assert (await client.get("/v1/model")).json()["raw_image"] is True
+
+
 async def test_part_labels_do_not_matter_but_contents_do(client: httpx.AsyncClient) -> None:
     """A JPEG that calls itself text is a JPEG; the request part needs no label at all."""
     parts = parts_of(message(), encode(336, 252, "JPEG"))
@@ -398,6 +423,15 @@ async def test_an_empty_answer_and_a_skipped_second_stage_have_reasons(
     assert (seen["status"], seen["doubtful"], seen["reason"]) == ("answered", True, "original_seen")
     engine.script = FakeScript(draft_entropy_nats=0.01)
     assert (await asked(client, image={"width": 336, "height": 252}))["reason"] is None
+
+
+async def test_the_models_recipes_are_advertised(client: httpx.AsyncClient) -> None:
+    patch = EncodingRecipe(format="webp", quality=50, scale=0.7)
+    engine = FakeEngine(info=replace(FAKE_INFO, recipes=Recipes(patch=patch)))
+    async with running_client(engine) as measured:
+        model = (await measured.get("/v1/model")).json()
+    assert model["recipes"] == {"image": None, "patch": {"format": "webp", "quality": 50, "scale": 0.7}}
+    assert (await client.get("/v1/model")).json()["recipes"] is None
 
 
 async def test_the_models_domain_is_advertised() -> None:

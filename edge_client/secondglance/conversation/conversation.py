@@ -10,7 +10,6 @@ Not covered: a second round. One region is asked for and sent.
 from __future__ import annotations
 
 import random
-import secrets
 import time
 from collections.abc import Callable, Collection, Generator
 from typing import Any, TypeAlias, TypeVar
@@ -24,6 +23,7 @@ from secondglance.conversation.replies import image_budget, parse_inference, par
 from secondglance.conversation.requests import (
     Ask,
     first_request,
+    header_room,
     model_request,
     patch_request,
     streamed,
@@ -40,6 +40,12 @@ from secondglance.conversation.steps import (
     Token,
     TokenTeller,
 )
+from secondglance.conversation.tracing import (
+    TRACERESPONSE_HEADER,
+    Trace,
+    trace_of_caller,
+    traced_by_server,
+)
 from secondglance.doubt import note_of_doubt
 from secondglance.errors import (
     BadImageError,
@@ -53,7 +59,7 @@ from secondglance.pictures.encoding import Encoded, Recipe, encode
 from secondglance.pictures.original import ImageSource, Original
 from secondglance.reply import Reply
 from secondglance.settings import EdgeSettings
-from secondglance_protocol.protocol import MediaType
+from secondglance_protocol.protocol import QUESTION_HEADER, MediaType
 from secondglance_protocol.wire import InferenceResponse, ModelResponse, PatchOffer, Roi, TimingMs
 
 T = TypeVar("T")
@@ -70,7 +76,7 @@ def _no_picture() -> Encoded:
 
 def typical_size(request: Send) -> int:
     """Return the bytes that `request` takes on the wire with a usual head: a guess where nobody sends it."""
-    return _HEAD_BYTES + len(request.body)
+    return _HEAD_BYTES + len(request.headers.get(QUESTION_HEADER, "")) + len(request.body)
 
 
 class Conversation:
@@ -99,7 +105,8 @@ class Conversation:
         self._clock = clock
         self._draw = draw
         self._on_token = on_token
-        self._trace_id = secrets.token_hex(16)
+        self._trace = trace_of_caller() or (Trace.begun() if settings.trace else None)
+        self._trace_id = "" if self._trace is None else self._trace.trace_id
         self._encodings = EncodingChoice(settings, known.link)
         self._deadline = None if ask.timeout_s is None else clock() + ask.timeout_s
         self._ledger = Ledger(clock, max_uplink_bytes=ask.max_uplink_bytes, size_on_wire=size_on_wire)
@@ -110,6 +117,7 @@ class Conversation:
             original = yield from self._open()
         try:
             model = yield from self.fetch_model()
+            self._encodings = EncodingChoice(self._settings, self._known.link, model.recipes)
             first = yield from self._first_stage(original, model)
             second, degraded = yield from self._second_opinion(original, first)
             receipt = self._ledger.receipt(original.encoded_bytes)
@@ -138,22 +146,25 @@ class Conversation:
     def _first_stage(self, original: Original, model: ModelResponse) -> Steps[InferenceResponse]:
         with self._ledger.stage("stage1"):
             key: str | None = yield Compute(original.content_key, "naming the picture")
-            arrived = yield from self._ask_about_held_image(original, key)
+            arrived = yield from self._ask_about_held_image(original, key, model)
             if arrived is None:
                 arrived = yield from self._ask_with_image(original, model)
             first = parse_inference(arrived, stage=1, size=original.size)
             self._learn(arrived, first.timing_ms)
             self._known.remember_image(key, first.image_id)
+            self._trace_id = self._trace_id or traced_by_server(arrived.headers.get(TRACERESPONSE_HEADER, ""))
             yield Answered(first)
             return first
 
-    def _ask_about_held_image(self, original: Original, key: str | None) -> Steps[Arrived | None]:
+    def _ask_about_held_image(
+        self, original: Original, key: str | None, model: ModelResponse
+    ) -> Steps[Arrived | None]:
         """Ask without an upload if the server was sent this picture before; None if it no longer has it."""
         image_id = self._known.image_id(key)
         if image_id is None:
             return None
         try:
-            return (yield from self._call(self._first_request(original, image_id)))
+            return (yield from self._call(self._first_request(original, image_id, model)))
         except ExpiredError:
             self._known.forget_image(key)
             return None
@@ -161,7 +172,7 @@ class Conversation:
     def _ask_with_image(self, original: Original, model: ModelResponse) -> Steps[Arrived]:
         picture = yield from self._global_image(original, model)
         try:
-            return (yield from self._call(self._first_request(original, picture)))
+            return (yield from self._call(self._first_request(original, picture, model)))
         except BadImageError:
             self._known.model = None  # its budget was obeyed and refused: it may have another model now
             raise
@@ -227,13 +238,15 @@ class Conversation:
             server_s = sum(served.model_dump(exclude=later).values()) / 1000 if served else None
             self._known.link.add(arrived.uplink_bytes, arrived.waited_s, server_s)
 
-    def _first_request(self, original: Original, picture: Encoded | str) -> Send:
-        return first_request(self._ask, original.size, picture, deadline=self._deadline)
+    def _first_request(self, original: Original, picture: Encoded | str, model: ModelResponse) -> Send:
+        return first_request(
+            self._ask, original.size, picture, deadline=self._deadline, header_room=header_room(model)
+        )
 
     def _global_image(self, original: Original, model: ModelResponse) -> Steps[Encoded]:
         budget = image_budget(model)
         recipe, scale = self._encodings.for_image()
-        bare = self._first_request(original, _no_picture())
+        bare = self._first_request(original, _no_picture(), model)
         return (
             yield from self._encode(
                 lambda: original.global_image(budget.scaled(scale)),
@@ -247,7 +260,7 @@ class Conversation:
 
     def _patch(self, original: Original, roi: Roi, offer: PatchOffer, recipe: Recipe) -> Steps[Encoded]:
         pixels = (roi.pixels.left, roi.pixels.top, roi.pixels.right, roi.pixels.bottom)
-        budget = patch_budget(offer)
+        budget = patch_budget(offer).scaled(self._encodings.patch_scale)
         return (
             yield from self._encode(
                 lambda: original.patch(pixels, budget),
@@ -282,8 +295,9 @@ class Conversation:
         return encoded  # `_call` refuses what the budget does not carry
 
     def _dressed(self, request: Send) -> Send:
-        """Return `request` with its place in the trace and, if tokens are wanted, the wish for a stream."""
-        request = traced(request, self._trace_id)
+        """Return `request` with its place in a trace and, if tokens are wanted, the wish for a stream."""
+        if self._trace is not None:
+            request = traced(request, self._trace)
         if self._on_token is None or request.stage == "setup":
             return request
         return streamed(request, TokenTeller(1 if request.stage == "stage1" else 2, self._on_token))

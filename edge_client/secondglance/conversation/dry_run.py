@@ -49,4 +49,5 @@ def _assumed_model(side: int) -> ModelResponse:
         patch=budget,
         gate=DefaultGate(metric="min_entropy", aggregate="max", threshold=0.5),
         limits=DEFAULT_LIMITS,
+        raw_image=True,
     )

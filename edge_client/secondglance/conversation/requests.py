@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from typing import TypedDict
 from pydantic import ValidationError
 
 from secondglance.conversation.steps import BodyPart, Send, TokenTeller
+from secondglance.conversation.tracing import Trace
 from secondglance.errors import BadImageError, ProtocolError, UsageError
 from secondglance.pictures.encoding import Encoded
 from secondglance.pictures.orientation import Size
@@ -22,14 +24,17 @@ from secondglance_protocol.protocol import (
     IDEMPOTENCY_KEY_HEADER,
     IMAGE_PART,
     MAX_ORIGINAL_SIDE,
+    MAX_QUESTION_HEADER_BYTES,
+    QUESTION_HEADER,
     REQUEST_PART,
     TRACEPARENT_HEADER,
 )
-from secondglance_protocol.wire import GateSettings, ImageSize, Include, InferenceRequest, Mode
+from secondglance_protocol.wire import GateSettings, ImageSize, Include, InferenceRequest, Mode, ModelResponse
 
 # A path below the API, of plain segments: no other origin, no query, no `..` however it is written.
 _PATCH_URL = re.compile(rf"{API_PREFIX}(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 _MAX_PATCH_URL_CHARS = 512
+_MULTIPART_BYTES = 97  # that multipart costs more at least; a header must escape what is not ASCII
 
 
 class Terms(TypedDict, total=False):
@@ -74,23 +79,47 @@ def model_request(deadline: float | None) -> Send:
     return Send("setup", "GET", f"{API_PREFIX}/model", deadline=deadline)
 
 
-def first_request(ask: Ask, size: Size, picture: Encoded | str, *, deadline: float | None) -> Send:
+def header_room(model: ModelResponse) -> int:
+    """Return how many bytes the question's header may have; 0 where a server takes multipart only."""
+    if not model.raw_image:
+        return 0
+    return min(MAX_QUESTION_HEADER_BYTES, model.limits.max_header_bytes // 2)
+
+
+def first_request(
+    ask: Ask, size: Size, picture: Encoded | str, *, deadline: float | None, header_room: int = 0
+) -> Send:
     """Return stage one's request; `picture` is the encoded global image, or the server's id for it.
+
+    The picture is the body and the question a header if that has room and is shorter; else it is multipart.
+    Which one does not depend on the picture's bytes.
 
     Raises UsageError, or BadImageError for an original of `size` that the protocol cannot name.
     """
     document = _document(ask, size, image_id=picture if isinstance(picture, str) else None)
-    contents = {REQUEST_PART: document}
+    image = picture if isinstance(picture, Encoded) else None
+    named = _printable(document)
+    headers: dict[str, str] = {}
+    if len(named) <= min(header_room, len(document) + _MULTIPART_BYTES):
+        headers[QUESTION_HEADER], document = named, named.encode()
+        body = b"" if image is None else image.data
+        if image is not None:
+            headers["Content-Type"] = image.media_type
+    else:
+        boundary, body = _multipart(
+            {REQUEST_PART: document} | ({} if image is None else {IMAGE_PART: image.data})
+        )
+        headers["Content-Type"] = f"multipart/form-data; boundary={boundary}"
     parts = [BodyPart("request.json", document)]
-    if isinstance(picture, Encoded):
-        contents[IMAGE_PART] = picture.data
-        parts.append(BodyPart(f"{IMAGE_PART}.{picture.file_suffix}", picture.data))
-    boundary, body = _multipart(contents)
-    headers = {
-        "Content-Type": f"multipart/form-data; boundary={boundary}",
-        IDEMPOTENCY_KEY_HEADER: _idempotency_key(ask, parts),
-    }
+    if image is not None:
+        parts.append(BodyPart(f"{IMAGE_PART}.{image.file_suffix}", image.data))
+    headers[IDEMPOTENCY_KEY_HEADER] = _idempotency_key(ask, parts)
     return Send("stage1", "POST", f"{API_PREFIX}/inferences", headers, body, tuple(parts), deadline)
+
+
+def _printable(document: bytes) -> str:
+    """Return the same JSON in printable ASCII, as a header can carry it."""
+    return json.dumps(json.loads(document), separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def patch_request(url: str, patch: Encoded, *, deadline: float | None) -> Send:
@@ -102,10 +131,9 @@ def patch_request(url: str, patch: Encoded, *, deadline: float | None) -> Send:
     return Send("stage2", "PUT", url, headers, patch.data, (part,), deadline)
 
 
-def traced(request: Send, trace_id: str) -> Send:
-    """`request` as a span of the conversation's trace, which the server continues: W3C Trace Context."""
-    headers = {**request.headers, TRACEPARENT_HEADER: f"00-{trace_id}-{secrets.token_hex(8)}-01"}
-    return replace(request, headers=headers)
+def traced(request: Send, trace: Trace) -> Send:
+    """Return `request` as a part of a trace, which the server continues."""
+    return replace(request, headers={**request.headers, TRACEPARENT_HEADER: trace.traceparent()})
 
 
 def streamed(request: Send, teller: TokenTeller) -> Send:

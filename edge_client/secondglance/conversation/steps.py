@@ -52,7 +52,7 @@ class TokenTeller:
 
 @dataclass(frozen=True, slots=True)
 class BodyPart:
-    """Bytes inside a body that mean something by themselves; `name` is a file name for them."""
+    """Bytes of a request that mean something by themselves; `name` is a file name for them."""
 
     name: str
     data: bytes = field(repr=False)
@@ -65,7 +65,7 @@ class Send:
     stage: StageName
     method: str
     path: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # one may hold the question
     body: bytes = field(default=b"", repr=False)
     parts: tuple[BodyPart, ...] = ()
     deadline: float | None = None

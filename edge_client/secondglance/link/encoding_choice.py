@@ -1,24 +1,38 @@
-"""How the pictures of one conversation are encoded: as the user said, or as the measured link deserves."""
+"""How the pictures of one conversation are encoded.
+
+As the user said; else as was measured best for the server's model, if it names that; else as the link
+deserves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from secondglance.link.measured_encodings import IMAGES, PATCHES, MeasuredEncoding, choose, smallest
 from secondglance.link.uplink import Uplink
 from secondglance.pictures.encoding import Recipe
 from secondglance.settings import EdgeSettings
+from secondglance_protocol.wire import EncodingRecipe, Recipes
 
 
 class EncodingChoice:
     """Asked when a picture is due, so that what stage one taught about the link serves stage two."""
 
-    def __init__(self, settings: EdgeSettings, link: Uplink) -> None:
+    def __init__(self, settings: EdgeSettings, link: Uplink, recipes: Recipes | None = None) -> None:
         self._settings = settings
         self._link = link
+        self._named = recipes if recipes is not None and settings.may_follow_recipes else Recipes()
+
+    @property
+    def patch_scale(self) -> float:
+        """The share of the offered sides that the region shall have."""
+        return 1.0 if self._named.patch is None else self._named.patch.scale
 
     def for_image(self) -> tuple[Recipe, float]:
         """And the share of the server's side that the picture shall have."""
+        if self._named.image is not None:
+            return _as_named(self._named.image, self._settings.image_recipe), self._named.image.scale
         rate = self._rate()
         if rate is None:
             return self._settings.image_recipe, self._settings.image_scale
@@ -30,15 +44,16 @@ class EncodingChoice:
 
     def for_patch(self) -> Iterator[Recipe]:
         """The one to use; then the one for a patch that would come too late."""
-        rate = self._rate()
-        if rate is None:
-            yield self._settings.patch_recipe
-            return
-        encoding = self._patch_encoding(rate)
-        yield encoding.recipe
-        least = smallest(PATCHES)
-        if least != encoding:
-            yield least.recipe
+        rate, least = self._rate(), smallest(PATCHES).recipe
+        if self._named.patch is not None:
+            first = _as_named(self._named.patch, self._settings.patch_recipe)
+            is_smaller = least.quality < first.quality
+        else:
+            first = self._settings.patch_recipe if rate is None else self._patch_encoding(rate).recipe
+            is_smaller = least != first
+        yield first
+        if rate is not None and is_smaller:
+            yield least
 
     def _patch_encoding(self, rate: float) -> MeasuredEncoding:
         return choose(PATCHES, rate, point_worth_s=self._settings.point_worth_s)
@@ -46,3 +61,9 @@ class EncodingChoice:
     def _rate(self) -> float | None:
         """Bytes a second, if they are known and shall count."""
         return self._link.uplink_bytes_per_s if self._settings.may_adapt else None
+
+
+def _as_named(named: EncodingRecipe, usual: Recipe) -> Recipe:
+    """Return the server's recipe with what only the edge decides: chroma, and the least quality."""
+    least = min(usual.min_quality, named.quality)
+    return replace(usual, format=named.format, quality=named.quality, min_quality=least)

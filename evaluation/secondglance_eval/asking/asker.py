@@ -12,6 +12,8 @@ from typing import Self
 
 from secondglance import EdgeClient, EdgeSettings
 from secondglance.conversation.requests import Ask
+from secondglance.link.encoding_choice import EncodingChoice
+from secondglance.link.uplink import Uplink
 from secondglance.pictures.encoding import Encoded, Recipe
 from secondglance.reply import StageReceipt
 from secondglance_eval.asking.photo import Photo, View
@@ -40,8 +42,9 @@ class Asker:
         self._settings = settings.model_copy(update={"remembered_images": 0, "link_aware": False})
         self._score = score
         self._edge = EdgeClient(url, settings=self._settings)
-        self._wire = SingleRequests(url, self._settings)
         self.model: ModelResponse = self._edge.model()
+        self._encodings = EncodingChoice(self._settings, Uplink(), self.model.recipes)
+        self._wire = SingleRequests(url, self._settings, self.model)
 
     def __enter__(self) -> Self:
         return self
@@ -55,12 +58,12 @@ class Asker:
     @property
     def image_recipe(self) -> Recipe:
         """Return how the edge encodes the whole picture."""
-        return self._settings.image_recipe
+        return self._encodings.for_image()[0]
 
     @property
     def image_view(self) -> View:
         """Return the whole picture as the edge sends it."""
-        return View(self.image_recipe)
+        return View(*self._encodings.for_image())
 
     def through_the_edge(self, method: str, photo: Photo, example: Example, mode: Mode) -> Record:
         """Ask the product as it is; with `always` it looks again whatever the gate says."""
@@ -83,7 +86,12 @@ class Asker:
         first, cost = self._wire.ask(ask, photo.size, photo.view(self.image_view))
         second = None
         if first.roi is not None and first.patch is not None:
-            crop = photo.patch(place(first.roi.pixels, example), first.patch, self._settings.patch_recipe)
+            crop = photo.patch(
+                place(first.roi.pixels, example),
+                first.patch,
+                next(self._encodings.for_patch()),
+                self._encodings.patch_scale,
+            )
             second = self._wire.show(first.patch, crop)
         return self._record(method, photo, example, mode, (first, cost), second)
 

@@ -53,12 +53,12 @@ class Photo:
             self._views[view] = _encoded(self._scaled(view.scale), view.recipe, self.model.image.formats)
         return self._views[view]
 
-    def patch(self, pixels: PixelBox, offer: PatchOffer, recipe: Recipe) -> Encoded:
+    def patch(self, pixels: PixelBox, offer: PatchOffer, recipe: Recipe, scale: float = 1.0) -> Encoded:
         """Return a crop of the original as the edge sends it."""
         with Original(self.data) as original:
             image = original.patch(
                 (pixels.left, pixels.top, pixels.right, pixels.bottom),
-                PixelBudget(offer.max_width, offer.max_height, offer.max_pixels),
+                PixelBudget(offer.max_width, offer.max_height, offer.max_pixels).scaled(scale),
             )
         return _encoded(image, recipe, offer.formats)
 

@@ -6,7 +6,6 @@ a failed request ends the run, which can be resumed. The headers are the client'
 
 from __future__ import annotations
 
-import secrets
 import time
 from types import TracebackType
 from typing import Self
@@ -15,7 +14,7 @@ import httpx
 
 from secondglance.client import drop_needless, headers_of
 from secondglance.conversation.failures import failure_of
-from secondglance.conversation.requests import Ask, first_request, patch_request, traced
+from secondglance.conversation.requests import Ask, first_request, header_room, patch_request
 from secondglance.conversation.steps import Arrived, Send
 from secondglance.errors import ServerUnavailableError
 from secondglance.pictures.encoding import Encoded
@@ -23,13 +22,13 @@ from secondglance.pictures.orientation import Size
 from secondglance.settings import EdgeSettings
 from secondglance.wire.counting import CountingTransport, measuring
 from secondglance_eval.asking.records import StageCost
-from secondglance_protocol.wire import InferenceResponse, PatchOffer
+from secondglance_protocol.wire import InferenceResponse, ModelResponse, PatchOffer
 
 
 class SingleRequests:
     """Connections to one server; may be shared by threads."""
 
-    def __init__(self, url: str, settings: EdgeSettings) -> None:
+    def __init__(self, url: str, settings: EdgeSettings, model: ModelResponse) -> None:
         key = settings.api_key.get_secret_value() if settings.api_key else None
         self._http = httpx.Client(
             base_url=url,
@@ -38,6 +37,7 @@ class SingleRequests:
             timeout=settings.read_timeout_s,
         )
         drop_needless(self._http.headers)
+        self._header_room = header_room(model)
 
     def __enter__(self) -> Self:
         return self
@@ -52,14 +52,13 @@ class SingleRequests:
 
     def ask(self, ask: Ask, size: Size, picture: Encoded) -> tuple[InferenceResponse, StageCost]:
         """Send stage one, for an original of `size`. Raises EdgeError."""
-        return self._exchange(first_request(ask, size, picture, deadline=None))
+        return self._exchange(first_request(ask, size, picture, deadline=None, header_room=self._header_room))
 
     def show(self, offer: PatchOffer, patch: Encoded) -> tuple[InferenceResponse, StageCost]:
         """Send stage two. Raises EdgeError."""
         return self._exchange(patch_request(offer.url, patch, deadline=None))
 
     def _exchange(self, send: Send) -> tuple[InferenceResponse, StageCost]:
-        send = traced(send, secrets.token_hex(16))
         began = time.perf_counter()
         with measuring() as counted:
             try:

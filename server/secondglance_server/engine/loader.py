@@ -184,6 +184,7 @@ def describe(
         gate=defaults.gate_defaults(),
         localization=localization,
         domain=defaults.domain,
+        recipes=defaults.recipes,
         notes=tuple(notes),
     )
     return layers, info
@@ -239,6 +240,7 @@ def _load_any(
         usual_new_tokens=defaults.usual_new_tokens,
         gate=defaults.gate_defaults(),
         domain=defaults.domain,
+        recipes=defaults.recipes,
         notes=tuple(reasons),
     )
     served = serve(

@@ -3,7 +3,8 @@ family's table.
 
 Every key may be left out. Keys: `domain`, `gate` {metric, aggregate, threshold, doubt_threshold},
 `localization` {attention, window, base_side, min_side_cells, pad_cells, layers, origin}, `max_new_tokens`,
-`usual_new_tokens`. Unknown keys are refused: a misspelt threshold must not be silently ignored.
+`usual_new_tokens`, `recipes` {image, patch: {format, quality, scale}}. Unknown keys are refused: a misspelt
+threshold must not be silently ignored.
 `secondglance-eval calibrate` writes `format`, `model`, `provenance` and `expected` beside them, for people:
 nothing here acts on those.
 """
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from secondglance_protocol.wire import Aggregate, Metric
+from secondglance_protocol.wire import Aggregate, Metric, Recipes
 from secondglance_server.engine.protocol import GateDefaults, LocalizationDefaults
 
 DEFAULTS_FILE = "secondglance.json"
@@ -56,6 +57,7 @@ class ModelDefaults(_Section):
     localization: LocalizationSection = Field(default_factory=LocalizationSection)
     max_new_tokens: PositiveInt | None = None
     usual_new_tokens: PositiveInt | None = None
+    recipes: Recipes | None = None
     format: Literal[1] = 1
     model: str | None = None
     provenance: Mapping[str, Any] | None = None

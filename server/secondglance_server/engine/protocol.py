@@ -17,7 +17,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from secondglance_protocol.wire import Aggregate, Metric
+from secondglance_protocol.wire import Aggregate, Metric, Recipes
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ class EngineInfo:
     notes: tuple[str, ...] = ()  # reasons of automatic choices, logged once
     answers_only: str | None = None  # why this model never asks for a region; None: it does
     domain: str | None = None  # what the model can answer, in words; None: not known
+    recipes: Recipes | None = None  # encodings that were measured best for it
 
 
 @dataclass(frozen=True, slots=True, eq=False)

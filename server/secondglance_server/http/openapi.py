@@ -17,6 +17,7 @@ from secondglance_protocol.protocol import (
     IMAGE_PART,
     MEDIA_TYPES,
     PROBLEM_MEDIA_TYPE,
+    QUESTION_HEADER,
     REQUEST_ID_HEADER,
     REQUEST_PART,
 )
@@ -145,6 +146,14 @@ _IDEMPOTENCY_KEY: Final = _header(
 )
 
 
+_QUESTION: Final = _header(
+    QUESTION_HEADER,
+    "The InferenceRequest as JSON, ASCII only (other characters as \\uXXXX), where the body is the image "
+    "alone; no body and no Content-Type if it has an image_id. Without this header the body is multipart.",
+    contentMediaType="application/json",
+)
+
+
 def _responses(
     *codes: ErrorCode, examples: dict[str, Any] | None = None, is_streamed: bool = False
 ) -> dict[int | str, dict[str, Any]]:
@@ -229,10 +238,10 @@ POST_DOCS: Final[dict[str, Any]] = {
         is_streamed=True,
     ),
     "openapi_extra": {
-        "parameters": [_REQUEST_ID, _DEADLINE, _IDEMPOTENCY_KEY],
+        "parameters": [_REQUEST_ID, _DEADLINE, _IDEMPOTENCY_KEY, _QUESTION],
         "requestBody": {
-            "required": True,
             "content": {
+                **_binary_body()["content"],
                 "multipart/form-data": {
                     "schema": {
                         "type": "object",
@@ -252,7 +261,7 @@ POST_DOCS: Final[dict[str, Any]] = {
                         REQUEST_PART: {"contentType": "application/json"},
                         IMAGE_PART: {"contentType": ", ".join(MEDIA_TYPES)},
                     },
-                }
+                },
             },
         },
     },

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import ValidationError
+from starlette.datastructures import Headers
 
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.protocol import (
@@ -16,6 +17,7 @@ from secondglance_protocol.protocol import (
     MAX_ID_CHARS,
     MAX_REQUEST_PART_BYTES,
     MEDIA_TYPES,
+    QUESTION_HEADER,
     REQUEST_PART,
 )
 from secondglance_protocol.wire import InferenceRequest, InferenceResponse, ModelResponse
@@ -84,14 +86,14 @@ async def get_model(server: State) -> ModelResponse:
 async def create_inference(request: Request, server: State) -> Response:
     facts = facts_of(request.scope)
     two_stages = server.loaded()
-    given = parse_parts(request.headers.get("content-type", ""), await request.body())
-    message, image = _unpack(given)
+    document, image = _taken_apart(request.headers, await request.body())
+    message = _message(document)
     upload = None if image is None else await upload_of(image)
     facts.image_sha256 = None if upload is None else upload.sha256
     ticket = server.ticket(facts)
 
     key = request.headers.get(IDEMPOTENCY_KEY_HEADER)
-    payload = payload_sha256(given[REQUEST_PART], (facts.image_sha256 or "").encode())
+    payload = payload_sha256(document, (facts.image_sha256 or "").encode())
 
     async def work(on_token: OnToken | None) -> tuple[InferenceResponse, bool]:
         def ask() -> Coroutine[Any, Any, InferenceResponse]:
@@ -117,9 +119,7 @@ async def create_inference(request: Request, server: State) -> Response:
 async def put_patch(request: Request, inference_id: InferenceId, server: State) -> Response:
     facts = facts_of(request.scope)
     two_stages = server.loaded()
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in MEDIA_TYPES:
-        raise ProblemError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"Content-Type: {' or '.join(MEDIA_TYPES)}")
+    _check_is_image(request.headers)
     patch = await upload_of(await request.body())
     facts.image_sha256 = patch.sha256
     ticket = server.ticket(facts)
@@ -143,19 +143,40 @@ async def delete_inference(request: Request, inference_id: InferenceId, server: 
     return Response(status_code=204)
 
 
-def _unpack(given: dict[str, bytes]) -> tuple[InferenceRequest, bytes | None]:
+def _taken_apart(headers: Headers, body: bytes) -> tuple[bytes, bytes | None]:
+    """Return the request's document and the encoded image, in either form of stage one."""
+    named = headers.getlist(QUESTION_HEADER)
+    if not named:
+        return _of_parts(parse_parts(headers.get("content-type", ""), body))
+    if len(named) > 1:
+        raise ProblemError(ErrorCode.MALFORMED_REQUEST, f"more than one {QUESTION_HEADER}")
+    is_without_image = not body and "content-type" not in headers
+    if not is_without_image:
+        _check_is_image(headers)
+    return named[0].encode("latin-1"), None if is_without_image else body
+
+
+def _check_is_image(headers: Headers) -> None:
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in MEDIA_TYPES:
+        raise ProblemError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"Content-Type: {' or '.join(MEDIA_TYPES)}")
+
+
+def _of_parts(given: dict[str, bytes]) -> tuple[bytes, bytes | None]:
     unknown = given.keys() - {REQUEST_PART, IMAGE_PART}
     if unknown or REQUEST_PART not in given:
         raise ProblemError(
             ErrorCode.INVALID_REQUEST, f"the parts are {REQUEST_PART} and, without image_id, {IMAGE_PART}"
         )
-    text = given[REQUEST_PART]
+    return given[REQUEST_PART], given.get(IMAGE_PART)
+
+
+def _message(text: bytes) -> InferenceRequest:
     if len(text) > MAX_REQUEST_PART_BYTES:
         raise ProblemError(
             ErrorCode.BODY_TOO_LARGE, f"part {REQUEST_PART}: at most {MAX_REQUEST_PART_BYTES} bytes"
         )
     try:
-        message = InferenceRequest.model_validate_json(text)
+        return InferenceRequest.model_validate_json(text)
     except ValidationError as exc:
         raise validation_problem(exc.errors(include_url=False, include_input=False)) from None
-    return message, given.get(IMAGE_PART)

@@ -137,6 +137,8 @@ def model_response(info: EngineInfo, settings: ServerSettings) -> ModelResponse:
         ),
         answers_only=info.answers_only,
         domain=info.domain,
+        recipes=info.recipes,
+        raw_image=True,
     )
 
 

@@ -13,6 +13,7 @@ from secondglance_protocol.protocol import (
     API_KEY_HEADER,
     DEADLINE_HEADER,
     IDEMPOTENCY_KEY_HEADER,
+    QUESTION_HEADER,
     REQUEST_ID_HEADER,
     TRACEPARENT_HEADER,
 )
@@ -26,6 +27,7 @@ _SENT: Final = (
     "Content-Type",
     DEADLINE_HEADER,
     IDEMPOTENCY_KEY_HEADER,
+    QUESTION_HEADER,
     REQUEST_ID_HEADER,
     TRACEPARENT_HEADER,
 )

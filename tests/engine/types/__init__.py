@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-MODULES = ("squares", "free", "answering")
+MODULES = ("squares", "free", "merged", "answering", "indexed")
 
 
 def all_rows() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.processing_utils import ProcessorMixin
 
 from secondglance_server.engine.adapters.plain_prompts import plain_template
 from secondglance_server.engine.generic.processor import pictures_only
@@ -95,7 +96,7 @@ def build(model_type: str, row: Row, directory: pathlib.Path) -> Tiny:
     model = save_and_reload(AutoModelForImageTextToText.from_config(config), directory)
     present = [name for name in processor.get_attributes() if getattr(processor, name) is not None]
     processor.get_attributes = lambda: present  # it cannot be saved without a video processor otherwise
-    processor.save_pretrained(directory)
+    ProcessorMixin.save_pretrained(processor, directory)  # some override it for a video processor's sake
     processor.chat_template = processor.chat_template or plain_template(model_type, row.image)
     return Tiny(
         model_type,

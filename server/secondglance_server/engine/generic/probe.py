@@ -206,16 +206,10 @@ def _difference(
         raise other
     if isinstance(one, EngineError):
         return str(one)
-    tolerance = _TOLERANCE.get(dtype, _HALF_TOLERANCE)
     if one.prompt_tokens != other.prompt_tokens:
         return f"{one.prompt_tokens} tokens in the prompt instead of {other.prompt_tokens}"
-    compared = list(zip(one.tokens, other.tokens, strict=False))
-    if dtype != torch.float32:
-        compared = compared[:1]  # afterwards rounding may have chosen another token
-    for left, right in compared:
-        values = np.array([left.min_entropy - right.min_entropy, left.shannon - right.shannon])
-        if not np.all(np.abs(values) <= tolerance):
-            return f"statistics differ by {np.abs(values).max():.3g} nats"
+    if (why := differing_statistics(one, other, dtype)) is not None:
+        return why
     if (one.attention is None) != (other.attention is None):
         return "one has a map"
     if one.attention is not None and other.attention is not None:
@@ -223,4 +217,17 @@ def _difference(
         apart = float(np.abs(one.attention.weights - other.attention.weights).max()) / scale
         if apart > (1e-2 if dtype == torch.float32 else 0.3):
             return f"attention differs by {apart:.0%}"
+    return None
+
+
+def differing_statistics(one: AnswerResult, other: AnswerResult, dtype: torch.dtype) -> str | None:
+    """Return by how much the tokens' statistics differ, None where it may be rounding."""
+    tolerance = _TOLERANCE.get(dtype, _HALF_TOLERANCE)
+    compared = list(zip(one.tokens, other.tokens, strict=False))
+    if dtype != torch.float32:
+        compared = compared[:1]  # afterwards rounding may have chosen another token
+    for left, right in compared:
+        values = np.array([left.min_entropy - right.min_entropy, left.shannon - right.shannon])
+        if not np.all(np.abs(values) <= tolerance):
+            return f"statistics differ by {np.abs(values).max():.3g} nats"
     return None

@@ -215,6 +215,8 @@ class GenericAdapter(TransformersAdapter):
         uploaded = {k: self.upload(v) if isinstance(v, Tensor) else v for k, v in picture.items()}
         outputs = self._get_features(**uploaded, return_dict=True)
         features = outputs.pooler_output
+        if features is None:
+            raise ValueError("its encoder gives no features of a last layer")
         parts = [features] if isinstance(features, Tensor) else list(features)
         return EncodedPicture(torch.cat([p.reshape(-1, p.shape[-1]) for p in parts]), outputs=outputs)
 

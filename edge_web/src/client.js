@@ -6,7 +6,7 @@ import { KnownServer } from "./known.js";
 import { openPicture } from "./pictures.js";
 import { settingsOf } from "./settings.js";
 import { hex } from "./sha256.js";
-import { joined } from "./wire.js";
+import { contentBytes, joined } from "./wire.js";
 
 /**
  * @typedef {import("./conversation.js").Step} Step
@@ -116,7 +116,7 @@ export class EdgeClient {
         credentials: "omit",
         redirect: "manual",
       });
-      [lost, uplink_bytes] = ["network", send.body.length];
+      [lost, uplink_bytes] = ["network", contentBytes(send)];
       if (reply.type === "opaqueredirect") return refused("the server sends us elsewhere; is this a Second Glance server?", uplink_bytes);
       const body = await readBounded(reply);
       if (body === null) return refused(`the reply exceeds ${MAX_REPLY_BYTES} bytes`, uplink_bytes);

@@ -19,6 +19,7 @@ import { isWellFormed, lengthOf } from "./text.js";
  * @typedef {{queue: number, decode_image: number, prefill: number, generate: number, localize: number}} TimingMs
  * @typedef {{text: string, min_entropy: number, shannon: number, margin: number}} TokenReport
  * @typedef {{weights: number[][], content: Box}} RelevanceReport
+ * @typedef {{format: string, quality: number, scale: number}} EncodingRecipe `scale` is a share of the sides that the server takes
  *
  * @typedef {object} InferenceResponse
  * @property {string} id
@@ -48,6 +49,8 @@ import { isWellFormed, lengthOf } from "./text.js";
  * @property {Record<string, number>} limits
  * @property {string | null} answers_only
  * @property {string | null} domain what the model can answer, in words
+ * @property {{image: EncodingRecipe | null, patch: EncodingRecipe | null} | null} recipes the encodings that were measured best
+ * @property {boolean} raw_image whether the picture may be the body and the question a header
  *
  * @typedef {{type: string, title: string, status: number, detail: string, code: string, request_id: string,
  *   retryable: boolean}} Problem
@@ -168,6 +171,7 @@ const TIMES = [
   "max_aspect_ratio", "header_timeout_s", "keep_alive_s", "write_timeout_s", "body_timeout_s", "body_grace_s",
   "inference_deadline_s", "session_ttl_s",
 ];
+const recipe = record({ format: one("jpeg", "webp", "png"), quality: whole(1, 100), scale: maybe(number(0.1, 1), 1) });
 const MODEL = record({
   protocol_version: whole(-Infinity),
   name: text(),
@@ -183,6 +187,8 @@ const MODEL = record({
   ),
   answers_only: optional(text()),
   domain: optional(text(1024)),
+  recipes: optional(record({ image: optional(recipe), patch: optional(recipe) })),
+  raw_image: maybe(flag, false),
 });
 const PROBLEM = record({
   type: text(), title: text(), status: whole(400, 599), detail: text(), code: text(), request_id: text(), retryable: flag,

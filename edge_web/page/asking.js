@@ -13,8 +13,8 @@ import {
  *   the first answer; null: it is the last
  *
  * @typedef {{name: string, bytes: number, counted: number | null}} Sent as sent, and as the server counts bodies
- * @typedef {{reply: import("./src/index.js").Reply, domain: string | null, sent: Sent[]}} Outcome
- *   `domain` is what the model can answer, in words
+ * @typedef {{reply: import("./src/index.js").Reply, domain: string | null, sent: Sent[], region: Blob | null}} Outcome
+ *   `domain` is what the model can answer, in words; `region` is as it was sent
  */
 
 /** A server that can be asked. */
@@ -36,7 +36,7 @@ export class Asking {
     const seen = new Seen(on);
     this.client.apiKey = key || null;
     const reply = await this.client.ask(blob, question, { mode, threshold, signal, onStep: (step) => seen.step(step) });
-    return { reply, domain: (await this.client.model({ signal })).domain, sent: seen.sent };
+    return { reply, domain: (await this.client.model({ signal })).domain, sent: seen.sent, region: seen.region };
   }
 
   /** @param {unknown} error @returns {boolean} whether another key may help */
@@ -71,6 +71,8 @@ export function whyDegraded(degraded) {
 class Seen {
   /** @type {Sent[]} */
   sent = [];
+  /** @type {Blob | null} */
+  region = null;
   /** @type {import("./src/index.js").Step | null} */
   #last = null;
   #began = 0;
@@ -92,6 +94,7 @@ class Seen {
 
   /** @param {import("./src/index.js").Step & {kind: "send"}} send */
   #sends(send) {
+    if (send.stage === "stage2") this.region = new Blob([send.body]);
     const header = send.headers["X-Question"]?.length ?? 0;
     const bytes = send.body.length;
     if (send !== this.#last) { // a retry is the same request

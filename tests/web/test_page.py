@@ -294,6 +294,104 @@ def test_a_picture_of_48_megapixels_is_read(visit: Opener) -> None:
     assert "8000 \u00d7 6000 pixels" in page.text("#caption")
 
 
+LOOK = """() => {
+  window.tasks = [];
+  new PerformanceObserver((list) => window.tasks.push(...list.getEntries().map((entry) => entry.duration)))
+    .observe({ entryTypes: ["longtask"] });
+}"""
+BUSY = "() => setTimeout(() => { const end = performance.now() + 300; while (performance.now() < end); })"
+
+
+def test_the_page_stays_responsive_while_48_megapixels_are_prepared(visit: Opener, tmp_path: Path) -> None:
+    """On the page's own thread, showing and preparing such a photo held it up for 0.4 to 1.6 s at a time."""
+    Image.open(PHOTO).resize((8000, 6000), Image.Resampling.BICUBIC).save(tmp_path / "large.jpg", quality=85)
+    page = visit()
+    page.page.wait_for_timeout(300)
+    page.page.evaluate(LOOK)
+    page.choose(tmp_path / "large.jpg")
+    page.ask(timeout_s=60)
+    assert page.answer == TRUTH["answer"]
+    page.until("document.querySelector('#history img').naturalWidth === 128")
+    longest = max(page.page.evaluate("window.tasks"), default=0)
+    print(f"the longest task of the page took {longest:.0f} ms")
+    assert len(page.page.workers) == 1
+    page.page.evaluate(BUSY)
+    page.until("window.tasks.some((each) => each >= 250)")  # so it would be seen
+    assert longest < 250
+
+
+WITHOUT = {
+    "nothing": "",
+    "workers": "delete window.Worker;",
+    "leave for workers": "window.Worker = class { constructor() { throw new DOMException('no'); } };",
+    "a worker's file": """const Kept = Worker;
+      window.Worker = class { constructor() { return new Kept('/nowhere.js'); } };""",
+    "canvases off the page": "delete window.Worker; delete window.OffscreenCanvas;",
+}
+WRITTEN = """async ([encoded, regions]) => {
+  const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
+  const { openPicture } = await import("/app/src/pictures.js");
+  const picture = await openPicture(new Blob([bytes]), Infinity);
+  const written = [picture.width, picture.height, await picture.contentKey()];
+  for (const [region, size] of regions) {
+    const drawn = await picture.draw(region, size);
+    const png = await drawn.write("image/png", null);
+    written.push(Array.from(png), await drawn.write("image/tiff", 50));
+    drawn.close();
+  }
+  picture.close();
+  return written;
+}"""
+
+
+def test_the_worker_and_the_page_make_the_same_pictures(visit: Opener) -> None:
+    """Old browsers, pages of another origin than the library, and strict policies have no worker for us."""
+    region = {"left": 30, "top": 50, "right": 330, "bottom": 170}
+    regions = [(None, {"width": 224, "height": 168}), (region, {"width": 300, "height": 120})]
+    given = [base64.b64encode(jpeg(noisy(1001, 703))).decode(), regions]
+    made = []
+    for name, script in WITHOUT.items():
+        page = visit(expected="404" if name.endswith("file") else "(?!)")
+        page.page.evaluate(f"() => {{ {script} }}")
+        width, height, key, *pngs = page.page.evaluate(WRITTEN, given)
+        assert len(page.page.workers) == (name == "nothing"), name
+        assert pngs[1::2] == [None, None], "what no browser writes"
+        pictures = [
+            np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB")).tolist() for png in pngs[::2]
+        ]
+        made.append((width, height, key, pictures))
+    assert all(each == made[0] for each in made)
+
+
+def test_the_worker_says_what_is_wrong_and_keeps_no_picture(visit: Opener) -> None:
+    page = visit(expected="503")
+    page.choose(PHOTO)
+    page.ask()
+    (worker,) = page.page.workers
+    page.until("document.querySelector('#history img').naturalWidth === 128")  # by the worker, too
+    worker.evaluate(
+        """() => { self.left = 0; const make = self.createImageBitmap;
+        self.createImageBitmap = (...given) => make(...given).then((made) => { self.left++; return made; });
+        const close = ImageBitmap.prototype.close;
+        ImageBitmap.prototype.close = function () { self.left--; close.call(this); }; }"""
+    )
+    page.ask(TRUTH["coarse_question"])
+    page.page.route("**/patch", lambda route: route.fulfill(status=503, headers={"Retry-After": "999"}))
+    page.ask()
+    assert "the second look failed" in page.text("#first .verdict")
+    words = page.page.evaluate(
+        """async () => { const { openPicture } = await import("/app/src/pictures.js");
+        const why = (error) => `${error.name}: ${error.message}`;
+        const wide = new Blob([await (await fetch("/app/icon-512.png")).blob()]);
+        return await Promise.all([
+          openPicture(new Blob(["no picture"]), 1e9).catch(why), openPicture(wide, 512).catch(why)]); }"""
+    )
+    assert words[0] == "BadImageError: This browser cannot open the photo."
+    assert words[1].startswith("BadImageError: The photo has 512 \u00d7 512 pixels")
+    page.page.wait_for_timeout(200)
+    assert worker.evaluate("self.left") == 0
+
+
 def test_every_orientation_of_exif_gives_the_same_answer_and_region(visit: Opener) -> None:
     """Chromium's createImageBitmap with a rectangle gives another region where EXIF turns the picture."""
     upright = Image.open(PHOTO)

@@ -8,6 +8,7 @@
 import { noteOfDoubt } from "./doubt.js";
 import { encode, recipeOf } from "./encoding.js";
 import { BadImageError, EdgeError, ExpiredError, ProtocolError, TimedOutError } from "./errors.js";
+import { EVENT_STREAM } from "./events.js";
 import { failureOf } from "./failures.js";
 import { bounded, fit, scaled } from "./fit.js";
 import { Ledger } from "./ledger.js";
@@ -44,6 +45,7 @@ import { firstRequest, headerRoom, modelRequest, patchRequest } from "./wire.js"
  * @property {() => number} draw [0, 1)
  * @property {() => number} nowMs since 1970
  * @property {(bytes: number) => string} randomHex
+ * @property {boolean} [streams] whether answers are asked for as streams
  */
 
 /** @template T @typedef {Generator<Step, T, any>} Steps */
@@ -250,9 +252,10 @@ export class Conversation {
 
   /** Send until it succeeds or trying again makes no sense. @param {Send} bare @returns {Steps<Arrived>} */
   *#call(bare) {
-    const { randomHex, nowMs, settings } = this.#around;
+    const { randomHex, nowMs, settings, streams } = this.#around;
+    const streamed = streams && bare.stage !== "setup" && { Accept: EVENT_STREAM };
     const traced = settings.trace && { traceparent: `00-${this.#traceId}-${randomHex(8)}-01` };
-    const request = { ...bare, headers: { ...bare.headers, ...traced } }; // once: a retry repeats the exact bytes
+    const request = { ...bare, headers: { ...bare.headers, ...streamed, ...traced } }; // once: a retry repeats the exact bytes
     for (let retried = 0; ; retried++) {
       this.#ledger.check(request);
       if (this.#isLate()) throw this.#tooLate();

@@ -18,6 +18,7 @@ import { isWellFormed, lengthOf } from "./text.js";
  * @typedef {{received_bytes: number, prompt_tokens: number, cached_tokens: number, completion_tokens: number}} Usage
  * @typedef {{queue: number, decode_image: number, prefill: number, generate: number, localize: number}} TimingMs
  * @typedef {{text: string, min_entropy: number, shannon: number, margin: number}} TokenReport
+ * @typedef {{text: string, min_entropy: number}} TokenEvent
  * @typedef {{weights: number[][], content: Box}} RelevanceReport
  * @typedef {{format: string, quality: number, scale: number}} EncodingRecipe `scale` is a share of the sides that the server takes
  *
@@ -194,15 +195,13 @@ const PROBLEM = record({
   type: text(), title: text(), status: whole(400, 599), detail: text(), code: text(), request_id: text(), retryable: flag,
 });
 
+const TOKEN = record({ text: text(), min_entropy: uncertainty });
+
 /** @param {Uint8Array} body @returns {Problem | null} null for a body that is none */
-export function parseProblem(body) {
-  try {
-    return PROBLEM(parsed(body));
-  } catch (error) {
-    if (error instanceof Misfit) return null;
-    throw error;
-  }
-}
+export const parseProblem = (body) => readOrNone(PROBLEM, body);
+
+/** @param {Uint8Array} body @returns {TokenEvent | null} null for a body that is none */
+export const parseToken = (body) => readOrNone(TOKEN, body);
 
 /** Return what the server takes, if this edge speaks its protocol. @param {Uint8Array} body @returns {ModelResponse} */
 export function parseModel(body) {
@@ -246,14 +245,21 @@ export function parseInference(body, stage, size) {
   return reply;
 }
 
-/** @param {Reader} reader @param {string} name @param {Uint8Array} body */
-function read(reader, name, body) {
+/** @param {Reader} reader @param {Uint8Array} body */
+function readOrNone(reader, body) {
   try {
     return reader(parsed(body));
   } catch (error) {
-    if (!(error instanceof Misfit)) throw error;
-    throw new ProtocolError(`the reply is no ${name}; is this a Second Glance server?`);
+    if (error instanceof Misfit) return null;
+    throw error;
   }
+}
+
+/** @param {Reader} reader @param {string} name @param {Uint8Array} body */
+function read(reader, name, body) {
+  const document = readOrNone(reader, body);
+  if (document === null) throw new ProtocolError(`the reply is no ${name}; is this a Second Glance server?`);
+  return document;
 }
 
 /** @param {Uint8Array} body @returns {unknown} */

@@ -42,6 +42,7 @@ async function play(scenario) {
     settings,
     clock: () => now,
     draw: () => scenario.draw,
+    streams: scenario.streams,
     nowMs: () => NOW_MS,
     randomHex: (/** @type {number} */ bytes) => "0".repeat(2 * bytes),
   };

@@ -130,6 +130,7 @@ class _Stage:
             settings=self._settings,
             clock=lambda: self._now,
             draw=lambda: self._scenario["draw"],
+            on_token=(lambda _: None) if self._scenario["streams"] else None,
         )
         steps = conversation.run()
         try:

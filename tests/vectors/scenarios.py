@@ -177,6 +177,7 @@ def of(
     picture: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     draw: float = 0.0,
+    streams: bool = False,
     **terms: Any,
 ) -> Scenario:
     return {
@@ -185,6 +186,7 @@ def of(
         "picture": {"width": 4000, "height": 3000, "bytes": 1_819_734, **(picture or {})},
         "settings": settings or {},
         "draw": draw,
+        "streams": streams,
         "asks": asks or [terms],
         "exchanges": list(exchanges),
     }
@@ -258,6 +260,7 @@ def answered() -> Iterator[Scenario]:
     yield of("a patch of low quality to fit", model(), draft(patch=offer(max_bytes=160)), final())
     yield of("no patch fits", model(), draft(patch=offer(max_bytes=20)))
     yield of("a patch in its own pixels", model(), draft(roi=roi(10, 20, 110, 70)), final())
+    yield of("tokens as they come", *both, sure(), asks=[{}, {}], streams=True)
     yield of("settings of one's own", *both, settings={"image_quality": 64, "patch_quality": 40})
     yield of("JPEG by choice", *both, settings={"format": "jpeg"})
 

@@ -2,7 +2,8 @@
 
 `Conversation.run` is a generator of steps (see `steps`); a driver performs them. Decided here and nowhere
 else: retries, the deadline, the uplink budget, sending the picture again when the server has forgotten it,
-and what happens if stage two fails: the draft answer is returned with `degraded`, unless `strict`.
+and what happens if stage two fails: the draft answer is returned with `degraded`, unless `strict`. With
+`early_region` the server may ask for the region before its draft has ended: the patch is sent at once.
 
 Not covered: a second round. One region is asked for and sent.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Generator
+from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 from PIL import Image
@@ -69,6 +71,10 @@ _HEAD_BYTES = 512  # of a request around its body, with a key
 _LENGTH_DIGITS = 7  # of a Content-Length, where the body is not known yet; without one it is a digit
 
 
+def _tell_nobody(_: Token) -> None:
+    """For who wants a stream and no tokens."""
+
+
 def _no_picture() -> Encoded:
     """Return what stands for a picture in a request that is weighed before there is one."""
     return Encoded(b"", "image/jpeg", (1, 1), None)
@@ -96,7 +102,7 @@ class Conversation:
     ) -> None:
         """`size_on_wire` is how many bytes a request puts on the wire, its head and TLS included.
 
-        With `on_token`, answers are asked for as streams.
+        With `on_token`, answers are asked for as streams; with the setting `early_region`, the draft.
         """
         self._source = source
         self._ask = ask
@@ -105,6 +111,7 @@ class Conversation:
         self._clock = clock
         self._draw = draw
         self._on_token = on_token
+        self._is_draft_cut = False
         self._trace = trace_of_caller() or (Trace.begun() if settings.trace else None)
         self._trace_id = "" if self._trace is None else self._trace.trace_id
         self._encodings = EncodingChoice(settings, known.link)
@@ -120,6 +127,8 @@ class Conversation:
             self._encodings = EncodingChoice(self._settings, self._known.link, model.recipes)
             first = yield from self._first_stage(original, model)
             second, degraded = yield from self._second_opinion(original, first)
+            if degraded is not None and self._is_draft_cut:
+                first = yield from self._whole_draft(original, first, model)
             receipt = self._ledger.receipt(original.encoded_bytes)
             doubt = note_of_doubt(second or first)
             notes = original.notes if doubt is None else (*original.notes, doubt)
@@ -151,6 +160,7 @@ class Conversation:
                 arrived = yield from self._ask_with_image(original, model)
             first = parse_inference(arrived, stage=1, size=original.size)
             self._learn(arrived, first.timing_ms)
+            self._is_draft_cut = arrived.is_cut
             self._known.remember_image(key, first.image_id)
             self._trace_id = self._trace_id or traced_by_server(arrived.headers.get(TRACERESPONSE_HEADER, ""))
             yield Answered(first)
@@ -190,6 +200,27 @@ class Conversation:
             if self._ask.strict:
                 raise
             return None, str(exc)
+
+    def _whole_draft(
+        self, original: Original, first: InferenceResponse, model: ModelResponse
+    ) -> Steps[InferenceResponse]:
+        """Ask once more for a draft that was not waited for, by the picture's id.
+
+        The draft stays as it is if that fails.
+        """
+        ask = replace(self._ask, mode="answer_only")
+        request = first_request(
+            ask, original.size, first.image_id, deadline=self._deadline, header_room=header_room(model)
+        )
+        self._on_token = None  # its beginning has been told
+        try:
+            with self._ledger.stage("stage1"):
+                arrived = yield from self._call(request)
+                whole = parse_inference(arrived, stage=1, size=original.size)
+        except EdgeError:
+            return first
+        asked = {"id": first.id, "status": first.status, "roi": first.roi, "patch": first.patch}
+        return whole.model_copy(update=asked)
 
     def _second_stage(self, original: Original, first: InferenceResponse) -> Steps[InferenceResponse]:
         if first.roi is None or first.patch is None:
@@ -298,9 +329,11 @@ class Conversation:
         """Return `request` with its place in a trace and, if tokens are wanted, the wish for a stream."""
         if self._trace is not None:
             request = traced(request, self._trace)
-        if self._on_token is None or request.stage == "setup":
+        is_early = request.stage == "stage1" and self._settings.early_region and not self._is_draft_cut
+        if request.stage == "setup" or (self._on_token is None and not is_early):
             return request
-        return streamed(request, TokenTeller(1 if request.stage == "stage1" else 2, self._on_token))
+        teller = TokenTeller(1 if request.stage == "stage1" else 2, self._on_token or _tell_nobody)
+        return streamed(request, teller, is_early=is_early)
 
     def _call(self, request: Send) -> Steps[Arrived]:
         """Send until it succeeds or trying again makes no sense; raises what went wrong last."""

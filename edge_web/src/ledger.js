@@ -2,13 +2,14 @@
 
 import { UplinkBudgetError } from "./errors.js";
 import { Receipt, nothingSpent } from "./reply.js";
+import { contentBytes } from "./wire.js";
 
 /** @typedef {import("./wire.js").Send} Send @typedef {import("./reply.js").StageName} StageName */
 
 const HEAD_BYTES = 512; // of a request around its body, with a key: a guess, for no page can count heads
 
 /** Return the bytes that a request takes on the wire with a usual head. @param {Send} request */
-export const typicalSize = (request) => HEAD_BYTES + request.body.length;
+export const typicalSize = (request) => HEAD_BYTES + contentBytes(request);
 
 /** @param {Send} request */
 export function inWords(request) {
@@ -41,7 +42,7 @@ export class Ledger {
     spent.downlink_bytes += outcome.downlink_bytes;
     spent.requests += 1;
     spent.retries += Number(isRetry);
-    this.#spentBytes += Math.max(outcome.uplink_bytes, "lost" in outcome ? 0 : request.body.length);
+    this.#spentBytes += Math.max(outcome.uplink_bytes, "lost" in outcome ? 0 : typicalSize(request));
   }
 
   /** Return how many bytes of body the budget still carries beside those of `request`; null without one. @param {Send} request */

@@ -33,6 +33,9 @@ const PATCH_URL = /^\/v1(?:\/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+$/;
 const MAX_PATCH_URL_CHARS = 512;
 const MAX_QUESTION_BYTES = 4096;
 const MODES = ["auto", "answer_only", "always"];
+const MAX_QUESTION_HEADER_BYTES = 4096; // common proxies take lines of 8 KB
+const MULTIPART_BYTES = 97; // that parts cost more at least; a header must escape what is not ASCII
+export const QUESTION_HEADER = "X-Question";
 const utf8 = new TextEncoder();
 const EMPTY = new Uint8Array();
 
@@ -41,19 +44,32 @@ export function modelRequest(deadline) {
   return { kind: "send", stage: "setup", method: "GET", path: "/v1/model", headers: {}, body: EMPTY, deadline };
 }
 
+/** Return how many bytes the question's header may have; 0 where a server takes multipart only. @param {import("./replies.js").ModelResponse} model */
+export const headerRoom = ({ raw_image, limits }) =>
+  raw_image ? Math.min(MAX_QUESTION_HEADER_BYTES, Math.floor(limits.max_header_bytes / 2)) : 0;
+
+/** Return the bytes that a request holds besides its usual head. @param {Send} send */
+export const contentBytes = ({ headers, body }) => body.length + (headers[QUESTION_HEADER]?.length ?? 0);
+
 /**
+ * Return stage one's request. The picture is the body and the question a header if that has room and is shorter; else
+ * it is multipart. Which one does not depend on the picture's bytes.
+ *
  * @param {string} question @param {Terms} terms @param {{width: number, height: number}} size of the original
  * @param {Encoded | string} picture the small copy, or the server's name for it
- * @param {number | null} deadline @param {(bytes: number) => string} randomHex
+ * @param {{deadline: number | null, randomHex: (bytes: number) => string, headerRoom: number}} how
  * @returns {Send}
  */
-export function firstRequest(question, terms, size, picture, deadline, randomHex) {
-  const document = documentOf(question, terms, size, typeof picture === "string" ? picture : null);
-  /** @type {Record<string, Uint8Array>} */
-  const contents = typeof picture === "string" ? { request: document } : { request: document, image: picture.data };
-  const { boundary, body } = multipart(contents);
+export function firstRequest(question, terms, size, picture, { deadline, randomHex, headerRoom: room }) {
+  const image = typeof picture === "string" ? null : picture;
+  const plain = documentOf(question, terms, size, typeof picture === "string" ? picture : null);
+  const named = plain.replace(/[^ -~]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  const isHeader = named.length <= Math.min(room, utf8.encode(plain).length + MULTIPART_BYTES);
+  const contents = { request: utf8.encode(isHeader ? named : plain), ...(image && { image: image.data }) };
+  const { type, body } = isHeader ? { type: image?.media_type, body: image?.data ?? EMPTY } : multipart(contents);
   const headers = {
-    "Content-Type": `multipart/form-data; boundary=${boundary}`,
+    ...(isHeader && { [QUESTION_HEADER]: named }),
+    ...(type && { "Content-Type": type }),
     "Idempotency-Key": idempotencyKey(terms, Object.values(contents), randomHex),
   };
   return { kind: "send", stage: "stage1", method: "POST", path: "/v1/inferences", headers, body, deadline };
@@ -70,18 +86,21 @@ export function patchRequest(url, patch, deadline) {
 }
 
 /**
- * Return a boundary and the body, as short as RFC 7578 allows. The boundary is the first number whose delimiter no
+ * Return the body and its media type, as short as RFC 7578 allows. The boundary is the first number whose delimiter no
  * content holds, so that no picture can end a part.
  *
  * @param {Record<string, Uint8Array>} contents
  */
-export function multipart(contents) {
+function multipart(contents) {
   let boundary = 0;
   while (Object.values(contents).some((content) => holds(content, utf8.encode(`--${boundary}`)))) boundary++;
   const pieces = Object.entries(contents).flatMap(([name, content]) => [
     utf8.encode(`--${boundary}\r\nContent-Disposition: form-data; name="${name}"\r\n\r\n`), content, utf8.encode("\r\n"),
   ]);
-  return { boundary: String(boundary), body: joined([...pieces, utf8.encode(`--${boundary}--\r\n`)]) };
+  return {
+    type: `multipart/form-data; boundary=${boundary}`,
+    body: joined([...pieces, utf8.encode(`--${boundary}--\r\n`)]),
+  };
 }
 
 /** @param {Uint8Array[]} pieces */
@@ -116,7 +135,7 @@ function documentOf(question, terms, { width, height }, imageId) {
   }
   checkTerms(question, terms);
   const { mode = "auto", threshold = null, max_new_tokens = null, include = [] } = terms;
-  return utf8.encode(JSON.stringify({
+  return JSON.stringify({
     question,
     image: { width, height },
     ...(imageId !== null && { image_id: imageId }),
@@ -124,7 +143,7 @@ function documentOf(question, terms, { width, height }, imageId) {
     ...(threshold !== null && { gate: { threshold } }),
     ...(max_new_tokens !== null && { max_new_tokens }),
     ...(include.length > 0 && { include }),
-  }));
+  });
 }
 
 /** @param {string} question @param {Terms} terms */

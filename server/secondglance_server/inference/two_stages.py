@@ -45,9 +45,9 @@ from secondglance_server.inference.intake import (
     image_limits,
     patch_limits,
 )
-from secondglance_server.inference.localization import locate, relative_attention
-from secondglance_server.inference.replies import Findings, build_reply, patch_offer
-from secondglance_server.inference.sessions import PendingPatch, Session, new_inference_id
+from secondglance_server.inference.localization import further_regions, locate, relative_attention
+from secondglance_server.inference.replies import Findings, build_reply, patch_offer, with_surer_answer
+from secondglance_server.inference.sessions import PendingPatch, Session, further_look, new_inference_id
 from secondglance_server.inference.skip import SkipReason, seen_size, skip_before_looking, skip_region
 from secondglance_server.inference.stores.expiring import ExpiringStore
 from secondglance_server.inference.stores.protocol import ImageStore, PatchClaim, SessionStore
@@ -57,12 +57,15 @@ from secondglance_server.settings import ServerSettings
 Tell: TypeAlias = Callable[[TokenStats | InferenceResponse], None]
 """Is told what there is of a reply that is being made."""
 
+_SHARPER = 1.5  # times the pixels: with fewer more the same region shows nothing new
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Search:
     """Where to look, or why nowhere."""
 
     roi: Roi | None = None
+    further: tuple[Roi, ...] = ()  # where to look if that leaves doubt
     skip: SkipReason | None = None
     relevance: AttentionMap | None = None
     localize_ms: float = 0.0
@@ -191,16 +194,27 @@ class TwoStages:
 
     async def _localized(self, asking: _Asking, answered: Answered) -> _Search:
         with asking.facts.phase("localize"):
-            return await self._search(asking.picture, answered.result.attention, asking.request.image)
+            return await self._search(
+                asking.picture,
+                answered.result.attention,
+                asking.request.image,
+                asking.request.max_rounds - 1,
+            )
 
     async def _conclude(self, asking: _Asking, answered: Answered, search: _Search) -> InferenceResponse:
         """Return the reply to stage one; from here on its patch may come."""
         reply, facts = self._first_reply(asking, answered, search), asking.facts
         pending = None
         if search.roi is not None:
-            question, include = asking.request.question, asking.request.include
             pending = PendingPatch(
-                asking.image, question, asking.gate, asking.max_new_tokens, include, search.roi
+                asking.image,
+                asking.request.question,
+                asking.gate,
+                asking.max_new_tokens,
+                asking.request.include,
+                search.roi,
+                n_further=asking.request.max_rounds - 1,
+                regions=search.further,
             )
         await self._sessions.remember(Session(asking.id, facts.tenant, reply, pending))
         return reply
@@ -244,7 +258,10 @@ class TwoStages:
         ticket: Ticket,
         on_token: OnToken | None = None,
     ) -> InferenceResponse:
-        """Stage two. The same bytes again give the same reply; after a failure the session waits again."""
+        """Stage two. The same bytes again give the same reply; after a failure the session waits again.
+
+        While the answer stays doubtful and the request allows it, the reply asks for a further region.
+        """
         claim = await self._sessions.claim(facts.tenant, inference_id, patch.sha256)
         session = claim.session
         facts.inference_id = inference_id  # not before: what names no session is a client's free text
@@ -256,13 +273,13 @@ class TwoStages:
             with _translated_failures():
                 self._device.check_room(2)
                 assert session.pending is not None, "a session that may run waits for a patch"
-                reply = await self._answer_with_patch(
+                reply, further = await self._answer_with_patch(
                     session, session.pending, patch, facts, ticket, on_token
                 )
         except BaseException:  # a cancelled request, too, leaves the session waiting
             await self._sessions.release(claim)
             raise
-        await self._sessions.complete(claim, reply)
+        await self._sessions.complete(claim, reply, further)
         _note(reply, facts)
         return reply
 
@@ -278,7 +295,8 @@ class TwoStages:
         facts: RequestFacts,
         ticket: Ticket,
         on_token: OnToken | None,
-    ) -> InferenceResponse:
+    ) -> tuple[InferenceResponse, PendingPatch | None]:
+        """Return the reply, and what it waits for if it asks for a further region."""
         settings, roi = self._settings, pending.roi
 
         began = time.perf_counter()
@@ -301,7 +319,7 @@ class TwoStages:
                 ticket,
                 on_token,
             )
-        return build_reply(
+        look = build_reply(
             Findings(
                 inference_id=session.id,
                 stage=2,
@@ -316,9 +334,35 @@ class TwoStages:
                 gate=pending.gate,
             )
         )
+        can_be_sharper = _SHARPER * facts.pixels.uploaded <= self._asked_pixels(roi)
+        reply, further = self._after_look(session, pending, look, can_be_sharper=can_be_sharper)
+        facts.pixels.asked = self._asked_pixels(further.roi) if further else 0
+        return reply, further
 
-    async def _search(self, picture: Picture, attention: AttentionMap | None, original: ImageSize) -> _Search:
-        """Find the region and judge whether its crop can help."""
+    def _after_look(
+        self, session: Session, pending: PendingPatch, look: InferenceResponse, *, can_be_sharper: bool
+    ) -> tuple[InferenceResponse, PendingPatch | None]:
+        """Return the reply to `look`: the surest answer so far and, if that is doubtful, a further region."""
+        reply, surest = look, pending.roi
+        if pending.surest is not None:
+            reply = with_surer_answer(look, session.reply)
+            surest = pending.roi if reply is look else pending.surest
+        further = None
+        if reply.doubtful and not look.off_domain:
+            further = further_look(pending, surest, can_be_sharper=can_be_sharper)
+        if further is None:
+            return reply.model_copy(update={"roi": surest}), None
+        asks = {
+            "status": "needs_patch",
+            "roi": further.roi,
+            "patch": patch_offer(session.id, self.info, self._settings),
+        }
+        return reply.model_copy(update=asks), further
+
+    async def _search(
+        self, picture: Picture, attention: AttentionMap | None, original: ImageSize, n_further: int
+    ) -> _Search:
+        """Find the region and judge whether its crop can help; and up to `n_further` regions after it."""
         if self.info.answers_only is not None:
             return _Search(skip="answers_only")
         height, width = picture.rgb.shape[:2]
@@ -335,9 +379,16 @@ class TwoStages:
         if not np.isfinite(attention.weights).all() or attention.weights.min() < 0:
             raise EngineError("the attention map is not finite and non-negative")
         region = locate(attention, original, how)
-        skip = skip_region(region, original, seen, self.info.patch, patch_limits(self._settings))
+        limits = patch_limits(self._settings)
+        skip = skip_region(region, original, seen, self.info.patch, limits)
+        further = () if skip else further_regions(attention, original, how, region, n_further)
         return _Search(
             roi=None if skip else roi_of(region, original),
+            further=tuple(
+                roi_of(each, original)
+                for each in further
+                if skip_region(each, original, seen, self.info.patch, limits) is None
+            ),
             skip=skip,
             relevance=attention,
             localize_ms=_ms_since(began),
@@ -419,7 +470,7 @@ def _earlier_reply(claim: PatchClaim) -> InferenceResponse:
     if claim.outcome == "answered":
         raise ProblemError(ErrorCode.STAGE_CONFLICT, "this inference was answered in its first stage")
     if claim.outcome == "conflict":
-        raise ProblemError(ErrorCode.PATCH_CONFLICT, "an inference takes one patch")
+        raise ProblemError(ErrorCode.PATCH_CONFLICT, "another patch was sent for this region")
     if claim.outcome == "in_progress":
         raise ProblemError(ErrorCode.IDEMPOTENCY_IN_PROGRESS, "this patch is being worked on", 1.0)
     return claim.session.reply

@@ -1,11 +1,11 @@
 """The early gate on a slow link: how much sooner is an answer there whose draft has thirty tokens?
 
-    python -m benchmarks.early_region [--model llava-100m] [--questions 6] [--tokens 30] [--kbit 256]
+    python -m benchmarks.instruments.early_region [--model llava-100m] [--questions 6] [--kbit 256]
 
 A server process with a model of random weights; before it a relay (`lab.relay`) that passes so many kbit/s
 each way and delays by 30 ms. One edge sends the region at the draft's first doubtful token, the other after
 its last; both ask the same, in turn, each as often first. The threshold is set for each question, from a
-draft that was read before: so that the first token is doubtful, and so that none of the first nine is. The
+draft that was read before: so that the first token is doubtful, and so that only the most doubtful is. The
 server keeps no prefix, or the second edge would find the first one's. Prints a table and, last, one line of
 JSON.
 """
@@ -36,7 +36,6 @@ _ENVIRONMENT = {
     "SECONDGLANCE_SERVER_PREFIX_CACHE_BYTES": "1",
     "SECONDGLANCE_SERVER_INFERENCE_DEADLINE_S": "300",
 }
-_SURE_TOKENS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +50,10 @@ class Asked:
 
 
 def thresholds(reply: Reply) -> dict[str, float]:
-    """Return the threshold of each case; none where no token exceeds it."""
+    """Return the threshold of each case: the first token is doubtful, or only the most doubtful one is."""
     values = [token.min_entropy for token in reply.tokens or ()]
-    late = max(values[:_SURE_TOKENS], default=0.0)
-    found = {"first token": 0.0}
-    return found | ({"later token": late} if max(values, default=0.0) > late else {})
+    latest = values.index(max(values))
+    return {"first token": 0.0} | ({"latest token": max(values[:latest])} if latest else {})
 
 
 def measure(url: str, relay_url: str, pictures: Sequence[Image.Image], tokens: int) -> list[Asked]:

@@ -98,7 +98,7 @@ class Seen {
     const header = send.headers["X-Question"]?.length ?? 0;
     const bytes = send.body.length;
     if (send !== this.#last) { // a retry is the same request
-      if (header) this.sent.push({ name: "Question (a header)", bytes: header, counted: null });
+      if (header) this.sent.push({ name: "Question", bytes: header, counted: null });
       const first = !this.#hasPicture ? "Question" : header ? "Small copy" : "Small copy and question";
       if (bytes) this.sent.push({ name: send.stage === "stage2" ? "Region" : first, bytes, counted: null });
     }

@@ -12,7 +12,8 @@ the original; where it squashes they differ, and windows counted in cells are st
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,41 @@ def locate(attention: AttentionMap, original: ImageSize, how: LocalizationDefaul
         (window.top - y0 * rows) * cell_height, window.height * cell_height, original.height
     )
     return cover_pixels(left, top, right, bottom, original)
+
+
+def further_regions(
+    attention: AttentionMap, original: ImageSize, how: LocalizationDefaults, first: PixelBox, most: int
+) -> list[PixelBox]:
+    """Return up to `most` regions to look at after `first`, best first.
+
+    Each is where the map points once the cells of all earlier ones are blanked out. None comes twice.
+    """
+    weights = _within_content(attention)
+    regions = [first]
+    while len(regions) <= most:
+        weights[_cells_of(regions[-1], attention, original)] = 0.0
+        if weights.max() <= 0.0:
+            break
+        region = locate(replace(attention, weights=weights.astype(np.float32)), original, how)
+        if region in regions:
+            break
+        regions.append(region)
+    return regions[1:]
+
+
+def _cells_of(region: PixelBox, attention: AttentionMap, original: ImageSize) -> tuple[slice, slice]:
+    """Return rows and columns of the cells that `region` touches."""
+    rows, cols = attention.weights.shape
+    x0, y0, x1, y1 = attention.content
+    x_cells, y_cells = (x1 - x0) * cols / original.width, (y1 - y0) * rows / original.height  # of a pixel
+    left, right = x0 * cols + region.left * x_cells, x0 * cols + region.right * x_cells
+    top, bottom = y0 * rows + region.top * y_cells, y0 * rows + region.bottom * y_cells
+    return _touched(top, bottom), _touched(left, right)
+
+
+def _touched(start: float, end: float) -> slice:
+    tolerance = 1e-6  # cells: as in `_within_content`
+    return slice(max(0, math.floor(start + tolerance)), math.ceil(end - tolerance))
 
 
 def vicrop_window(weights: Grid, *, cell_width: float, cell_height: float, base_side: float) -> Window:

@@ -29,14 +29,16 @@ from secondglance_server.inference.intake import (
     image_limits,
     patch_limits,
 )
-from secondglance_server.inference.localization import locate, relative_attention
-from secondglance_server.inference.replies import Findings, build_reply, patch_offer
-from secondglance_server.inference.sessions import PendingPatch, Session, new_inference_id
+from secondglance_server.inference.localization import further_regions, locate, relative_attention
+from secondglance_server.inference.replies import Findings, build_reply, patch_offer, with_surer_answer
+from secondglance_server.inference.sessions import PendingPatch, Session, further_look, new_inference_id
 from secondglance_server.inference.skip import SkipReason, seen_size, skip_before_looking, skip_region
 from secondglance_server.inference.stores.expiring import ExpiringStore
 from secondglance_server.inference.stores.protocol import ImageStore, PatchClaim, SessionStore
 from secondglance_server.inference.ticket import Ticket, deadline_exceeded
 from secondglance_server.settings import ServerSettings
+
+_SHARPER = 1.5  # times the pixels: with fewer more the same region shows nothing new
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +46,7 @@ class _Search:
     """Where to look, or why nowhere."""
 
     roi: Roi | None = None
+    further: tuple[Roi, ...] = ()  # where to look if that leaves doubt
     skip: SkipReason | None = None
     relevance: AttentionMap | None = None
     localize_ms: float = 0.0
@@ -112,7 +115,9 @@ class TwoStages:
                 search = _Search(skip="off_domain")
             elif asks and request.mode != "answer_only":
                 with facts.phase("localize"):
-                    search = await self._search(picture, result.attention, request.image)
+                    search = await self._search(
+                        picture, result.attention, request.image, request.max_rounds - 1
+                    )
 
         inference_id = new_inference_id(self._settings.server_tag)
         reply = build_reply(
@@ -136,7 +141,16 @@ class TwoStages:
         )
         pending = None
         if search.roi is not None:
-            pending = PendingPatch(image, request.question, gate, max_new_tokens, request.include, search.roi)
+            pending = PendingPatch(
+                image,
+                request.question,
+                gate,
+                max_new_tokens,
+                request.include,
+                search.roi,
+                n_further=request.max_rounds - 1,
+                regions=search.further,
+            )
         await self._sessions.remember(Session(inference_id, facts.tenant, reply, pending))
         facts.skip = search.skip
         facts.pixels.original = request.image.width * request.image.height
@@ -153,7 +167,10 @@ class TwoStages:
         ticket: Ticket,
         on_token: OnToken | None = None,
     ) -> InferenceResponse:
-        """Stage two. The same bytes again give the same reply; after a failure the session waits again."""
+        """Stage two. The same bytes again give the same reply; after a failure the session waits again.
+
+        While the answer stays doubtful and the request allows it, the reply asks for a further region.
+        """
         claim = await self._sessions.claim(facts.tenant, inference_id, patch.sha256)
         session = claim.session
         facts.inference_id = inference_id  # not before: what names no session is a client's free text
@@ -165,13 +182,13 @@ class TwoStages:
             with _translated_failures():
                 self._device.check_room(2)
                 assert session.pending is not None, "a session that may run waits for a patch"
-                reply = await self._answer_with_patch(
+                reply, further = await self._answer_with_patch(
                     session, session.pending, patch, facts, ticket, on_token
                 )
         except BaseException:  # a cancelled request, too, leaves the session waiting
             await self._sessions.release(claim)
             raise
-        await self._sessions.complete(claim, reply)
+        await self._sessions.complete(claim, reply, further)
         _note(reply, facts)
         return reply
 
@@ -187,7 +204,8 @@ class TwoStages:
         facts: RequestFacts,
         ticket: Ticket,
         on_token: OnToken | None,
-    ) -> InferenceResponse:
+    ) -> tuple[InferenceResponse, PendingPatch | None]:
+        """Return the reply, and what it waits for if it asks for a further region."""
         settings, roi = self._settings, pending.roi
 
         began = time.perf_counter()
@@ -210,7 +228,7 @@ class TwoStages:
                 ticket,
                 on_token,
             )
-        return build_reply(
+        look = build_reply(
             Findings(
                 inference_id=session.id,
                 stage=2,
@@ -225,9 +243,35 @@ class TwoStages:
                 gate=pending.gate,
             )
         )
+        can_be_sharper = _SHARPER * facts.pixels.uploaded <= self._asked_pixels(roi)
+        reply, further = self._after_look(session, pending, look, can_be_sharper=can_be_sharper)
+        facts.pixels.asked = self._asked_pixels(further.roi) if further else 0
+        return reply, further
 
-    async def _search(self, picture: Picture, attention: AttentionMap | None, original: ImageSize) -> _Search:
-        """Find the region and judge whether its crop can help."""
+    def _after_look(
+        self, session: Session, pending: PendingPatch, look: InferenceResponse, *, can_be_sharper: bool
+    ) -> tuple[InferenceResponse, PendingPatch | None]:
+        """Return the reply to `look`: the surest answer so far and, if that is doubtful, a further region."""
+        reply, surest = look, pending.roi
+        if pending.surest is not None:
+            reply = with_surer_answer(look, session.reply)
+            surest = pending.roi if reply is look else pending.surest
+        further = None
+        if reply.doubtful and not look.off_domain:
+            further = further_look(pending, surest, can_be_sharper=can_be_sharper)
+        if further is None:
+            return reply.model_copy(update={"roi": surest}), None
+        asks = {
+            "status": "needs_patch",
+            "roi": further.roi,
+            "patch": patch_offer(session.id, self.info, self._settings),
+        }
+        return reply.model_copy(update=asks), further
+
+    async def _search(
+        self, picture: Picture, attention: AttentionMap | None, original: ImageSize, n_further: int
+    ) -> _Search:
+        """Find the region and judge whether its crop can help; and up to `n_further` regions after it."""
         if self.info.answers_only is not None:
             return _Search(skip="answers_only")
         height, width = picture.rgb.shape[:2]
@@ -244,9 +288,16 @@ class TwoStages:
         if not np.isfinite(attention.weights).all() or attention.weights.min() < 0:
             raise EngineError("the attention map is not finite and non-negative")
         region = locate(attention, original, how)
-        skip = skip_region(region, original, seen, self.info.patch, patch_limits(self._settings))
+        limits = patch_limits(self._settings)
+        skip = skip_region(region, original, seen, self.info.patch, limits)
+        further = () if skip else further_regions(attention, original, how, region, n_further)
         return _Search(
             roi=None if skip else roi_of(region, original),
+            further=tuple(
+                roi_of(each, original)
+                for each in further
+                if skip_region(each, original, seen, self.info.patch, limits) is None
+            ),
             skip=skip,
             relevance=attention,
             localize_ms=_ms_since(began),
@@ -328,7 +379,7 @@ def _earlier_reply(claim: PatchClaim) -> InferenceResponse:
     if claim.outcome == "answered":
         raise ProblemError(ErrorCode.STAGE_CONFLICT, "this inference was answered in its first stage")
     if claim.outcome == "conflict":
-        raise ProblemError(ErrorCode.PATCH_CONFLICT, "an inference takes one patch")
+        raise ProblemError(ErrorCode.PATCH_CONFLICT, "another patch was sent for this region")
     if claim.outcome == "in_progress":
         raise ProblemError(ErrorCode.IDEMPOTENCY_IN_PROGRESS, "this patch is being worked on", 1.0)
     return claim.session.reply

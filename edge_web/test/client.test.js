@@ -62,6 +62,31 @@ test("a picture is the body and its question a header, if the server takes that"
   });
 });
 
+test("further looks while the answer stays doubtful", async () => {
+  const model = { .../** @type {any} */ (REPLIES.GET), max_rounds: 3 };
+  const { roi, patch } = /** @type {any} */ (REPLIES.POST);
+  const wanted = { ...roi, pixels: { ...roi.pixels, left: roi.pixels.left + 300 } };
+  let looks = 0;
+  const answer = (/** @type {any} */ request, /** @type {any} */ response) => {
+    if (request.method === "POST") return false;
+    if (request.method === "GET") response.end(JSON.stringify(model));
+    else if (looks++) return false;
+    else response.end(JSON.stringify({ .../** @type {any} */ (REPLIES.PUT), answer: "closer", status: "needs_patch", roi: wanted, patch }));
+    return true;
+  };
+  await serving(answer, async (url, seen) => {
+    const client = new EdgeClient({ url });
+    const reply = await client.ask(picture(), "What is it?", { max_rounds: 9 });
+    assert.match(seen[1].body.toString(), /"max_rounds":3\}/);
+    assert.deepEqual(reply.looks.map((look) => [look.reply.answer, look.roi.pixels.left]), [
+      ["closer", roi.pixels.left], ["final", wanted.pixels.left],
+    ]);
+    assert.deepEqual([reply.answer, reply.roi, reply.receipt.requests], ["final", wanted, 4]);
+    assert.deepEqual(reply.receipt.further_looks.map((each) => each.uplink_bytes), [seen[3].body.length]);
+    await assert.rejects(client.ask(picture(), "What is it?", { max_rounds: 0 }), UsageError);
+  });
+});
+
 test("a retry sends the same bytes under the same name", async () => {
   let failures = 2;
   const answer = (/** @type {any} */ request, /** @type {any} */ response) => {

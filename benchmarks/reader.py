@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageOps
 
-from benchmarks.off_domain import QUESTIONS as OFF_DOMAIN
+from benchmarks.instruments.off_domain import QUESTIONS as OFF_DOMAIN
 from scenes.generator import make_scene
 from secondglance_protocol.wire import ImageSize
 from secondglance_server.engine.loader import load_engine

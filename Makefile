@@ -71,10 +71,10 @@ tests/web/node_modules/.ready: tests/web/package-lock.json
 .PHONY: test-web screenshots
 test-web: $(VENV)/.dev tests/web/node_modules/.ready ## the page in Debian's chromium, before a real server (apt-get install chromium npm)
 	$(INSTALL) playwright
-	npm --prefix tests/web exec -- tsc -p tests/web
-	npm --prefix tests/web exec -- tsc -p edge_web
+	tests/web/node_modules/.bin/tsc -p tests/web
+	tests/web/node_modules/.bin/tsc -p edge_web
 	npm --prefix edge_web test
-	$(BIN)/python -m pytest -q -s -m slow tests/web
+	$(BIN)/python -m pytest -q -s -m slow $(PYTEST_FLAGS) tests/web
 
 screenshots: $(VENV)/.dev ## the page's pictures in docs/browser/, taken anew
 	$(INSTALL) playwright

@@ -411,7 +411,9 @@ def _teller(send: Send) -> OnToken:
 def _arrived(response: httpx.Response, whole: WholeReply, exchange: Exchange) -> Arrived:
     headers = {name.lower(): value for name, value in response.headers.items()}
     counts = (exchange.uplink_bytes, exchange.downlink_bytes)
-    return Arrived(whole.status, headers, whole.body, *counts, exchange.waited_s, whole.is_streamed)
+    return Arrived(
+        whole.status, headers, whole.body, *counts, exchange.waited_s, whole.is_streamed, whole.is_cut
+    )
 
 
 def _lost(exc: httpx.HTTPError, exchange: Exchange) -> Lost:

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from starlette.datastructures import Headers
+
 from secondglance import BadImageError
 from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.original import Original
 from secondglance_protocol.errors import ERRORS
+from secondglance_protocol.protocol import QUESTION_HEADER
 from secondglance_server.errors import ProblemError
-from secondglance_server.http.multipart import parse_parts
-from secondglance_server.http.routes import _unpack
+from secondglance_server.http.routes import _message, _taken_apart
 from secondglance_server.inference.intake import decode, image_limits
 from secondglance_server.settings import ServerSettings
 
 MAX_FUZZED_PIXELS = 4_000_000
 LIMITS = image_limits(ServerSettings())
 BOUNDARY_TYPE = "multipart/form-data; boundary=cut"
-_TYPE_MARK = b"\0"  # what comes before it is the Content-Type; without it the type is right
+_TYPE_MARK = (
+    b"\0"  # before it: the Content-Type and, on a line of its own, X-Question; without it the type is right
+)
 
 
 def image(data: bytes) -> None:
@@ -49,12 +53,15 @@ def original(data: bytes) -> None:
 
 
 def request(data: bytes) -> None:
-    """The multipart parser and the request's schema: parts and a message, or a problem of the client."""
+    """Both forms of stage one and the request's schema: a message, or a problem of the client."""
     given_type, mark, body = data.partition(_TYPE_MARK)
-    content_type = given_type.decode("latin-1") if mark else BOUNDARY_TYPE
+    content_type, _, question = (
+        given_type.decode("latin-1").partition("\n") if mark else (BOUNDARY_TYPE, "", "")
+    )
+    headers = {"content-type": content_type} | ({QUESTION_HEADER.lower(): question} if question else {})
     try:
-        parts = parse_parts(content_type, body if mark else data)
-        message, _ = _unpack(parts)
+        document, _image = _taken_apart(Headers(headers), body if mark else data)
+        message = _message(document)
     except ProblemError as problem:
         _check_blames_the_client(problem)
         return

@@ -177,6 +177,7 @@ def of(
     picture: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     draw: float = 0.0,
+    streams: bool = False,
     **terms: Any,
 ) -> Scenario:
     return {
@@ -185,6 +186,7 @@ def of(
         "picture": {"width": 4000, "height": 3000, "bytes": 1_819_734, **(picture or {})},
         "settings": settings or {},
         "draw": draw,
+        "streams": streams,
         "asks": asks or [terms],
         "exchanges": list(exchanges),
     }
@@ -210,6 +212,9 @@ def answered() -> Iterator[Scenario]:
         include=["tokens", "relevance"],
     )
     yield of("a second question about the picture", *both, sure(), asks=[{}, {"mode": "answer_only"}])
+    ids = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for name, value in {"its trace": f"00-{ids}", "a trace that is none": f"00-{ids}-"}.items():
+        yield of(f"a server that names {name}", model(), {**sure(), "headers": {"traceresponse": value}})
     yield of("a picture that came decoded is sent twice", *both, sure(), asks=[{}, {}], picture={"key": None})
     yield of("no picture is remembered", *both, sure(), asks=[{}, {}], settings={"remembered_images": 0})
     yield of(
@@ -255,6 +260,7 @@ def answered() -> Iterator[Scenario]:
     yield of("a patch of low quality to fit", model(), draft(patch=offer(max_bytes=160)), final())
     yield of("no patch fits", model(), draft(patch=offer(max_bytes=20)))
     yield of("a patch in its own pixels", model(), draft(roi=roi(10, 20, 110, 70)), final())
+    yield of("tokens as they come", *both, sure(), asks=[{}, {}], streams=True)
     yield of("settings of one's own", *both, settings={"image_quality": 64, "patch_quality": 40})
     yield of("JPEG by choice", *both, settings={"format": "jpeg"})
 
@@ -371,20 +377,22 @@ def limited() -> Iterator[Scenario]:
         "a budget that lowers the quality",
         model(),
         sure(),
-        max_uplink_bytes=1300,
+        max_uplink_bytes=1480,
         picture={"divisor": 20_000},
     )
     yield of("a budget below the first request", max_uplink_bytes=100)
-    yield of("a budget below the picture", model(), max_uplink_bytes=530)
-    yield of("a budget below the region", model(), draft(), max_uplink_bytes=900)
-    yield of("a budget below the region, strict", model(), draft(), max_uplink_bytes=900, strict=True)
-    yield of("a budget that a retry would exceed", model(), problem("busy"), max_uplink_bytes=1150)
+    yield of("a budget below the picture", model(), max_uplink_bytes=1042)
+    yield of("a budget below the region", model(), draft(), max_uplink_bytes=1924)
+    yield of("a budget below the region, strict", model(), draft(), max_uplink_bytes=1924, strict=True)
+    yield of("a budget that a retry would exceed", model(), problem("busy"), max_uplink_bytes=2174)
     yield of(
-        "a budget and bytes that were lost", model(), lost("network", uplink_bytes=700), max_uplink_bytes=1500
+        "a budget and bytes that were lost", model(), lost("network", uplink_bytes=700), max_uplink_bytes=2012
     )
-    yield of("a budget and a request that never left", model(), lost("connect"), sure(), max_uplink_bytes=900)
-    yield of("a budget that is met to the byte", model(), sure(), max_uplink_bytes=512 + 343 + 7)
-    yield of("a budget that is missed by a byte", model(), sure(), max_uplink_bytes=512 + 343 + 6)
+    yield of(
+        "a budget and a request that never left", model(), lost("connect"), sure(), max_uplink_bytes=1412
+    )
+    yield of("a budget that is met to the byte", model(), sure(), max_uplink_bytes=2 * 512 + 343 + 7)
+    yield of("a budget that is missed by a byte", model(), sure(), max_uplink_bytes=2 * 512 + 343 + 6)
     slow = {"after_s": 4.0}
     yield of("time for both stages", *[{**each, "after_s": 3.0} for each in both], timeout_s=10.0)
     yield of(
@@ -493,4 +501,112 @@ def senseless() -> Iterator[Scenario]:
     yield of("stage two names no image", model(), draft(), final(image_id=""))
 
 
-GROUPS = {each.__name__: each for each in (answered, doubts, retried, refused, limited, senseless)}
+def raw_form() -> Iterator[Scenario]:
+    """Servers that take the picture as the body and the request as a header, where that is shorter."""
+    raw = model(raw_image=True)
+    both = (raw, draft(), final())
+    yield of("raw: both stages", *both)
+    yield of("raw: a server that does not", model(raw_image=False), draft(), final())
+    terms = {"mode": "always", "threshold": 0.25, "max_new_tokens": 7, "include": ["tokens"]}
+    yield of("raw: other terms", *both, **terms)
+    yield of("raw: a held picture has no body", *both, sure(), asks=[{}, {}])
+    expired = problem("image_expired")
+    yield of(
+        "raw: a held picture has expired", *both, expired, draft(image_id="img-2"), final(), asks=[{}] * 2
+    )
+    yield of("raw: a key of the caller's", *both, sure(), asks=[{"idempotency_key": "frame 7"}] * 2)
+    yield of("raw: a retry", raw, lost("network"), page(502), sure())
+    yield of("raw: a picture that holds a boundary", *both, picture={"start": "--0\r\n--1 "})
+    yield of("raw: JPEG by choice", *both, settings={"format": "jpeg"})
+    for name, question in {
+        "some scripts": 'Was "steht" dort? ß \u4f55 \U0001f642\u2028\t\\',
+        "controls": "a\x1f\x7f\x80\r\nX-Other: b",
+        "a script that a header makes long": "\u4f55" * 60,
+        "as long as parts": "é" * 22 + "\u4f55" * 3,
+        "a byte longer than parts": "é" * 20 + "\u4f55" * 6,
+    }.items():
+        yield of(f"raw: {name}", raw, sure(), question=question)
+    around = len('{"question":"","image":{"width":4000,"height":3000}}')
+    yield of("raw: the longest header", raw, sure(), question="x" * (4096 - around))
+    yield of("raw: a header too long", raw, sure(), question="x" * (4097 - around))
+    small = {"limits": {"max_header_bytes": 241}}
+    yield of(
+        "raw: half of what heads may have",
+        model(raw_image=True, **small),
+        sure(),
+        question="x" * (120 - around),
+    )
+    yield of(
+        "raw: more than half of it", model(raw_image=True, **small), sure(), question="x" * (121 - around)
+    )
+    yield of("raw: a server of no headers", model(raw_image=True, limits={"max_header_bytes": 0}), sure())
+    yield of("raw: a body that holds little", model(raw_image=True, limits={"max_image_bytes": 150}), sure())
+    yield of(
+        "raw: a budget that lowers the quality",
+        raw,
+        sure(),
+        max_uplink_bytes=1350,
+        picture={"divisor": 20_000},
+    )
+    yield of("raw: a budget below the region", raw, draft(), max_uplink_bytes=1800)
+    for value in (None, "perhaps", {}):
+        yield of(f"raw: neither yes nor no but {value!r}", model(raw_image=value))
+
+
+def recipes() -> Iterator[Scenario]:
+    """Encodings that a server names as best for its model."""
+    image = {"format": "webp", "quality": 64, "scale": 0.7}
+    region = {"format": "jpeg", "quality": 50, "scale": 0.5}
+
+    def named(**changes: Any) -> Exchange:
+        return model(recipes={"image": image, "patch": region, **changes})
+
+    yield of("recipes of both", named(), draft(), final())
+    yield of("recipes of pictures only", named(patch=None), draft(), final())
+    yield of("recipes of regions only", model(recipes={"patch": region}), draft(), final())
+    yield of("recipes of neither", model(recipes={}), draft(), final())
+    yield of("recipes of no size", named(image={"format": "jpeg", "quality": 70}), sure())
+    yield of("recipes that lose nothing", named(image={"format": "png", "quality": 1}), sure())
+    yield of(
+        "recipes of a format that the server refuses",
+        named(),
+        draft(patch=offer(formats=["image/png"])),
+        final(),
+    )
+    yield of("recipes below the least quality", named(image={**image, "quality": 20}), sure())
+    tight = {"max_bytes": 150}
+    yield of("recipes that do not fit", model(recipes={"image": image}, image=tight), sure())
+    yield of(
+        "recipes and a pixel budget", model(recipes={"image": image}, image={"max_pixels": 50_001}), sure()
+    )
+    for side, share in ((45, 0.5), (47, 0.5), (333, 0.15)):
+        sides = {"max_width": side, "max_height": side}
+        yield of(
+            f"recipes: {share} of {side}",
+            model(recipes={"image": {**image, "scale": share}}, image=sides),
+            sure(),
+        )
+    yield of("recipes and a thin picture", named(), sure(), picture={"width": 3000, "height": 3})
+    tenth = model(recipes={"image": {**image, "scale": 0.1}}, limits={"min_side_pixels": 100})
+    yield of("recipes below the least side", tenth, sure())
+    for setting in ({"format": "webp"}, {"image_quality": 40}, {"patch_quality": 85}):
+        yield of(
+            f"recipes beside the setting {next(iter(setting))}", named(), draft(), final(), settings=setting
+        )
+    yield of(
+        "recipes beside other settings", named(), draft(), final(), settings={"min_quality": 45, "retries": 1}
+    )
+    for name, value in {"scale": 0.05, "quality": 0, "format": "tiff"}.items():
+        yield of(f"recipes of {name} {value}", named(image={**image, name: value}))
+    yield of("recipes of half a quality", named(image={**image, "quality": 40.5}))
+    yield of("recipes of more quality than there is", named(image={**image, "quality": 101}))
+    yield of("recipes of no scale", named(image={**image, "scale": None}))
+    yield of("recipes without a format", named(image={"quality": 40}))
+    yield of("recipes that are a list", model(recipes=[]))
+    yield of("recipes of a newer server", named(image={**image, "effort": 6}, second=region), sure())
+
+
+GROUPS = {
+    each.__name__: each
+    for each in (answered, raw_form, recipes, doubts, retried, refused, limited, senseless)
+}

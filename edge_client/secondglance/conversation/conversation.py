@@ -3,7 +3,8 @@
 `Conversation.run` is a generator of steps (see `steps`); a driver performs them. Decided here and nowhere
 else: retries, the deadline, the uplink budget, sending the picture again when the server has forgotten it,
 further looks, and what happens if stage two fails: the answer that there is is returned with `degraded`,
-unless `strict`. Where the budget ends before a further look, that look is left out.
+unless `strict`. Where the budget ends before a further look, that look is left out. With `early_region` the
+server may ask for the region before its draft has ended: the patch is sent at once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 from PIL import Image
@@ -73,6 +75,10 @@ _HEAD_BYTES = 512  # of a request around its body, with a key
 _LENGTH_DIGITS = 7  # of a Content-Length, where the body is not known yet; without one it is a digit
 
 
+def _tell_nobody(_: Token) -> None:
+    """For who wants a stream and no tokens."""
+
+
 def _no_picture() -> Encoded:
     """Return what stands for a picture in a request that is weighed before there is one."""
     return Encoded(b"", "image/jpeg", (1, 1), None)
@@ -100,7 +106,7 @@ class Conversation:
     ) -> None:
         """`size_on_wire` is how many bytes a request puts on the wire, its head and TLS included.
 
-        With `on_token`, answers are asked for as streams.
+        With `on_token`, answers are asked for as streams; with the setting `early_region`, the draft.
         """
         self._source = source
         self._ask = ask
@@ -109,6 +115,7 @@ class Conversation:
         self._clock = clock
         self._draw = draw
         self._on_token = on_token
+        self._is_draft_cut = False
         self._trace = trace_of_caller() or (Trace.begun() if settings.trace else None)
         self._rounds = 1
         self._trace_id = "" if self._trace is None else self._trace.trace_id
@@ -127,6 +134,8 @@ class Conversation:
             first = yield from self._first_stage(original, model)
             looks, degraded = yield from self._second_opinion(original, first)
             second = looks[-1].reply if looks else None
+            if self._is_draft_cut and second is None:
+                first = yield from self._whole_draft(original, first, model)
             receipt = self._ledger.receipt(original.encoded_bytes)
             doubt = note_of_doubt(second or first)
             notes = original.notes if doubt is None else (*original.notes, doubt)
@@ -156,6 +165,7 @@ class Conversation:
             arrived = yield from self._ask_for_rounds(original, key, model)
             first = parse_inference(arrived, stage=1, size=original.size)
             self._learn(arrived, first.timing_ms)
+            self._is_draft_cut = arrived.is_cut
             self._known.remember_image(key, first.image_id)
             self._trace_id = self._trace_id or traced_by_server(arrived.headers.get(TRACERESPONSE_HEADER, ""))
             yield Answered(first)
@@ -222,6 +232,27 @@ class Conversation:
             looks.append(look)
             latest = look.reply
         return tuple(looks), None
+
+    def _whole_draft(
+        self, original: Original, first: InferenceResponse, model: ModelResponse
+    ) -> Steps[InferenceResponse]:
+        """Ask once more for a draft that was not waited for, by the picture's id.
+
+        The draft stays as it is if that fails.
+        """
+        ask = replace(self._ask, mode="answer_only")
+        request = first_request(
+            ask, original.size, first.image_id, deadline=self._deadline, header_room=header_room(model)
+        )
+        self._on_token = None  # its beginning has been told
+        try:
+            with self._ledger.stage("stage1"):
+                arrived = yield from self._call(request)
+                whole = parse_inference(arrived, stage=1, size=original.size)
+        except EdgeError:
+            return first
+        asked = {"id": first.id, "status": first.status, "roi": first.roi, "patch": first.patch}
+        return whole.model_copy(update=asked)
 
     def _look(
         self, original: Original, latest: InferenceResponse, looks: Sequence[Look], sent: set[bytes]
@@ -355,11 +386,12 @@ class Conversation:
         """Return `request` with its place in a trace and, if tokens are wanted, the wish for a stream."""
         if self._trace is not None:
             request = traced(request, self._trace)
-        if self._on_token is None or request.stage == "setup":
+        is_early = request.stage == "stage1" and self._settings.early_region and not self._is_draft_cut
+        if request.stage == "setup" or (self._on_token is None and not is_early):
             return request
-        return streamed(
-            request, TokenTeller(1 if request.stage == "stage1" else 2, self._on_token, request.look)
-        )
+        tell = self._on_token or _tell_nobody
+        teller = TokenTeller(1 if request.stage == "stage1" else 2, tell, request.look)
+        return streamed(request, teller, is_early=is_early)
 
     def _call(self, request: Send) -> Steps[Arrived]:
         """Send until it succeeds or trying again makes no sense; raises what went wrong last."""

@@ -18,7 +18,7 @@ from secondglance.conversation.tracing import Trace
 from secondglance.errors import BadImageError, ProtocolError, UsageError
 from secondglance.pictures.encoding import Encoded
 from secondglance.pictures.orientation import Size
-from secondglance_protocol.events import EVENT_STREAM
+from secondglance_protocol.events import EARLY_REGION, EVENT_STREAM
 from secondglance_protocol.protocol import (
     API_PREFIX,
     IDEMPOTENCY_KEY_HEADER,
@@ -156,9 +156,11 @@ def traced(request: Send, trace: Trace) -> Send:
     return replace(request, headers={**request.headers, TRACEPARENT_HEADER: trace.traceparent()})
 
 
-def streamed(request: Send, teller: TokenTeller) -> Send:
-    """Return `request` with the wish for events, of whose tokens `teller` is told."""
-    return replace(request, headers={**request.headers, "Accept": EVENT_STREAM}, teller=teller)
+def streamed(request: Send, teller: TokenTeller, *, is_early: bool = False) -> Send:
+    """Return `request` with the wish for events, of whose tokens `teller` is told; with `is_early` also for a
+    region while the draft goes on."""
+    accepted = f"{EVENT_STREAM};{EARLY_REGION}" if is_early else EVENT_STREAM
+    return replace(request, headers={**request.headers, "Accept": accepted}, teller=teller)
 
 
 def _multipart(contents: Mapping[str, bytes]) -> tuple[str, bytes]:

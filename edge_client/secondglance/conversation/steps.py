@@ -131,6 +131,7 @@ class Arrived:
     downlink_bytes: int = 0
     waited_s: float | None = None  # until the reply's first byte: with a stream, its first token
     is_streamed: bool = False
+    is_cut: bool = False  # a draft that goes on: its region was asked for early
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,11 +258,16 @@ class TokenEvent(_Wire):
 
 
 class RegionEvent(_Wire):
-    """The region that the server wants, and where its crop may go; `id` is the inference's."""
+    """The region that the server wants, and where its crop may go; `id` is the inference's.
+
+    `draft` comes with a region that is asked for before the last token, of who accepts that: the reply as far
+    as it is. The client may leave then and send the patch at once; the `reply` asks for the same region.
+    """
 
     id: str
     roi: Roi
     patch: PatchOffer
+    draft: InferenceResponse | None = None
 
 
 class ImageBudget(_Wire):

@@ -42,8 +42,14 @@ class EncodingChoice:
         encoding = choose(IMAGES, rate, point_worth_s=worth_s, second_glance_s=glance_s)
         return encoding.recipe, encoding.scale
 
-    def for_patch(self) -> Iterator[Recipe]:
-        """The one to use; then the one for a patch that would come too late."""
+    def for_patch(self, *, is_sharper: bool = False) -> Iterator[Recipe]:
+        """The one to use; then the one for a patch that would come too late.
+
+        `is_sharper`: the region was sent before, and that was too little.
+        """
+        if is_sharper:
+            yield self._settings.patch_recipe
+            return
         rate, least = self._rate(), smallest(PATCHES).recipe
         if self._named.patch is not None:
             first = _as_named(self._named.patch, self._settings.patch_recipe)

@@ -88,6 +88,7 @@ async function ask() {
   try {
     const outcome = await asking.ask(asked.blob, question, {
       mode: field("mode").value,
+      rounds: field("rounds").valueAsNumber || 1,
       threshold: field("threshold").value === "" ? null : Number(field("threshold").value),
       key: field("key").value,
       signal: running.signal,

@@ -14,7 +14,7 @@ import {
  *
  * @typedef {{name: string, bytes: number, counted: number | null}} Sent as sent, and as the server counts bodies
  * @typedef {{reply: import("./src/index.js").Reply, domain: string | null, sent: Sent[], region: Blob | null}} Outcome
- *   `domain` is what the model can answer, in words; `region` is as it was sent
+ *   `domain` is what the model can answer, in words; `region` is the answer's, as it was sent
  */
 
 /** A server that can be asked. */
@@ -29,14 +29,16 @@ export class Asking {
    *
    * @param {Blob} blob
    * @param {string} question
-   * @param {{mode: any, threshold: number | null, key: string, signal: AbortSignal, on: Events}} terms
+   * @param {{mode: any, rounds: number, threshold: number | null, key: string, signal: AbortSignal, on: Events}} terms
    * @returns {Promise<Outcome>}
    */
-  async ask(blob, question, { mode, threshold, key, signal, on }) {
+  async ask(blob, question, { mode, rounds, threshold, key, signal, on }) {
     const seen = new Seen(on);
     this.client.apiKey = key || null;
-    const reply = await this.client.ask(blob, question, { mode, threshold, signal, onStep: (step) => seen.step(step) });
-    return { reply, domain: (await this.client.model({ signal })).domain, sent: seen.sent, region: seen.region };
+    const terms = { mode, max_rounds: rounds, threshold, signal };
+    const reply = await this.client.ask(blob, question, { ...terms, onStep: (step) => seen.step(step) });
+    const region = seen.regions[Math.max(0, reply.looks.findIndex((look) => look.roi === reply.roi))] ?? null;
+    return { reply, domain: (await this.client.model({ signal })).domain, sent: seen.sent, region };
   }
 
   /** @param {unknown} error @returns {boolean} whether another key may help */
@@ -71,8 +73,8 @@ export function whyDegraded(degraded) {
 class Seen {
   /** @type {Sent[]} */
   sent = [];
-  /** @type {Blob | null} */
-  region = null;
+  /** @type {Blob[]} */
+  regions = [];
   /** @type {import("./src/index.js").Step | null} */
   #last = null;
   #began = 0;
@@ -94,13 +96,14 @@ class Seen {
 
   /** @param {import("./src/index.js").Step & {kind: "send"}} send */
   #sends(send) {
-    if (send.stage === "stage2") this.region = new Blob([send.body]);
+    if (send.stage === "stage2") this.regions[send.look - 1] = new Blob([send.body]);
     const header = send.headers["X-Question"]?.length ?? 0;
     const bytes = send.body.length;
     if (send !== this.#last) { // a retry is the same request
-      if (header) this.sent.push({ name: "Question (a header)", bytes: header, counted: null });
+      if (header) this.sent.push({ name: "Question", bytes: header, counted: null });
       const first = !this.#hasPicture ? "Question" : header ? "Small copy" : "Small copy and question";
-      if (bytes) this.sent.push({ name: send.stage === "stage2" ? "Region" : first, bytes, counted: null });
+      const region = send.look > 1 ? `Region ${send.look}` : "Region";
+      if (bytes) this.sent.push({ name: send.stage === "stage2" ? region : first, bytes, counted: null });
     }
     [this.#last, this.#began, this.#bytes] = [send, performance.now(), header + bytes];
     this.on.sending(send.stage === "stage2" ? 2 : 1, this.#bytes);

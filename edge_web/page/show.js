@@ -66,7 +66,7 @@ export function showRegionSent(region) {
 export function showBytes(sent, original) {
   const total = sent.reduce((sum, part) => sum + part.bytes, 0);
   const rows = [
-    ["The photo (stays here)", original, null],
+    ["Photo (stays here)", original, null],
     ...sent.map((part) => [part.name, part.bytes, part.counted]),
     ["Sent in all", total, null],
   ].map(([name, bytes, counted], index) => {

@@ -13,8 +13,9 @@ import { contentBytes } from "./wire.js";
  * @typedef {import("./conversation.js").Step} Step
  * @typedef {import("./failures.js").Arrived} Arrived
  * @typedef {import("./failures.js").Lost} Lost
- * @typedef {{stage: 1 | 2, text: string, min_entropy: number}} Token of an answer that is still being made; `min_entropy`
- *   is in nats. A stage's texts put together are its answer before blanks around it are cut off.
+ * @typedef {{stage: 1 | 2, look: number, text: string, min_entropy: number}} Token of an answer that is still being made;
+ *   `look` counts the regions of stage two, `min_entropy` is in nats. The texts of a look put together are its answer
+ *   before blanks around it are cut off.
  * @typedef {{signal?: AbortSignal, onStep?: (step: Step) => void, onToken?: (token: Token) => void}} Calls
  *   `signal` ends the question, which throws the signal's reason; `onStep` is told every step before it is taken;
  *   with `onToken` answers are asked for as streams
@@ -22,7 +23,7 @@ import { contentBytes } from "./wire.js";
 
 const MAX_DEADLINE_MS = 3_600_000;
 const TERMS = [
-  "mode", "threshold", "timeout_s", "max_uplink_bytes", "strict", "max_new_tokens", "include", "idempotency_key",
+  "mode", "threshold", "timeout_s", "max_uplink_bytes", "strict", "max_new_tokens", "include", "idempotency_key", "max_rounds",
 ];
 
 /** A client that asks a Second Glance server about pictures. Questions may overlap. */
@@ -165,7 +166,7 @@ class Teller {
       if (++seen <= (this.#told.get(send) ?? 0)) return;
       this.#told.set(send, seen);
       try {
-        this.#onToken?.({ stage: send.stage === "stage1" ? 1 : 2, ...token });
+        this.#onToken?.({ stage: send.stage === "stage1" ? 1 : 2, look: send.look, ...token });
       } catch (error) {
         this.#thrown = [error];
         throw error;

@@ -7,21 +7,25 @@
 
 import { noteOfDoubt } from "./doubt.js";
 import { encode, recipeOf } from "./encoding.js";
-import { BadImageError, EdgeError, ExpiredError, ProtocolError, TimedOutError } from "./errors.js";
+import {
+  BadImageError, EdgeError, ExpiredError, ProtocolError, TimedOutError, UplinkBudgetError, UsageError,
+} from "./errors.js";
 import { EVENT_STREAM } from "./events.js";
 import { failureOf } from "./failures.js";
 import { bounded, fit, scaled } from "./fit.js";
 import { Ledger } from "./ledger.js";
 import { parseInference, parseModel } from "./replies.js";
-import { Reply } from "./reply.js";
+import { Reply, sameAs } from "./reply.js";
 import { waitBefore } from "./retry.js";
-import { firstRequest, headerRoom, modelRequest, patchRequest } from "./wire.js";
+import { hex, sha256 } from "./sha256.js";
+import { firstRequest, headerRoom, modelRequest, mostRounds, patchRequest } from "./wire.js";
 
 /**
  * @typedef {import("./wire.js").Send} Send
  * @typedef {import("./wire.js").Encoded} Encoded
  * @typedef {import("./replies.js").InferenceResponse} InferenceResponse
  * @typedef {import("./replies.js").ModelResponse} ModelResponse
+ * @typedef {import("./reply.js").Look} Look
  * @typedef {{kind: "pause", seconds: number, reason: string}} Pause before a retry
  * @typedef {{kind: "compute", what: string, work: () => Promise<any>}} Compute
  * @typedef {{kind: "answered", reply: InferenceResponse}} Answered a stage has answered
@@ -63,6 +67,7 @@ export class Conversation {
   #around;
   #ledger;
   #traceId;
+  #rounds = 1;
   /** @type {number | null} */
   #deadline;
 
@@ -88,12 +93,14 @@ export class Conversation {
     const original = yield* this.#timed("setup", this.#compute(this.#open, "opening the picture"));
     try {
       const model = yield* this.fetchModel();
+      this.#rounds = mostRounds(this.#terms, model);
       const first = yield* this.#timed("stage1", this.#firstStage(original, model));
-      const [second, degraded] = yield* this.#secondOpinion(original, first, model);
+      const [looks, degraded] = yield* this.#secondOpinion(original, first, model);
       const receipt = this.#ledger.receipt(original.encoded_bytes);
-      const doubt = noteOfDoubt(second ?? first);
-      const notes = doubt === null ? original.notes : [...original.notes, doubt];
-      return new Reply(first, second, receipt, degraded, notes, this.#traceId);
+      const reply = new Reply(first, looks, receipt, degraded, original.notes, this.#traceId);
+      const doubt = noteOfDoubt(reply.final);
+      if (doubt !== null) reply.notes = [...reply.notes, doubt];
+      return reply;
     } finally {
       original.close();
     }
@@ -110,12 +117,12 @@ export class Conversation {
   }
 
   /** @template T @param {import("./reply.js").StageName} stage @param {Steps<T>} steps @returns {Steps<T>} */
-  *#timed(stage, steps) {
+  *#timed(stage, steps, look = 1) {
     const started = this.#around.clock();
     try {
       return yield* steps;
     } finally {
-      this.#ledger.addTime(stage, this.#around.clock() - started);
+      this.#ledger.addTime(stage, look, this.#around.clock() - started);
     }
   }
 
@@ -128,12 +135,26 @@ export class Conversation {
   *#firstStage(original, model) {
     /** @type {string | null} */
     const key = yield* this.#compute(() => original.contentKey(), "naming the picture");
-    const arrived = (yield* this.#askAboutHeld(original, key, model)) ?? (yield* this.#askWithImage(original, model));
+    const arrived = yield* this.#askForRounds(original, key, model);
     const first = parseInference(arrived.body, 1, original);
     this.#around.known.remember(key, first.image_id);
     this.#traceId ||= TRACERESPONSE.exec(arrived.headers.traceresponse ?? "")?.[1] ?? "";
     yield { kind: "answered", reply: first };
     return first;
+  }
+
+  /** Ask for as many looks as the server knows; for one if it turns out to know no more. @param {Original} original
+   * @param {string | null} key @param {ModelResponse} model @returns {Steps<Arrived>} */
+  *#askForRounds(original, key, model) {
+    for (;;) {
+      try {
+        return (yield* this.#askAboutHeld(original, key, model)) ?? (yield* this.#askWithImage(original, model));
+      } catch (error) {
+        if (!(error instanceof UsageError) || error.code !== "invalid_request" || this.#rounds === 1) throw error;
+        this.#around.known.model = null; // an older server has taken the place of the one that was asked what it takes
+        this.#rounds = 1;
+      }
+    }
   }
 
   /** Null if the server no longer has it. @param {Original} original @param {string | null} key @param {ModelResponse} model
@@ -176,26 +197,40 @@ export class Conversation {
     }
   }
 
-  /** Stage two's reply, or why there is none. @param {Original} original @param {InferenceResponse} first
-   * @param {ModelResponse} model @returns {Steps<[InferenceResponse | null, string | null]>} */
+  /** The looks at regions that the server asked for, and why there are no more if that is a failure.
+   * @param {Original} original @param {InferenceResponse} first @param {ModelResponse} model
+   * @returns {Steps<[Look[], string | null]>} */
   *#secondOpinion(original, first, model) {
-    if (first.status === "answered") return [null, null];
-    try {
-      return [yield* this.#timed("stage2", this.#secondStage(original, first, model)), null];
-    } catch (error) {
-      if (this.#terms.strict || !(error instanceof EdgeError)) throw error;
-      return [null, error.message];
+    /** @type {Look[]} */
+    const looks = [];
+    const sent = new Set(); // SHA-256 of the patches
+    for (let latest = first; latest.status === "needs_patch" && looks.length < this.#rounds; ) {
+      try {
+        const look = yield* this.#timed("stage2", this.#look(original, latest, model, looks, sent), looks.length + 1);
+        if (look === null) break;
+        looks.push(look);
+        latest = look.reply;
+      } catch (error) {
+        if (looks.length && error instanceof UplinkBudgetError) break; // the answer that there is is what it pays for
+        if (this.#terms.strict || !(error instanceof EdgeError)) throw error;
+        return [looks, error.message];
+      }
     }
+    return [looks, null];
   }
 
-  /** @param {Original} original @param {InferenceResponse} first @param {ModelResponse} model @returns {Steps<InferenceResponse>} */
-  *#secondStage(original, { roi, patch: offer }, model) {
+  /** Send the region that a reply asks for; null if its bytes were sent before and show nothing new.
+   * @param {Original} original @param {InferenceResponse} latest @param {ModelResponse} model @param {Look[]} looks
+   * @param {Set<string>} sent @returns {Steps<Look | null>} */
+  *#look(original, { roi, patch: offer }, model, looks, sent) {
     if (roi === null || offer === null) {
       throw new ProtocolError("the server wants a patch but names no box in the picture, or no address");
     }
     const { pixels } = roi;
     const { settings } = this.#around;
-    const recipe = recipeOf(this.#named(model)?.patch, settings, settings.patch_quality);
+    const look = looks.length + 1;
+    const isSharper = look > 1 && sameAs(roi) === sameAs(looks[looks.length - 1].roi);
+    const recipe = recipeOf(isSharper ? null : this.#named(model)?.patch, settings, settings.patch_quality);
     const budget = scaled(bounded(offer), recipe.scale);
     const patch = yield* this.#encode({
       original,
@@ -204,14 +239,19 @@ export class Conversation {
       recipe,
       accepted: offer.formats,
       maxBytes: offer.max_bytes,
-      bare: patchRequest(offer.url, NO_PICTURE, this.#deadline),
+      bare: patchRequest(offer.url, NO_PICTURE, this.#deadline, look),
       what: "patch",
     });
-    const arrived = yield* this.#call(patchRequest(offer.url, patch, this.#deadline));
-    const second = parseInference(arrived.body, 2, original);
-    if (second.status !== "answered") throw new ProtocolError("the server took the patch but did not answer");
-    yield { kind: "answered", reply: second };
-    return second;
+    const digest = hex(sha256(patch.data));
+    if (sent.has(digest)) return null;
+    sent.add(digest);
+    const arrived = yield* this.#call(patchRequest(offer.url, patch, this.#deadline, look));
+    const reply = parseInference(arrived.body, 2, original);
+    if (reply.status !== "answered" && look === this.#rounds) {
+      throw new ProtocolError("the server took the patch but did not answer");
+    }
+    yield { kind: "answered", reply };
+    return { roi, reply };
   }
 
   /** The encodings that the server names, if they may be followed. @param {ModelResponse} model */
@@ -221,7 +261,7 @@ export class Conversation {
 
   /** @param {Original} original @param {Encoded | string} picture @param {ModelResponse} model */
   #firstRequest(original, picture, model) {
-    const how = { deadline: this.#deadline, randomHex: this.#around.randomHex, headerRoom: headerRoom(model) };
+    const how = { deadline: this.#deadline, randomHex: this.#around.randomHex, headerRoom: headerRoom(model), rounds: this.#rounds };
     return firstRequest(this.#question, this.#terms, original, picture, how);
   }
 

@@ -20,7 +20,7 @@ export function inWords(request) {
 
 /** One conversation's spending. */
 export class Ledger {
-  /** @type {Partial<Record<StageName, import("./reply.js").StageReceipt>>} */
+  /** By stage and look. @type {Record<string, import("./reply.js").StageReceipt>} */
   #spent = {};
   #spentBytes = 0;
   #most;
@@ -30,14 +30,14 @@ export class Ledger {
     this.#most = maxUplinkBytes;
   }
 
-  /** @param {StageName} stage @param {number} seconds */
-  addTime(stage, seconds) {
-    this.#of(stage).elapsed_ms += seconds * 1000;
+  /** @param {StageName} stage @param {number} look @param {number} seconds */
+  addTime(stage, look, seconds) {
+    this.#of(stage, look).elapsed_ms += seconds * 1000;
   }
 
   /** @param {Send} request @param {import("./failures.js").Arrived | import("./failures.js").Lost} outcome @param {boolean} isRetry */
   add(request, outcome, isRetry) {
-    const spent = this.#of(request.stage);
+    const spent = this.#of(request.stage, request.look);
     spent.uplink_bytes += outcome.uplink_bytes;
     spent.downlink_bytes += outcome.downlink_bytes;
     spent.requests += 1;
@@ -67,8 +67,8 @@ export class Ledger {
     return new Receipt(this.#spent, originalBytes);
   }
 
-  /** @param {StageName} stage */
-  #of(stage) {
-    return (this.#spent[stage] ??= nothingSpent());
+  /** @param {StageName} stage @param {number} look */
+  #of(stage, look) {
+    return (this.#spent[stage + (look > 1 ? look : "")] ??= nothingSpent());
   }
 }

@@ -51,6 +51,7 @@ import { isWellFormed, lengthOf } from "./text.js";
  * @property {string | null} answers_only
  * @property {string | null} domain what the model can answer, in words
  * @property {{image: EncodingRecipe | null, patch: EncodingRecipe | null} | null} recipes the encodings that were measured best
+ * @property {number} max_rounds the most regions that a request may allow
  * @property {boolean} raw_image whether the picture may be the body and the question a header
  *
  * @typedef {{type: string, title: string, status: number, detail: string, code: string, request_id: string,
@@ -190,6 +191,7 @@ const MODEL = record({
   domain: optional(text(1024)),
   recipes: optional(record({ image: optional(recipe), patch: optional(recipe) })),
   raw_image: maybe(flag, false),
+  max_rounds: maybe(whole(1), 1),
 });
 const PROBLEM = record({
   type: text(), title: text(), status: whole(400, 599), detail: text(), code: text(), request_id: text(), retryable: flag,

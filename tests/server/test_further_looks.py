@@ -198,9 +198,7 @@ def test_the_next_region_is_at_the_next_peak_of_the_map() -> None:
     size = ImageSize(width=2400, height=2400)
     how = LocalizationDefaults(window="mass", min_side_cells=2.0, pad_cells=0.25)
     first = locate(attention, size, how)
-    for (row, col, _), box in zip(
-        spots, [first, *further_regions(attention, size, how, first, 2)], strict=True
-    ):
+    for (row, col, _), box in zip(spots, [first, *further_regions(attention, size, first, 2)], strict=True):
         assert box.left <= 100 * (col + 1) <= box.right
         assert box.top <= 100 * (row + 1) <= box.bottom
 
@@ -223,7 +221,8 @@ def test_further_regions_of_any_map_are_within_the_original_and_never_the_same_t
     attention = AttentionMap(weights, (x0, y0, 1 - x0, 1 - y0))
     size, how = ImageSize(width=width, height=height), LocalizationDefaults(window=window)
     first = locate(attention, size, how)
-    found = [first, *further_regions(attention, size, how, first, 3)]
+    found = [first, *further_regions(attention, size, first, 3)]
     assert len(found) <= 4
     assert len({tuple(box.model_dump().values()) for box in found}) == len(found)
     assert all(box.right <= width and box.bottom <= height for box in found)
+    assert {(box.width, box.height) for box in found} == {(first.width, first.height)}, "no coarser look"

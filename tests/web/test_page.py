@@ -110,7 +110,7 @@ def test_a_second_question_about_the_photo_sends_no_picture(visit: Opener, url: 
     assert page.answer == TRUTH["answer"]
     sizes = [len(body) for _, body in page.bodies]
     assert sizes[1] == 0 < sizes[0]
-    assert "Question (a header)" in page.text("#bytes tbody")
+    assert page.text("#bytes tbody").splitlines()[1].startswith("Question\t")
 
     for name in set(page.page.evaluate("window.inferences")):
         address = f"{url}/v1/inferences/{name}"
@@ -283,6 +283,20 @@ def test_the_terms_of_the_options_are_sent(visit: Opener) -> None:
     page.ask()
     assert '"gate":{"threshold":1000}' in page.questions[-1]
     assert [method for method, _ in page.bodies] == ["POST", "POST"]
+
+
+def test_further_regions_are_sent_while_the_answer_stays_doubtful(visit: Opener) -> None:
+    page = visit()
+    page.choose(PHOTO)
+    page.page.click("summary")
+    page.page.fill("#rounds", "3")
+    page.ask("How old is the king of France?")
+    assert '"max_rounds":3' in page.questions[0]
+    rows = [row.split("\t") for row in page.text("#bytes tbody").splitlines()]
+    assert [row[0] for row in rows[3:-1]] == ["Region", "Region 2", "Region 3"]
+    assert all(row[1] == row[2] for row in rows[3:-1]), "as the server counts"
+    assert [method for method, _ in page.bodies] == ["POST", "PUT", "PUT", "PUT"]
+    assert page.text("#second .verdict").startswith("Not sure")
 
 
 def test_a_picture_of_48_megapixels_is_read(visit: Opener) -> None:

@@ -13,7 +13,7 @@ the original; where it squashes they differ, and windows counted in cells are st
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -78,11 +78,12 @@ def locate(attention: AttentionMap, original: ImageSize, how: LocalizationDefaul
 
 
 def further_regions(
-    attention: AttentionMap, original: ImageSize, how: LocalizationDefaults, first: PixelBox, most: int
+    attention: AttentionMap, original: ImageSize, first: PixelBox, most: int
 ) -> list[PixelBox]:
     """Return up to `most` regions to look at after `first`, best first.
 
-    Each is where the map points once the cells of all earlier ones are blanked out. None comes twice.
+    Each is as large as `first`, around the peak of the map once the cells of all earlier ones are blanked.
+    None comes twice. What is left of a map is often so even that a window by its mass would be half of it.
     """
     weights = _within_content(attention)
     regions = [first]
@@ -90,11 +91,23 @@ def further_regions(
         weights[_cells_of(regions[-1], attention, original)] = 0.0
         if weights.max() <= 0.0:
             break
-        region = locate(replace(attention, weights=weights.astype(np.float32)), original, how)
+        region = _around_peak(weights, attention, original, first)
         if region in regions:
             break
         regions.append(region)
     return regions[1:]
+
+
+def _around_peak(weights: Grid, attention: AttentionMap, original: ImageSize, size: PixelBox) -> PixelBox:
+    """Return a region as large as `size`, centred on the peak's cell as far as it lies inside."""
+    row, col = np.unravel_index(int(weights.argmax()), weights.shape)
+    rows, cols = weights.shape
+    x0, y0, x1, y1 = attention.content
+    x = (float(col) + 0.5 - x0 * cols) * original.width / ((x1 - x0) * cols)
+    y = (float(row) + 0.5 - y0 * rows) * original.height / ((y1 - y0) * rows)
+    left = min(max(round(x - size.width / 2), 0), original.width - size.width)
+    top = min(max(round(y - size.height / 2), 0), original.height - size.height)
+    return PixelBox(left=left, top=top, right=left + size.width, bottom=top + size.height)
 
 
 def _cells_of(region: PixelBox, attention: AttentionMap, original: ImageSize) -> tuple[slice, slice]:

@@ -381,7 +381,7 @@ class TwoStages:
         region = locate(attention, original, how)
         limits = patch_limits(self._settings)
         skip = skip_region(region, original, seen, self.info.patch, limits)
-        further = () if skip else further_regions(attention, original, how, region, n_further)
+        further = () if skip else further_regions(attention, original, region, n_further)
         return _Search(
             roi=None if skip else roi_of(region, original),
             further=tuple(

@@ -134,7 +134,7 @@ def serve(
         stock = StockEngine(
             model, prompts, info_of_regions, layers=layers, adapter=adapter, end_ids=adapter.end_ids
         )
-        _refuse_other_answer(_first_answer(stock), unread, model.dtype)
+        _refuse_other_answer(_first_answer(stock), unread, rounding_of(model))
     except Exception as exc:  # whatever a model does not have or do: it may answer all the same
         undo()
         why = str(exc) if isinstance(exc, (ValueError, ModelLoadError)) else f"{type(exc).__name__}: {exc}"
@@ -196,7 +196,7 @@ def _shared(
             is_recording=is_recording,
         )
         with plain_greedy(adapter.model.generation_config):
-            why = compare(engine, stock, width, height, adapter.model.dtype, is_batched=True)
+            why = compare(engine, stock, width, height, rounding_of(adapter.model), is_batched=True)
         engine.prefixes.clear()
     except Exception as exc:  # a model's code may raise anything
         why = f"{type(exc).__name__}: {exc}"
@@ -204,6 +204,12 @@ def _shared(
         return Served(engine, is_shared=True)
     stock.add_note(f"every prompt runs whole: with a shared prefix {why}")
     return Served(stock, is_shared=False)
+
+
+def rounding_of(model: Any) -> torch.dtype:
+    """Return the type that rounds as the model does: some quantised ones depend on what runs together."""
+    dtype: torch.dtype = torch.float16 if getattr(model, "is_quantized", False) else model.dtype
+    return dtype
 
 
 def probe_sizes(image: EncoderBudget) -> tuple[tuple[int, int], ...]:

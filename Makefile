@@ -53,6 +53,10 @@ chaos-fleet: $(VENV)/.dev ## 1,000 conversations with two servers, nginx and Red
 test-families: $(VENV)/.dev ## every model type that has a random model: equal to stock transformers, or answering only
 	$(BIN)/python -m pytest -q -m "slow or not slow" tests/engine/test_types.py tests/engine/test_answering.py tests/engine/test_probe.py tests/engine/test_registry.py
 
+.PHONY: test-calibrate
+test-calibrate: $(VENV)/.dev ## calibrate --localization on the embedded model without its file: as good as what it ships
+	$(BIN)/python -m pytest -q -s -m "slow or not slow" tests/evaluation/test_localization_calibration.py
+
 survey: $(VENV)/.dev ## load a random model of each type and write what the probe found (registry.json)
 	$(BIN)/python -m tests.engine.types.survey
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageOps
 
-from benchmarks.off_domain import QUESTIONS as OFF_DOMAIN
+from benchmarks.instruments.off_domain import QUESTIONS as OFF_DOMAIN
 from scenes.generator import make_scene
 from secondglance.link.encoding_choice import EncodingChoice
 from secondglance.link.uplink import Uplink

@@ -162,6 +162,16 @@ def export(name: str, folder: pathlib.Path) -> str:
     adapter.tokenizer.chat_template = adapter.chat_template
     for part in (adapter.model, adapter.tokenizer, adapter.image_processor):
         part.save_pretrained(folder)
+    config = adapter.model.config
+    if config.model_type == "llava":  # by its processor's file vLLM counts the tokens of a picture
+        processor = {
+            "processor_class": "LlavaProcessor",
+            "patch_size": config.vision_config.patch_size,
+            "vision_feature_select_strategy": config.vision_feature_select_strategy,
+            "image_token": "<image>",
+            "num_additional_image_tokens": 1,
+        }
+        (folder / "processor_config.json").write_text(json.dumps(processor))
     return str(folder)
 
 

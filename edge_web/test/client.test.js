@@ -28,6 +28,7 @@ test("both stages", async () => {
       assert.equal(headers.authorization, "Bearer secret");
       assert.match(headers.traceparent, new RegExp(`^00-${reply.trace_id}-[0-9a-f]{16}-01$`));
       assert.equal(headers["x-deadline-ms"], undefined);
+      assert.equal(headers.accept, "*/*", "no stream where nobody wants tokens");
       assert.equal(headers["content-length"] ?? "0", String(body.length));
     }
     assert.match(seen[1].headers["idempotency-key"], /^[0-9a-f]{16}$/);
@@ -59,6 +60,17 @@ test("a picture is the body and its question a header, if the server takes that"
     assert.deepEqual(JSON.parse(headers["x-question"]), { question: "Wo ist es? ß 何", image: { width: 4000, height: 3000 } });
     assert.deepEqual([headers["content-type"], body.toString()], ["image/webp", "image/webp 448x336"]);
     assert.equal(reply.receipt.stage1.uplink_bytes, body.length + headers["x-question"].length);
+  });
+});
+
+test("a budget counts 512 bytes for each head, and the bytes of earlier requests", async () => {
+  await serving(() => false, async (url, seen) => {
+    const bodies = () => seen.reduce((sum, { body }) => sum + body.length, 0);
+    await new EdgeClient({ url }).ask(picture(), "What is it?");
+    const needed = 3 * 512 + bodies();
+    const asked = (/** @type {number} */ max_uplink_bytes) => new EdgeClient({ url }).ask(picture(), "What is it?", { max_uplink_bytes });
+    assert.equal((await asked(needed)).degraded, null);
+    assert.match((await asked(needed - 1)).degraded ?? "", new RegExp(`max_uplink_bytes=${needed} at the least`));
   });
 });
 

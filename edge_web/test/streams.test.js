@@ -82,7 +82,7 @@ test("a server that streams nothing is understood", async () => {
 test("events are read however they are cut and ended", async () => {
   const text = "ß何🙂";
   const whole = `: a comment\n\nevent\ndata:${JSON.stringify({ text, min_entropy: 0 })}\nevent:token\n\n`
-    + event("news", "x") + event("token", { text, min_entropy: 1 }, "\r\n") + event("reply", DRAFT, "\r\n") + event("reply", {});
+    + event("news", "x") + event("token", { text, min_entropy: 1 }, "\r\n") + event("reply", DRAFT, "\r\n") + token("late") + event("reply", {});
   const bytes = new TextEncoder().encode(whole);
   const cuts = [1, 2, 3, 7, 64].map((size) =>
     Array.from({ length: Math.ceil(bytes.length / size) }, (_, at) => bytes.subarray(at * size, (at + 1) * size)));

@@ -218,6 +218,7 @@ def test_where_it_ends_early_the_region_is_that_of_the_answer(
     """The last reply asks for a region that was never sent: that one is not the answer's."""
     server.answers = [("one", 1.5), ("two", 2.0), ("three", 1.9), ("four", 1.8)]
     server.boxes[2] = server.boxes[0]
+    settings = settings.model_copy(update={"patch_quality": 85})
     with EdgeClient(settings=settings, transport=httpx.MockTransport(server)) as client:
         reply = client.ask(photo, "What?", max_rounds=4)
     assert [look.roi.pixels for look in reply.looks] == BOXES[:2]
@@ -250,8 +251,8 @@ def test_the_same_bytes_are_never_sent_as_another_look(ask: Any, server: Looking
     buffer = io.BytesIO()
     Image.new("RGB", (800, 600), "grey").save(buffer, "PNG")
     reply = ask(buffer.getvalue(), max_rounds=4)
-    assert len(server.sent) == len(reply.looks) == 1
-    assert (reply.answer, reply.degraded) == ("one", None)
+    assert len(set(server.sent)) == len(server.sent) == len(reply.looks) == 2  # the second one leaner
+    assert (reply.answer, reply.degraded) == ("two", None)
 
 
 def test_a_region_that_is_asked_for_again_is_sent_sharper(
@@ -263,6 +264,20 @@ def test_a_region_that_is_asked_for_again_is_sent_sharper(
     sizes = [Image.open(io.BytesIO(patch)).size for patch in server.sent]
     assert sizes == [(112, 112), (200, 200), (112, 112)]
     assert len(server.sent[1]) > 2 * len(server.sent[0])
+
+
+def test_further_regions_go_leaner_unless_an_encoding_is_set(
+    server: LookingServer, settings: Any, photo: bytes
+) -> None:
+    """At quality 85 a look costs twice the bytes and finds nothing more (benchmarks/rounds.py)."""
+    sizes = {}
+    for name, chosen in (("free", settings), ("set", settings.model_copy(update={"patch_quality": 85}))):
+        server.requests.clear()
+        with EdgeClient(settings=chosen, transport=httpx.MockTransport(server)) as client:
+            client.ask(photo, "What?", max_rounds=3)
+        sizes[name] = [len(patch) for patch in server.sent]
+    assert sizes["free"][0] == sizes["set"][0]
+    assert all(free < 0.8 * full for free, full in zip(sizes["free"][1:], sizes["set"][1:], strict=True))
 
 
 def test_a_server_that_wants_more_than_was_allowed_is_not_obeyed(

@@ -4,192 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
-from secondglance_protocol.errors import ERRORS, ErrorCode, problem_type
+from secondglance_protocol.errors import ERRORS, ErrorCode
+from tests.vectors.announced import further_looks, raw_form, recipes
+from tests.vectors.exchanges import (
+    HOLE,
+    draft,
+    final,
+    long,
+    lost,
+    model,
+    of,
+    offer,
+    page,
+    problem,
+    roi,
+    said,
+    sure,
+    without,
+)
 from tests.vectors.playing import Scenario
-
-BUDGET = {"max_width": 448, "max_height": 448, "max_bytes": 100_000, "formats": ["image/webp", "image/jpeg"]}
-URL = "/v1/inferences/inf-1/patch"
-HOLE = "@@"  # where a long text goes
-
-Exchange = dict[str, Any]
-
-
-def model(**changes: Any) -> Exchange:
-    counts = {
-        "max_question_bytes": 4096,
-        "max_new_tokens": 64,
-        "max_image_bytes": 1_000_000,
-        "max_patch_bytes": 500_000,
-        "max_image_pixels": 1_000_000,
-        "max_patch_pixels": 1_000_000,
-        "min_side_pixels": 2,
-        "max_side_pixels": 4096,
-        "max_connections": 64,
-        "max_header_bytes": 16_384,
-        "min_body_bytes_per_s": 500,
-        "max_request_part_bytes": 32_768,
-        "max_queue": 8,
-        "max_sessions": 64,
-    }
-    times = {
-        "max_aspect_ratio": 50.5,
-        "header_timeout_s": 10.5,
-        "keep_alive_s": 5.5,
-        "write_timeout_s": 60.5,
-        "body_timeout_s": 120.5,
-        "body_grace_s": 5.5,
-        "inference_deadline_s": 30.5,
-        "session_ttl_s": 300.5,
-    }
-    limits = {**counts, **times, **changes.pop("limits", {})}
-    return {
-        "status": 200,
-        "json": {
-            "protocol_version": 1,
-            "name": "embedded",
-            "family": "reader",
-            "image": {**BUDGET, **changes.pop("image", {})},
-            "patch": {**BUDGET, **changes.pop("patch", {})},
-            "gate": {"metric": "min_entropy", "aggregate": "max", "threshold": 0.5},
-            "limits": limits,
-            **changes,
-        },
-    }
-
-
-def inference(stage: int, status: str, **changes: Any) -> Exchange:
-    return {
-        "status": 200,
-        "json": {
-            "id": "inf-1",
-            "status": status,
-            "stage": stage,
-            "answer": {1: "sure", 2: "final"}[stage],
-            "confidence": {
-                "metric": "min_entropy",
-                "aggregate": "max",
-                "value": 0.125 if status == "answered" else 0.75,
-                "threshold": 0.5,
-                "min_entropy": 0.125,
-                "shannon": 0.25,
-                "margin": 0.375,
-            },
-            "roi": None,
-            "patch": None,
-            "image_id": "img-1",
-            "usage": {"received_bytes": 400, "prompt_tokens": 90, "cached_tokens": 0, "completion_tokens": 3},
-            "timing_ms": {
-                "queue": 0.5,
-                "decode_image": 1.5,
-                "prefill": 20.5,
-                "generate": 9.5,
-                "localize": 0.0,
-            },
-            "model": "embedded",
-            "doubtful": False,
-            **changes,
-        },
-    }
-
-
-def roi(left: int = 100, top: int = 200, right: int = 700, bottom: int = 500) -> dict[str, Any]:
-    return {
-        "box": {"x0": 0.125, "y0": 0.25, "x1": 0.5, "y1": 0.75},
-        "pixels": {"left": left, "top": top, "right": right, "bottom": bottom},
-    }
-
-
-def offer(**changes: Any) -> dict[str, Any]:
-    return {"url": URL, **BUDGET, "expires_at": "2026-01-02T03:09:05Z", **changes}
-
-
-def draft(**changes: Any) -> Exchange:
-    values = {"answer": "draft", "roi": roi(), "patch": offer(), "doubtful": True, **changes}
-    return inference(1, "needs_patch", **values)
-
-
-def final(**changes: Any) -> Exchange:
-    return inference(2, **{"status": "answered", **changes})
-
-
-def sure(**changes: Any) -> Exchange:
-    return inference(1, "answered", **changes)
-
-
-def problem(code: str, retry_after: str | None = None, **changes: Any) -> Exchange:
-    row = ERRORS[ErrorCode(code)] if code in set(ErrorCode) else ERRORS[ErrorCode.INTERNAL_ERROR]
-    named = ErrorCode(code) if code in set(ErrorCode) else ErrorCode.INTERNAL_ERROR
-    document = {
-        "type": problem_type(named),
-        "title": row.title,
-        "status": row.status,
-        "detail": "so it is",
-        "code": code,
-        "request_id": "req-1",
-        "retryable": row.retryable,
-        **changes,
-    }
-    headers = {} if retry_after is None else {"retry-after": retry_after}
-    return {"status": document["status"], "headers": headers, "json": document}
-
-
-def page(status: int, retry_after: str | None = None) -> Exchange:
-    """Return what a proxy says."""
-    headers = {} if retry_after is None else {"retry-after": retry_after}
-    return {"status": status, "headers": headers, "text": [["<html>no</html>", 1]]}
-
-
-def lost(kind: str, after_s: float = 0.25, uplink_bytes: int = 0) -> Exchange:
-    return {"lost": kind, "detail": "so it was", "after_s": after_s, "uplink_bytes": uplink_bytes}
-
-
-def long(exchange: Exchange, piece: str, times: int) -> Exchange:
-    """Return a reply with a long text where its HOLE is."""
-    before, after = json.dumps(exchange["json"]).split(HOLE)
-    return {"status": exchange["status"], "text": [[before, 1], [piece, times], [after, 1]]}
-
-
-def without(exchange: Exchange, *path: str) -> Exchange:
-    changed: Exchange = json.loads(json.dumps(exchange))
-    place = changed["json"]
-    for name in path[:-1]:
-        place = place[name]
-    del place[path[-1]]
-    return changed
-
-
-def said(exchange: Exchange, value: Any, *path: str) -> Exchange:
-    changed: Exchange = json.loads(json.dumps(exchange))
-    place = changed["json"]
-    for name in path[:-1]:
-        place = place[name]
-    place[path[-1]] = value
-    return changed
-
-
-def of(
-    name: str,
-    *exchanges: Exchange,
-    asks: list[dict[str, Any]] | None = None,
-    question: str = "What is written there?",
-    picture: dict[str, Any] | None = None,
-    settings: dict[str, Any] | None = None,
-    draw: float = 0.0,
-    streams: bool = False,
-    **terms: Any,
-) -> Scenario:
-    return {
-        "name": name,
-        "question": question,
-        "picture": {"width": 4000, "height": 3000, "bytes": 1_819_734, **(picture or {})},
-        "settings": settings or {},
-        "draw": draw,
-        "streams": streams,
-        "asks": asks or [terms],
-        "exchanges": list(exchanges),
-    }
 
 
 def answered() -> Iterator[Scenario]:
@@ -501,112 +335,7 @@ def senseless() -> Iterator[Scenario]:
     yield of("stage two names no image", model(), draft(), final(image_id=""))
 
 
-def raw_form() -> Iterator[Scenario]:
-    """Servers that take the picture as the body and the request as a header, where that is shorter."""
-    raw = model(raw_image=True)
-    both = (raw, draft(), final())
-    yield of("raw: both stages", *both)
-    yield of("raw: a server that does not", model(raw_image=False), draft(), final())
-    terms = {"mode": "always", "threshold": 0.25, "max_new_tokens": 7, "include": ["tokens"]}
-    yield of("raw: other terms", *both, **terms)
-    yield of("raw: a held picture has no body", *both, sure(), asks=[{}, {}])
-    expired = problem("image_expired")
-    yield of(
-        "raw: a held picture has expired", *both, expired, draft(image_id="img-2"), final(), asks=[{}] * 2
-    )
-    yield of("raw: a key of the caller's", *both, sure(), asks=[{"idempotency_key": "frame 7"}] * 2)
-    yield of("raw: a retry", raw, lost("network"), page(502), sure())
-    yield of("raw: a picture that holds a boundary", *both, picture={"start": "--0\r\n--1 "})
-    yield of("raw: JPEG by choice", *both, settings={"format": "jpeg"})
-    for name, question in {
-        "some scripts": 'Was "steht" dort? ß \u4f55 \U0001f642\u2028\t\\',
-        "controls": "a\x1f\x7f\x80\r\nX-Other: b",
-        "a script that a header makes long": "\u4f55" * 60,
-        "as long as parts": "é" * 22 + "\u4f55" * 3,
-        "a byte longer than parts": "é" * 20 + "\u4f55" * 6,
-    }.items():
-        yield of(f"raw: {name}", raw, sure(), question=question)
-    around = len('{"question":"","image":{"width":4000,"height":3000}}')
-    yield of("raw: the longest header", raw, sure(), question="x" * (4096 - around))
-    yield of("raw: a header too long", raw, sure(), question="x" * (4097 - around))
-    small = {"limits": {"max_header_bytes": 241}}
-    yield of(
-        "raw: half of what heads may have",
-        model(raw_image=True, **small),
-        sure(),
-        question="x" * (120 - around),
-    )
-    yield of(
-        "raw: more than half of it", model(raw_image=True, **small), sure(), question="x" * (121 - around)
-    )
-    yield of("raw: a server of no headers", model(raw_image=True, limits={"max_header_bytes": 0}), sure())
-    yield of("raw: a body that holds little", model(raw_image=True, limits={"max_image_bytes": 150}), sure())
-    yield of(
-        "raw: a budget that lowers the quality",
-        raw,
-        sure(),
-        max_uplink_bytes=1350,
-        picture={"divisor": 20_000},
-    )
-    yield of("raw: a budget below the region", raw, draft(), max_uplink_bytes=1800)
-    for value in (None, "perhaps", {}):
-        yield of(f"raw: neither yes nor no but {value!r}", model(raw_image=value))
-
-
-def recipes() -> Iterator[Scenario]:
-    """Encodings that a server names as best for its model."""
-    image = {"format": "webp", "quality": 64, "scale": 0.7}
-    region = {"format": "jpeg", "quality": 50, "scale": 0.5}
-
-    def named(**changes: Any) -> Exchange:
-        return model(recipes={"image": image, "patch": region, **changes})
-
-    yield of("recipes of both", named(), draft(), final())
-    yield of("recipes of pictures only", named(patch=None), draft(), final())
-    yield of("recipes of regions only", model(recipes={"patch": region}), draft(), final())
-    yield of("recipes of neither", model(recipes={}), draft(), final())
-    yield of("recipes of no size", named(image={"format": "jpeg", "quality": 70}), sure())
-    yield of("recipes that lose nothing", named(image={"format": "png", "quality": 1}), sure())
-    yield of(
-        "recipes of a format that the server refuses",
-        named(),
-        draft(patch=offer(formats=["image/png"])),
-        final(),
-    )
-    yield of("recipes below the least quality", named(image={**image, "quality": 20}), sure())
-    tight = {"max_bytes": 150}
-    yield of("recipes that do not fit", model(recipes={"image": image}, image=tight), sure())
-    yield of(
-        "recipes and a pixel budget", model(recipes={"image": image}, image={"max_pixels": 50_001}), sure()
-    )
-    for side, share in ((45, 0.5), (47, 0.5), (333, 0.15)):
-        sides = {"max_width": side, "max_height": side}
-        yield of(
-            f"recipes: {share} of {side}",
-            model(recipes={"image": {**image, "scale": share}}, image=sides),
-            sure(),
-        )
-    yield of("recipes and a thin picture", named(), sure(), picture={"width": 3000, "height": 3})
-    tenth = model(recipes={"image": {**image, "scale": 0.1}}, limits={"min_side_pixels": 100})
-    yield of("recipes below the least side", tenth, sure())
-    for setting in ({"format": "webp"}, {"image_quality": 40}, {"patch_quality": 85}):
-        yield of(
-            f"recipes beside the setting {next(iter(setting))}", named(), draft(), final(), settings=setting
-        )
-    yield of(
-        "recipes beside other settings", named(), draft(), final(), settings={"min_quality": 45, "retries": 1}
-    )
-    for name, value in {"scale": 0.05, "quality": 0, "format": "tiff"}.items():
-        yield of(f"recipes of {name} {value}", named(image={**image, name: value}))
-    yield of("recipes of half a quality", named(image={**image, "quality": 40.5}))
-    yield of("recipes of more quality than there is", named(image={**image, "quality": 101}))
-    yield of("recipes of no scale", named(image={**image, "scale": None}))
-    yield of("recipes without a format", named(image={"quality": 40}))
-    yield of("recipes that are a list", model(recipes=[]))
-    yield of("recipes of a newer server", named(image={**image, "effort": 6}, second=region), sure())
-
-
 GROUPS = {
     each.__name__: each
-    for each in (answered, raw_form, recipes, doubts, retried, refused, limited, senseless)
+    for each in (answered, raw_form, recipes, further_looks, doubts, retried, refused, limited, senseless)
 }

@@ -289,7 +289,7 @@ class Conversation:
         """The patch as the link deserves; smaller if it would be late; declined if late even then."""
         late_s = 0.0
         scale = 1.0 if is_sharper else self._encodings.patch_scale
-        for recipe in self._encodings.for_patch(is_sharper=is_sharper):
+        for recipe in self._encodings.for_patch(is_further=look > 1, is_sharper=is_sharper):
             patch = yield from self._patch(original, roi, offer, recipe, scale)
             request = patch_request(offer.url, patch, deadline=self._deadline, look=look)
             late_s = self._late_s(request, latest.timing_ms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-MODULES = ("squares", "free", "merged", "tiles", "answering", "indexed")
+MODULES = ("squares", "free", "merged", "tiles", "answering", "indexed", "older")
 
 
 def all_rows() -> dict[str, Any]:

@@ -55,6 +55,7 @@ import { firstRequest, headerRoom, modelRequest, mostRounds, patchRequest } from
 /** @template T @typedef {Generator<Step, T, any>} Steps */
 
 const TRACERESPONSE = /^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$/; // the ids under which a server worked
+const FURTHER_QUALITY = 50; // of a further region, most of which show nothing that matters
 const LENGTH_DIGITS = 7; // of a Content-Length, where the body is not known yet; without one it is a digit
 /** @type {Encoded} */
 const NO_PICTURE = { data: new Uint8Array(), media_type: "image/jpeg", width: 1, height: 1 };
@@ -231,6 +232,8 @@ export class Conversation {
     const look = looks.length + 1;
     const isSharper = look > 1 && sameAs(roi) === sameAs(looks[looks.length - 1].roi);
     const recipe = recipeOf(isSharper ? null : this.#named(model)?.patch, settings, settings.patch_quality);
+    const isFurther = look > 1 && !isSharper && settings.may_follow_recipes;
+    if (isFurther) recipe.quality = Math.min(recipe.quality, FURTHER_QUALITY);
     const budget = scaled(bounded(offer), recipe.scale);
     const patch = yield* this.#encode({
       original,

@@ -179,7 +179,12 @@ def further_looks() -> Iterator[Scenario]:
     yield of(
         "looks: the same region, which is as sharp as it gets", many, draft(), more(**same), max_rounds=3
     )
-    yield of("looks: the region before the last", many, draft(), more(), more("third", 100), max_rounds=3)
+    yield of(
+        "looks: the region before the last", many, draft(), more(), more("third", 100), final(), max_rounds=3
+    )
+    few = model(max_rounds=3, recipes={"patch": {**small, "quality": 45}})
+    yield of("looks: another region, named below its quality", few, draft(), more(), final(), max_rounds=3)
+    yield of("looks: another region, by settings", *three, max_rounds=3, settings={"patch_quality": 85})
     yield of(
         "looks: the region before the last, as named",
         named,

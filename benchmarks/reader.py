@@ -7,7 +7,6 @@ a table and, as last line, one JSON object. `--photos DIR` takes a folder with `
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import pathlib
 import re
@@ -20,14 +19,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageOps
 
-from benchmarks.off_domain import QUESTIONS as OFF_DOMAIN
+from benchmarks.instruments.off_domain import QUESTIONS as OFF_DOMAIN
 from scenes.generator import make_scene
+from secondglance.link.encoding_choice import EncodingChoice
+from secondglance.link.uplink import Uplink
+from secondglance.pictures.budget import PixelBudget
+from secondglance.pictures.encoding import Recipe
+from secondglance.settings import EdgeSettings
+from secondglance_eval.asking.in_process import edge_budget, pixels, written
 from secondglance_protocol.wire import ImageSize
 from secondglance_server.engine.loader import load_engine
 from secondglance_server.engine.protocol import (
     AnswerRequest,
     AnswerResult,
-    EncoderBudget,
     Engine,
     Picture,
 )
@@ -40,7 +44,6 @@ from training.reader.records import Subject, TrueLine, TrueSign
 from training.reader.targets import expected_text
 from training.reader.tokenizer import CANNOT_TEXT, NOTHING_TEXT
 
-QUALITY = 40
 _FIRST_SEED = 5_000_000
 
 
@@ -172,21 +175,27 @@ def off_domain_scenes() -> Iterator[Scene]:
 
 def ask_all(engine: Engine, name: str, scenes: Iterator[Scene], threshold: float) -> list[Row]:
     rows: list[Row] = []
+    encodings = _encodings(engine)
     for number, scene in enumerate(scenes):
         whole = (0.0, 0.0, float(scene.size[0]), float(scene.size[1]))
-        seen = _picture(scene, whole, f"{name} {number}", engine.info.image)  # the key of the prefix cache
+        budget = edge_budget(engine.info.image).scaled(encodings.for_image()[1])
+        # the key of the prefix cache
+        seen = _picture(scene, whole, f"{name} {number}", budget, encodings.for_image()[0])
         rows += [_ask(engine, scene, seen, question, threshold, number) for question in scene.questions]
     return rows
 
 
-def _picture(scene: Scene, box: Box, key: str, budget: EncoderBudget) -> tuple[Picture, int]:
+def _encodings(engine: Engine) -> EncodingChoice:
+    """Return what an edge would follow: the model's recipes, or its own."""
+    return EncodingChoice(EdgeSettings.model_construct(), Uplink(), engine.info.recipes)
+
+
+def _picture(scene: Scene, box: Box, key: str, budget: PixelBudget, recipe: Recipe) -> tuple[Picture, int]:
     """Return what an edge would send of a part of a scene, and its bytes."""
     image = scene.look.render(box)
     image.thumbnail((budget.max_width, budget.max_height), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=QUALITY, method=2)
-    sent = buffer.getvalue()
-    return Picture(key, np.asarray(Image.open(buffer).convert("RGB"))), len(sent)
+    sent = written(image, recipe)
+    return Picture(key, pixels(sent)), len(sent)
 
 
 def _gate(result: AnswerResult) -> float:
@@ -219,7 +228,10 @@ def _ask(
         region = locate(first.attention, size, engine.info.localization)
         box = (float(region.left), float(region.top), float(region.right), float(region.bottom))
         holds = _held(question.box, box)
-        patch, patch_bytes = _picture(scene, box, f"patch {number}", engine.info.patch)
+        encodings = _encodings(engine)
+        budget = edge_budget(engine.info.patch).scaled(encodings.patch_scale)
+        recipe = next(encodings.for_patch())
+        patch, patch_bytes = _picture(scene, box, f"patch {number}", budget, recipe)
         sent += patch_bytes
         final, second_ms = _answer(engine, AnswerRequest(seen, question.text, patch, max_new_tokens=64))
         times.append(second_ms)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 import torch
 from pydantic_settings import BaseSettings
@@ -37,6 +37,7 @@ from secondglance_server.engine.adapters import discover
 from secondglance_server.engine.adapters.base import TransformersAdapter
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_server.engine.generic.registry import ModelType, model_types
+from secondglance_server.engine.kv_cache import full_layers
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.settings import ServerSettings, VllmSettings
 
@@ -142,7 +143,7 @@ def _published_row(name: str, raw: dict[str, Any]) -> tuple[str, ...]:
         model.tie_weights()
         parameters = sum(parameter.numel() for parameter in model.parameters())
         family = discover().get(config.model_type)
-        seen = ("told at load",) * 4
+        seen = ("told at load", "told at load", *_layer_by_depth(config.get_text_config()))
         if family is not None:
             # no text is tokenised: the layout asks for the placeholder's name only
             tokenizer = SimpleNamespace(eos_token_id=0, convert_ids_to_tokens=str)
@@ -150,6 +151,19 @@ def _published_row(name: str, raw: dict[str, Any]) -> tuple[str, ...]:
             seen = _what_it_sees(family(model, tokenizer, processor, ""))
     memory = [f"{parameters * bits / 8e9:.1f} GB" for bits in (16, 4)]
     return (f"`{name}`", f"{parameters / 1e9:.2f} B", *memory, *seen)
+
+
+def _layer_by_depth(text_config: Any) -> tuple[str, str]:
+    """Return the layer that is read of a model without a file of its own, and whose number that is."""
+    depth = text_config.num_hidden_layers
+    model = SimpleNamespace(
+        n_layers=depth,
+        full_layers=full_layers(text_config),
+        read_layer=TransformersAdapter.read_layer,
+        read_layer_origin=TransformersAdapter.read_layer_origin,
+    )
+    (layer,), origin = TransformersAdapter.default_layers(cast("TransformersAdapter", model))
+    return f"{layer} of {depth}", _cell(origin)
 
 
 def _what_it_sees(adapter: TransformersAdapter) -> tuple[str, str, str, str]:

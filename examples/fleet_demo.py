@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from examples.local_fleet import Server, running_fleet
-from secondglance import EdgeClient, Reply
+from secondglance import EdgeClient, EdgeSettings, Reply
 from secondglance.conversation.steps import Send, Step
 from secondglance_server.fleet_status import as_table, ask_all
 
@@ -52,7 +52,7 @@ def main() -> int:
         show_status(servers)
         print(f"\nasking {fleet.url}: {truth['question']}")
         killer = Killer(servers)
-        with EdgeClient(fleet.url, observe=killer.observe) as client:
+        with EdgeClient(fleet.url, settings=EdgeSettings(trace=True), observe=killer.observe) as client:
             reply = client.ask(PHOTO, truth["question"])
         print(f"the answer of stage {reply.stage}: {reply.answer!r}; on the sign: {truth['answer']!r}\n")
         show_status(servers)

@@ -193,6 +193,8 @@ class EdgeClient(_Options):
         (a second glance if the server is unsure), "answer_only" or "always". `threshold` is in nats (of the
         server's default metric; the margin has no unit). `timeout_s` (seconds) and `max_uplink_bytes` bound
         both stages together. `max_new_tokens` bounds the answer. `include` asks for "tokens" and "relevance".
+        Up to `max_rounds` regions are sent, one after the other, while the answer stays doubtful and
+        `max_uplink_bytes` has room; the surest answer counts. Servers that know no further looks ask for one.
         Asked again with the same `idempotency_key`, the same picture and the same terms, a server that still
         remembers gives its first reply again and infers nothing.
 
@@ -409,7 +411,9 @@ def _teller(send: Send) -> OnToken:
 def _arrived(response: httpx.Response, whole: WholeReply, exchange: Exchange) -> Arrived:
     headers = {name.lower(): value for name, value in response.headers.items()}
     counts = (exchange.uplink_bytes, exchange.downlink_bytes)
-    return Arrived(whole.status, headers, whole.body, *counts, exchange.waited_s, whole.is_streamed)
+    return Arrived(
+        whole.status, headers, whole.body, *counts, exchange.waited_s, whole.is_streamed, whole.is_cut
+    )
 
 
 def _lost(exc: httpx.HTTPError, exchange: Exchange) -> Lost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from secondglance.doubt import is_doubtful
@@ -35,7 +36,8 @@ class StageReceipt:
 class Receipt:
     """What a conversation cost: everything HTTP put on the socket, both ways, and the time.
 
-    `setup` is asking the server what it takes.
+    `setup` is asking the server what it takes. `stage2` is the first look at a region, `further_looks` has
+    those after it.
 
     `original_bytes` is the encoded original's size, None for a picture that came decoded. A transport of the
     caller's own counts nothing, so its byte counts are 0.
@@ -45,11 +47,13 @@ class Receipt:
     stage1: StageReceipt
     stage2: StageReceipt | None
     original_bytes: int | None
+    further_looks: tuple[StageReceipt, ...] = ()
 
     @property
     def stages(self) -> tuple[StageReceipt, ...]:
-        """The stages that took place, setup first."""
-        return tuple(stage for stage in (self.setup, self.stage1, self.stage2) if stage is not None)
+        """The stages that took place, setup first; stage two once for each look."""
+        named = (self.setup, self.stage1, self.stage2, *self.further_looks)
+        return tuple(stage for stage in named if stage is not None)
 
     @property
     def uplink_bytes(self) -> int:
@@ -77,22 +81,34 @@ class Receipt:
         return sum(stage.retries for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return totals and stages, ready for JSON."""
+        """Return totals and stages, ready for JSON; `further_looks` where there were any."""
+        stages = asdict(self)
+        if not self.further_looks:
+            del stages["further_looks"]
         return {
             "uplink_bytes": self.uplink_bytes,
             "downlink_bytes": self.downlink_bytes,
             "elapsed_ms": round(self.elapsed_ms, 3),
             "requests": self.requests,
             "retries": self.retries,
-            **asdict(self),
+            **stages,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One region that was sent, and the server's reply to it, which has the surest answer so far."""
+
+    roi: Roi
+    reply: InferenceResponse
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """The answer, how sure it is and what it cost: the server's replies of both stages behind one face.
 
-    `degraded` says why stage two gave no answer, None if nothing went wrong.
+    `second` is the reply to the last region that was sent, `looks` has all. `degraded` says why stage two,
+    or a further look, gave no answer, None if nothing went wrong.
 
     `notes` are what a caller should know about picture and answer: that only the first frame was looked at,
     that the model is not sure.
@@ -106,6 +122,7 @@ class Reply:
     degraded: str | None = None
     notes: tuple[str, ...] = ()
     trace_id: str = ""
+    looks: tuple[Look, ...] = ()
 
     @property
     def final(self) -> InferenceResponse:
@@ -114,7 +131,7 @@ class Reply:
 
     @property
     def answer(self) -> str:
-        """The answer of the last stage that answered."""
+        """The answer of the last stage that answered; after several looks the surest one."""
         return self.final.answer
 
     @property
@@ -159,11 +176,15 @@ class Reply:
 
     @property
     def roi(self) -> Roi | None:
-        """The region that the server asked for, None where it asked for none.
+        """The region that the server asked for, None where it asked for none; of several that of the answer.
 
         `box` is in [0, 1] of the upright original, `pixels` in its pixels, half-open.
         """
-        return self.first.roi
+        roi = self.first.roi
+        for before, look in pairwise(self.looks):
+            if (look.reply.answer, look.reply.confidence) != (before.reply.answer, before.reply.confidence):
+                roi = look.roi  # it made a surer answer: the server keeps the earlier one else
+        return roi
 
     @property
     def id(self) -> str:
@@ -216,6 +237,8 @@ class Reply:
             "timing_ms": self.timing_ms.model_dump(mode="json"),
             "receipt": self.receipt.to_dict(),
         }
+        if len(self.looks) > 1:
+            values["looks"] = [look.roi.model_dump(mode="json") for look in self.looks]
         if self.tokens is not None:
             values["tokens"] = [token.model_dump(mode="json") for token in self.tokens]
         if self.relevance is not None:

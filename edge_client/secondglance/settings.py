@@ -73,6 +73,7 @@ class EdgeSettings(BaseSettings):
     max_retry_wait_s: Seconds = 8.0  # between two tries, unless the server says
     max_retry_after_s: Seconds = 120.0  # the longest wait taken from a server
 
+    early_region: bool = False  # send the region at the draft's first doubtful token, before its last
     trace: bool = False  # name a trace in each request, 70 bytes; a span of OpenTelemetry always is
     remembered_images: int = Field(default=256, ge=0)  # pictures that need no second upload
     assumed_side: int = Field(default=448, ge=2)  # --dry-run asks no server what it takes

@@ -2,9 +2,9 @@
 
 import { Asking, whyDegraded } from "./asking.js";
 import { CameraError, hasCamera, takePhoto } from "./camera.js";
-import { UnreadableError, drawRegion, open, pictureIn } from "./photo.js";
+import { UnreadableError, open, pictureIn, thumbnailOf } from "./photo.js";
 import { Bar } from "./progress.js";
-import { clearResult, find, forgetAll, remember, showAnswer, showBytes, showError, showRegion } from "./show.js";
+import { clearResult, find, forgetAll, remember, showAnswer, showBytes, showError, showRegion, showRegionSent } from "./show.js";
 import { bytesInWords, verdict } from "./words.js";
 
 const KEY = "second-glance-key";
@@ -88,6 +88,7 @@ async function ask() {
   try {
     const outcome = await asking.ask(asked.blob, question, {
       mode: field("mode").value,
+      rounds: field("rounds").valueAsNumber || 1,
       threshold: field("threshold").value === "" ? null : Number(field("threshold").value),
       key: field("key").value,
       signal: running.signal,
@@ -131,21 +132,18 @@ const events = {
  * @param {string} question
  * @param {import("./asking.js").Outcome} outcome
  */
-function finish(asked, question, { reply, domain, sent }) {
+function finish(asked, question, { reply, domain, sent, region }) {
   let words = verdict(reply, domain);
   const isSure = !reply.doubtful && !reply.degraded;
   if (reply.degraded) words = `Not sure: the second look failed (${whyDegraded(reply.degraded)}). This is the first answer.`;
   showAnswer(reply.stage === 2 ? "second" : "first", reply.answer, words, isSure);
   if (reply.stage === 2) find("#first").classList.add("replaced");
-  if (reply.roi) {
-    showRegion(reply.roi.box);
-    drawRegion(image, reply.roi.pixels, /** @type {HTMLCanvasElement} */ (find("#crop")));
-    find("#zoom").hidden = false;
-  }
+  if (reply.roi) showRegion(reply.roi.box);
+  if (region) showRegionSent(region);
   showBytes(sent, asked.blob.size);
   const bytes = sent.reduce((sum, part) => sum + part.bytes, 0);
-  const { thumbnail, name } = asked;
-  remember({ thumbnail, name, question, answer: reply.answer, words, isSure, bytes, original: asked.blob.size });
+  const { name, blob } = asked;
+  remember({ thumbnail: thumbnailOf(asked), name, question, answer: reply.answer, words, isSure, bytes, original: blob.size });
 }
 
 /** @param {unknown} error */

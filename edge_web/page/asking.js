@@ -12,9 +12,9 @@ import {
  * @property {(first: {answer: string}, roi: import("./src/index.js").Roi | null) => void} first
  *   the first answer; null: it is the last
  *
- * @typedef {{name: string, bytes: number, counted: number | null}} Sent a body, as sent and as the server counted
- * @typedef {{reply: import("./src/index.js").Reply, domain: string | null, sent: Sent[]}} Outcome
- *   `domain` is what the model can answer, in words
+ * @typedef {{name: string, bytes: number, counted: number | null}} Sent as sent, and as the server counts bodies
+ * @typedef {{reply: import("./src/index.js").Reply, domain: string | null, sent: Sent[], region: Blob | null}} Outcome
+ *   `domain` is what the model can answer, in words; `region` is the answer's, as it was sent
  */
 
 /** A server that can be asked. */
@@ -29,14 +29,16 @@ export class Asking {
    *
    * @param {Blob} blob
    * @param {string} question
-   * @param {{mode: any, threshold: number | null, key: string, signal: AbortSignal, on: Events}} terms
+   * @param {{mode: any, rounds: number, threshold: number | null, key: string, signal: AbortSignal, on: Events}} terms
    * @returns {Promise<Outcome>}
    */
-  async ask(blob, question, { mode, threshold, key, signal, on }) {
+  async ask(blob, question, { mode, rounds, threshold, key, signal, on }) {
     const seen = new Seen(on);
     this.client.apiKey = key || null;
-    const reply = await this.client.ask(blob, question, { mode, threshold, signal, onStep: (step) => seen.step(step) });
-    return { reply, domain: (await this.client.model({ signal })).domain, sent: seen.sent };
+    const terms = { mode, max_rounds: rounds, threshold, signal };
+    const reply = await this.client.ask(blob, question, { ...terms, onStep: (step) => seen.step(step) });
+    const region = seen.regions[Math.max(0, reply.looks.findIndex((look) => look.roi === reply.roi))] ?? null;
+    return { reply, domain: (await this.client.model({ signal })).domain, sent: seen.sent, region };
   }
 
   /** @param {unknown} error @returns {boolean} whether another key may help */
@@ -71,9 +73,12 @@ export function whyDegraded(degraded) {
 class Seen {
   /** @type {Sent[]} */
   sent = [];
+  /** @type {Blob[]} */
+  regions = [];
   /** @type {import("./src/index.js").Step | null} */
   #last = null;
   #began = 0;
+  #bytes = 0;
   #hasPicture = false;
 
   /** @param {Events} on */
@@ -91,20 +96,24 @@ class Seen {
 
   /** @param {import("./src/index.js").Step & {kind: "send"}} send */
   #sends(send) {
+    if (send.stage === "stage2") this.regions[send.look - 1] = new Blob([send.body]);
+    const header = send.headers["X-Question"]?.length ?? 0;
     const bytes = send.body.length;
     if (send !== this.#last) { // a retry is the same request
-      const question = this.#hasPicture ? "Small copy and question" : "Question";
-      this.sent.push({ name: send.stage === "stage2" ? "Region" : question, bytes, counted: null });
+      if (header) this.sent.push({ name: "Question", bytes: header, counted: null });
+      const first = !this.#hasPicture ? "Question" : header ? "Small copy" : "Small copy and question";
+      const region = send.look > 1 ? `Region ${send.look}` : "Region";
+      if (bytes) this.sent.push({ name: send.stage === "stage2" ? region : first, bytes, counted: null });
     }
-    [this.#last, this.#began] = [send, performance.now()];
-    this.on.sending(send.stage === "stage2" ? 2 : 1, bytes);
+    [this.#last, this.#began, this.#bytes] = [send, performance.now(), header + bytes];
+    this.on.sending(send.stage === "stage2" ? 2 : 1, this.#bytes);
   }
 
   /** @param {import("./src/index.js").InferenceResponse} reply */
   #answered(reply) {
     const sent = this.sent[this.sent.length - 1];
-    sent.counted = reply.usage.received_bytes;
-    this.on.answered(sent.bytes, performance.now() - this.#began);
+    if (reply.usage.received_bytes) sent.counted = reply.usage.received_bytes; // of the body
+    this.on.answered(this.#bytes, performance.now() - this.#began);
     if (reply.stage === 1) this.on.first(reply, reply.status === "needs_patch" ? reply.roi : null);
   }
 }

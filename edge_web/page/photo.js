@@ -1,12 +1,14 @@
 /** @file The photo that is asked about: from a file, a drop, the clipboard; shown, and thrown away again. */
 
+import { openPicture } from "./src/pictures.js";
+
 /**
  * @typedef {object} Photo
  * @property {Blob} blob the original; it never leaves this page whole
  * @property {string} name
  * @property {number} width of the upright picture, in pixels
  * @property {number} height
- * @property {Blob} thumbnail for the history
+ * @property {Promise<Blob>} [thumbnail] for the history, once it was wanted
  */
 
 const THUMBNAIL_SIDE = 128;
@@ -36,7 +38,7 @@ export async function open(blob, name, image) {
   image.alt = `The photo: ${name}`;
   await image.decode();
   const { naturalWidth: width, naturalHeight: height } = image;
-  return { blob, name, width, height, thumbnail: await thumbnailOf(image) };
+  return { blob, name, width, height };
 }
 
 /** @param {DataTransfer | null} transfer @returns {File | null} the first picture of a drop or a paste */
@@ -47,33 +49,25 @@ export function pictureIn(transfer) {
   return null;
 }
 
-/**
- * Draw a region of the picture, enlarged or reduced to at most `side` pixels.
- *
- * @param {HTMLImageElement} image
- * @param {{left: number, top: number, right: number, bottom: number}} pixels
- * @param {HTMLCanvasElement} canvas
- */
-export function drawRegion(image, pixels, canvas, side = 320) {
-  const [width, height] = [pixels.right - pixels.left, pixels.bottom - pixels.top];
-  const scale = side / Math.max(width, height);
-  canvas.width = Math.max(1, Math.round(width * scale));
-  canvas.height = Math.max(1, Math.round(height * scale));
-  const context = canvas.getContext("2d");
-  context?.drawImage(image, pixels.left, pixels.top, width, height, 0, 0, canvas.width, canvas.height);
+/** Return the middle of a photo, small; the photo where that cannot be. @param {Photo} photo @returns {Promise<Blob>} */
+export function thumbnailOf(photo) {
+  return (photo.thumbnail ??= middleOf(photo.blob).catch(() => photo.blob));
 }
 
-/** @param {HTMLImageElement} image @returns {Promise<Blob>} */
-function thumbnailOf(image) {
-  const scale = THUMBNAIL_SIDE / Math.min(image.naturalWidth, image.naturalHeight);
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = THUMBNAIL_SIDE;
-  const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale];
-  const [x, y] = [(THUMBNAIL_SIDE - width) / 2, (THUMBNAIL_SIDE - height) / 2];
-  canvas.getContext("2d")?.drawImage(image, x, y, width, height);
-  return new Promise((resolve, reject) => {
-    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("no thumbnail"))), "image/jpeg", 0.7);
-  });
+/** @param {Blob} blob */
+async function middleOf(blob) {
+  const picture = await openPicture(blob, Infinity); // drawn by the library's worker: a large one takes half a second
+  try {
+    const side = Math.min(picture.width, picture.height);
+    const [left, top] = [picture.width - side, picture.height - side].map((rest) => Math.floor(rest / 2));
+    const shown = Math.min(side, THUMBNAIL_SIDE);
+    const drawn = await picture.draw({ left, top, right: left + side, bottom: top + side }, { width: shown, height: shown });
+    const bytes = await drawn.write("image/jpeg", 70);
+    drawn.close();
+    return bytes ? new Blob([bytes]) : blob;
+  } finally {
+    picture.close();
+  }
 }
 
 /** @param {Blob} blob @returns {Promise<string>} why this browser shows no such picture, and what helps */

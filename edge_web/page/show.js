@@ -51,6 +51,14 @@ export function showRegion(box) {
   });
 }
 
+/** Show the region as it was sent. @param {Blob} region */
+export function showRegionSent(region) {
+  const picture = /** @type {HTMLImageElement} */ (find("#crop"));
+  if (picture.src) URL.revokeObjectURL(picture.src);
+  picture.src = URL.createObjectURL(region);
+  find("#zoom").hidden = false;
+}
+
 /**
  * @param {{name: string, bytes: number, counted: number | null}[]} sent
  * @param {number} original bytes of the photo
@@ -58,7 +66,7 @@ export function showRegion(box) {
 export function showBytes(sent, original) {
   const total = sent.reduce((sum, part) => sum + part.bytes, 0);
   const rows = [
-    ["The photo (stays here)", original, null],
+    ["Photo (stays here)", original, null],
     ...sent.map((part) => [part.name, part.bytes, part.counted]),
     ["Sent in all", total, null],
   ].map(([name, bytes, counted], index) => {
@@ -89,12 +97,15 @@ export function showError(message) {
 }
 
 /**
- * @param {{thumbnail: Blob, name: string, question: string, answer: string, words: string, isSure: boolean,
+ * @param {{thumbnail: Promise<Blob>, name: string, question: string, answer: string, words: string, isSure: boolean,
  *   bytes: number, original: number}} entry
  */
 export function remember(entry) {
   const item = element("li");
-  const picture = element("img", "", { src: URL.createObjectURL(entry.thumbnail), alt: entry.name });
+  const picture = /** @type {HTMLImageElement} */ (element("img", "", { alt: entry.name }));
+  void entry.thumbnail.then((blob) => {
+    if (picture.isConnected) picture.src = URL.createObjectURL(blob);
+  });
   const text = element("div");
   const cost = `${bytesInWords(entry.bytes)} bytes sent of ${bytesInWords(entry.original)}`;
   text.append(

@@ -5,10 +5,10 @@ const PATIENCE_MS = 3000; // for the network, before a kept file is shown
 const FILES = [
   "./", "app.css", "app.js", "asking.js", "camera.js", "icon-192.png", "icon-512.png", "icon.svg",
   "manifest.webmanifest", "photo.js", "progress.js", "show.js", "words.js",
-  "src/browser.js", "src/client.js", "src/conversation.js", "src/doubt.js", "src/encoding.js", "src/errors.js",
-  "src/failures.js", "src/fit.js", "src/index.js", "src/known.js", "src/ledger.js", "src/pictures.js",
-  "src/replies.js", "src/reply.js", "src/resize.js", "src/retry.js", "src/settings.js", "src/sha256.js",
-  "src/text.js", "src/wire.js",
+  "src/aside.js", "src/browser.js", "src/client.js", "src/conversation.js", "src/doubt.js", "src/encoding.js",
+  "src/errors.js", "src/events.js", "src/failures.js", "src/fit.js", "src/index.js", "src/known.js", "src/ledger.js",
+  "src/pictures.js", "src/replies.js", "src/reply.js", "src/resize.js", "src/retry.js", "src/settings.js",
+  "src/sha256.js", "src/text.js", "src/wire.js", "src/worker.js",
 ];
 
 self.addEventListener("install", (event) => {

@@ -9,7 +9,7 @@ export const bytesInWords = (bytes) => bytes.toLocaleString("en");
 export function share(part, whole) {
   if (!whole) return "";
   const percent = (100 * part) / whole;
-  return `${percent < 0.1 ? percent.toFixed(3) : percent < 10 ? percent.toFixed(1) : Math.round(percent)} %`;
+  return `${percent < 0.1 ? percent.toFixed(3) : percent < 10 ? percent.toFixed(1) : Math.round(percent)}\u00a0%`;
 }
 
 /**

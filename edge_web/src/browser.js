@@ -2,7 +2,7 @@
 
 import { BadImageError } from "./errors.js";
 import { hex, sha256 } from "./sha256.js";
-import { resized } from "./resize.js";
+import { blank, resized } from "./resize.js";
 
 const LONGEST_SIDE = 65_535; // beyond these a canvas stays empty, without a word
 const MOST_PIXELS = 16_384 * 16_384;
@@ -47,9 +47,7 @@ export class BrowserPicture {
   async draw(pixels, { width, height }) {
     const region = pixels ?? { left: 0, top: 0, right: this.width, bottom: this.height };
     const [fromWidth, fromHeight] = [region.right - region.left, region.bottom - region.top];
-    const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = [width, height];
-    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { colorSpace: "srgb" }));
+    const { canvas, context } = blank(width, height);
     if (width !== fromWidth || height !== fromHeight) {
       context.putImageData(resized(this.bitmap, region, width, height), 0, 0);
     } else {
@@ -70,10 +68,13 @@ export class BrowserPicture {
   }
 }
 
-/** @param {HTMLCanvasElement} canvas @param {string} type @param {number | null} quality 1 to 100 @returns null where browsers cannot */
+/** @param {OffscreenCanvas | HTMLCanvasElement} canvas @param {string} type @param {number | null} quality 1 to 100 @returns null where browsers cannot */
 async function written(canvas, type, quality) {
+  const share = (quality ?? 100) / 100;
   /** @type {Blob | null} */
-  const blob = await new Promise((resolve) => canvas.toBlob(resolve, type, (quality ?? 100) / 100));
+  const blob = await ("convertToBlob" in canvas
+    ? canvas.convertToBlob({ type, quality: share })
+    : new Promise((resolve) => canvas.toBlob(resolve, type, share)));
   if (blob?.type !== type) return null; // what a browser cannot write becomes a PNG
   const bytes = new Uint8Array(await blob.arrayBuffer());
   return type === "image/webp" ? withoutProfile(bytes) : bytes;

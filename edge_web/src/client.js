@@ -1,25 +1,29 @@
 /** @file The driver of a conversation: it does its I/O with `fetch`, in browsers and in Node, and decides nothing. */
 
 import { Conversation } from "./conversation.js";
-import { EdgeError, UsageError } from "./errors.js";
+import { EdgeError, ProtocolError, UsageError } from "./errors.js";
+import { readWhole } from "./events.js";
 import { KnownServer } from "./known.js";
 import { openPicture } from "./pictures.js";
 import { settingsOf } from "./settings.js";
 import { hex } from "./sha256.js";
-import { joined } from "./wire.js";
+import { contentBytes } from "./wire.js";
 
 /**
  * @typedef {import("./conversation.js").Step} Step
  * @typedef {import("./failures.js").Arrived} Arrived
  * @typedef {import("./failures.js").Lost} Lost
- * @typedef {{signal?: AbortSignal, onStep?: (step: Step) => void}} Calls
- *   `signal` ends the question, which throws the signal's reason; `onStep` is told every step before it is taken
+ * @typedef {{stage: 1 | 2, look: number, text: string, min_entropy: number}} Token of an answer that is still being made;
+ *   `look` counts the regions of stage two, `min_entropy` is in nats. The texts of a look put together are its answer
+ *   before blanks around it are cut off.
+ * @typedef {{signal?: AbortSignal, onStep?: (step: Step) => void, onToken?: (token: Token) => void}} Calls
+ *   `signal` ends the question, which throws the signal's reason; `onStep` is told every step before it is taken;
+ *   with `onToken` answers are asked for as streams
  */
 
-const MAX_REPLY_BYTES = 8 * 1024 * 1024; // a relevance map of 512 x 512 cells fits
 const MAX_DEADLINE_MS = 3_600_000;
 const TERMS = [
-  "mode", "threshold", "timeout_s", "max_uplink_bytes", "strict", "max_new_tokens", "include", "idempotency_key",
+  "mode", "threshold", "timeout_s", "max_uplink_bytes", "strict", "max_new_tokens", "include", "idempotency_key", "max_rounds",
 ];
 
 /** A client that asks a Second Glance server about pictures. Questions may overlap. */
@@ -51,12 +55,12 @@ export class EdgeClient {
    * @param {import("./wire.js").Terms & Calls} [terms]
    * @returns {Promise<import("./reply.js").Reply>}
    */
-  async ask(picture, question, { signal, onStep, ...terms } = {}) {
+  async ask(picture, question, { signal, onStep, onToken, ...terms } = {}) {
     for (const name of Object.keys(terms)) {
       if (!TERMS.includes(name)) throw new UsageError(`no such option: ${name}`);
     }
     const open = () => openPicture(picture, this.#settings.max_original_pixels);
-    return await this.#run(new Conversation(open, question, terms, this.#around()).run(), { signal, onStep });
+    return await this.#run(new Conversation(open, question, terms, this.#around(!!onToken)).run(), { signal, onStep, onToken });
   }
 
   /** Return what the server takes; it is asked once and remembered. @param {Calls} [calls] */
@@ -65,13 +69,14 @@ export class EdgeClient {
     return await this.#run(conversation.fetchModel(), calls);
   }
 
-  #around() {
-    const around = { clock: now, draw: Math.random, nowMs: Date.now, randomHex };
+  #around(streams = false) {
+    const around = { clock: now, draw: Math.random, nowMs: Date.now, randomHex, streams };
     return { ...around, known: this.#known, settings: this.#settings };
   }
 
   /** @template T @param {Generator<Step, T, any>} steps @param {Calls} calls @returns {Promise<T>} */
-  async #run(steps, { signal, onStep }) {
+  async #run(steps, { signal, onStep, onToken }) {
+    const teller = new Teller(onToken);
     try {
       let taken = steps.next();
       while (!taken.done) {
@@ -79,7 +84,7 @@ export class EdgeClient {
         onStep?.(taken.value);
         let done;
         try {
-          done = await this.#perform(taken.value, signal);
+          done = await this.#perform(taken.value, teller, signal);
         } catch (error) {
           if (!(error instanceof EdgeError)) throw error;
           taken = steps.throw(error);
@@ -93,15 +98,15 @@ export class EdgeClient {
     }
   }
 
-  /** @param {Step} step @param {AbortSignal | undefined} signal @returns {Promise<any>} */
-  async #perform(step, signal) {
-    if (step.kind === "send") return await this.#exchange(step, signal);
+  /** @param {Step} step @param {Teller} teller @param {AbortSignal | undefined} signal @returns {Promise<any>} */
+  async #perform(step, teller, signal) {
+    if (step.kind === "send") return await this.#exchange(step, teller, signal);
     if (step.kind === "pause") return await pause(step.seconds, signal);
     return step.kind === "compute" ? await step.work() : undefined;
   }
 
-  /** @param {import("./wire.js").Send} send @param {AbortSignal | undefined} signal @returns {Promise<Arrived | Lost>} */
-  async #exchange(send, signal) {
+  /** @param {import("./wire.js").Send} send @param {Teller} teller @param {AbortSignal | undefined} signal @returns {Promise<Arrived | Lost>} */
+  async #exchange(send, teller, signal) {
     const left_s = send.deadline === null ? Infinity : send.deadline - now();
     const watch = new Watch(Math.min(left_s, this.#settings.total_timeout_s), signal);
     let lost = /** @type {"connect" | "network"} */ ("connect");
@@ -116,14 +121,14 @@ export class EdgeClient {
         credentials: "omit",
         redirect: "manual",
       });
-      [lost, uplink_bytes] = ["network", send.body.length];
-      if (reply.type === "opaqueredirect") return refused("the server sends us elsewhere; is this a Second Glance server?", uplink_bytes);
-      const body = await readBounded(reply);
-      if (body === null) return refused(`the reply exceeds ${MAX_REPLY_BYTES} bytes`, uplink_bytes);
-      const headers = Object.fromEntries(reply.headers);
-      return { status: reply.status, headers, body, uplink_bytes, downlink_bytes: body.length };
+      [lost, uplink_bytes] = ["network", contentBytes(send)];
+      if (reply.type === "opaqueredirect") throw new ProtocolError("the server sends us elsewhere; is this a Second Glance server?");
+      const { status, body, bytes } = await readWhole(reply, teller.of(send));
+      return { status, headers: Object.fromEntries(reply.headers), body, uplink_bytes, downlink_bytes: bytes };
     } catch (error) {
       signal?.throwIfAborted();
+      teller.check();
+      if (error instanceof ProtocolError) return { lost: "protocol", detail: error.message, uplink_bytes, downlink_bytes: 0 };
       const detail = watch.isOver ? `${send.method} ${send.path}` : inWords(error);
       return { lost: watch.isOver ? "timeout" : lost, detail, uplink_bytes, downlink_bytes: 0 };
     } finally {
@@ -139,6 +144,38 @@ export class EdgeClient {
       ...(this.apiKey && { Authorization: `Bearer ${this.apiKey}` }),
       ...(left_s < Infinity && { "X-Deadline-Ms": String(left_ms) }), // so that late work does not begin
     };
+  }
+}
+
+/** Tells tokens as they come, each once: an attempt after a cut stream begins anew. */
+class Teller {
+  #onToken;
+  #told = new Map();
+  /** @type {[unknown] | null} what the caller threw */
+  #thrown = null;
+
+  /** @param {((token: Token) => void) | undefined} onToken */
+  constructor(onToken) {
+    this.#onToken = onToken;
+  }
+
+  /** Return whom to tell the tokens of the reply to this attempt. @param {import("./wire.js").Send} send */
+  of(send) {
+    let seen = 0;
+    return (/** @type {import("./replies.js").TokenEvent} */ token) => {
+      if (++seen <= (this.#told.get(send) ?? 0)) return;
+      this.#told.set(send, seen);
+      try {
+        this.#onToken?.({ stage: send.stage === "stage1" ? 1 : 2, look: send.look, ...token });
+      } catch (error) {
+        this.#thrown = [error];
+        throw error;
+      }
+    };
+  }
+
+  check() {
+    if (this.#thrown) throw this.#thrown[0];
   }
 }
 
@@ -172,26 +209,6 @@ class Watch {
 }
 
 const now = () => performance.now() / 1000;
-
-/** @param {string} detail @param {number} uplink_bytes @returns {Lost} */
-const refused = (detail, uplink_bytes) => ({ lost: "protocol", detail, uplink_bytes, downlink_bytes: 0 });
-
-/** Return a reply's body, or null if it is longer than any reply may be. @param {Response} reply */
-async function readBounded(reply) {
-  const reader = reply.body?.getReader();
-  const pieces = [];
-  for (let bytes = 0; reader; ) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    bytes += value.length;
-    if (bytes > MAX_REPLY_BYTES) {
-      await reader.cancel();
-      return null;
-    }
-    pieces.push(value);
-  }
-  return joined(pieces);
-}
 
 /** @param {unknown} error */
 function inWords(error) {

@@ -8,6 +8,18 @@ const PREFERENCE = ["webp", "jpeg", "png"];
 const QUALITY_STEP = 8;
 
 /**
+ * Return the server's recipe with the least quality that the edge allows; the edge's own where it names none.
+ *
+ * @param {import("./replies.js").EncodingRecipe | null | undefined} named
+ * @param {{format: string, min_quality: number}} settings
+ * @param {number} quality
+ */
+export function recipeOf(named, { format, min_quality }, quality) {
+  if (!named) return { format, quality, min_quality, scale: 1 };
+  return { ...named, min_quality: Math.min(min_quality, named.quality) };
+}
+
+/**
  * Encode at the recipe's quality, or the first in steps of 8 below it that fits, or the least. Throws BadImageError
  * if the server accepts no format that can be written here.
  *

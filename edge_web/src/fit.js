@@ -19,6 +19,16 @@ export function bounded(given) {
   return { max_width, max_height, max_pixels };
 }
 
+/** Return the budget with a share of its sides, and no less than `least`. @param {Budget} budget @param {number} share @returns {Budget} */
+export function scaled({ max_width, max_height, max_pixels }, share, least = 1) {
+  const side = (/** @type {number} */ whole) => Math.max(least, halfToEven(whole * share));
+  return {
+    max_width: side(max_width),
+    max_height: side(max_height),
+    max_pixels: max_pixels == null ? null : Math.max(1, halfToEven(max_pixels * share ** 2)),
+  };
+}
+
 /**
  * Return the size to send a picture at: its own shape, but a picture that the server would refuse as too thin is
  * thickened; boxes from 0 to 1 stay right.

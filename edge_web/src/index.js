@@ -6,6 +6,7 @@ export * from "./errors.js";
 export { Receipt, Reply } from "./reply.js";
 
 /**
+ * @typedef {import("./client.js").Token} Token
  * @typedef {import("./conversation.js").Step} Step
  * @typedef {import("./conversation.js").Original} Original
  * @typedef {import("./replies.js").InferenceResponse} InferenceResponse

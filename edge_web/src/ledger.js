@@ -2,13 +2,14 @@
 
 import { UplinkBudgetError } from "./errors.js";
 import { Receipt, nothingSpent } from "./reply.js";
+import { contentBytes } from "./wire.js";
 
 /** @typedef {import("./wire.js").Send} Send @typedef {import("./reply.js").StageName} StageName */
 
 const HEAD_BYTES = 512; // of a request around its body, with a key: a guess, for no page can count heads
 
 /** Return the bytes that a request takes on the wire with a usual head. @param {Send} request */
-export const typicalSize = (request) => HEAD_BYTES + request.body.length;
+export const typicalSize = (request) => HEAD_BYTES + contentBytes(request);
 
 /** @param {Send} request */
 export function inWords(request) {
@@ -19,7 +20,7 @@ export function inWords(request) {
 
 /** One conversation's spending. */
 export class Ledger {
-  /** @type {Partial<Record<StageName, import("./reply.js").StageReceipt>>} */
+  /** By stage and look. @type {Record<string, import("./reply.js").StageReceipt>} */
   #spent = {};
   #spentBytes = 0;
   #most;
@@ -29,19 +30,19 @@ export class Ledger {
     this.#most = maxUplinkBytes;
   }
 
-  /** @param {StageName} stage @param {number} seconds */
-  addTime(stage, seconds) {
-    this.#of(stage).elapsed_ms += seconds * 1000;
+  /** @param {StageName} stage @param {number} look @param {number} seconds */
+  addTime(stage, look, seconds) {
+    this.#of(stage, look).elapsed_ms += seconds * 1000;
   }
 
   /** @param {Send} request @param {import("./failures.js").Arrived | import("./failures.js").Lost} outcome @param {boolean} isRetry */
   add(request, outcome, isRetry) {
-    const spent = this.#of(request.stage);
+    const spent = this.#of(request.stage, request.look);
     spent.uplink_bytes += outcome.uplink_bytes;
     spent.downlink_bytes += outcome.downlink_bytes;
     spent.requests += 1;
     spent.retries += Number(isRetry);
-    this.#spentBytes += Math.max(outcome.uplink_bytes, "lost" in outcome ? 0 : request.body.length);
+    this.#spentBytes += Math.max(outcome.uplink_bytes, "lost" in outcome ? 0 : typicalSize(request));
   }
 
   /** Return how many bytes of body the budget still carries beside those of `request`; null without one. @param {Send} request */
@@ -66,8 +67,8 @@ export class Ledger {
     return new Receipt(this.#spent, originalBytes);
   }
 
-  /** @param {StageName} stage */
-  #of(stage) {
-    return (this.#spent[stage] ??= nothingSpent());
+  /** @param {StageName} stage @param {number} look */
+  #of(stage, look) {
+    return (this.#spent[stage + (look > 1 ? look : "")] ??= nothingSpent());
   }
 }

@@ -12,8 +12,8 @@
 export async function openPicture(source, maxPixels) {
   if (typeof source === "object" && "draw" in source) return source;
   if (typeof createImageBitmap === "function") {
-    const { BrowserPicture } = await import("./browser.js");
-    return await BrowserPicture.open(/** @type {Blob} */ (source), maxPixels);
+    const { openAside } = await import("./aside.js");
+    return await openAside(/** @type {Blob} */ (source), maxPixels);
   }
   const { SharpPicture } = await import("./sharp.js");
   return await SharpPicture.open(source, maxPixels);

@@ -18,7 +18,9 @@ import { isWellFormed, lengthOf } from "./text.js";
  * @typedef {{received_bytes: number, prompt_tokens: number, cached_tokens: number, completion_tokens: number}} Usage
  * @typedef {{queue: number, decode_image: number, prefill: number, generate: number, localize: number}} TimingMs
  * @typedef {{text: string, min_entropy: number, shannon: number, margin: number}} TokenReport
+ * @typedef {{text: string, min_entropy: number}} TokenEvent
  * @typedef {{weights: number[][], content: Box}} RelevanceReport
+ * @typedef {{format: string, quality: number, scale: number}} EncodingRecipe `scale` is a share of the sides that the server takes
  *
  * @typedef {object} InferenceResponse
  * @property {string} id
@@ -48,6 +50,9 @@ import { isWellFormed, lengthOf } from "./text.js";
  * @property {Record<string, number>} limits
  * @property {string | null} answers_only
  * @property {string | null} domain what the model can answer, in words
+ * @property {{image: EncodingRecipe | null, patch: EncodingRecipe | null} | null} recipes the encodings that were measured best
+ * @property {number} max_rounds the most regions that a request may allow
+ * @property {boolean} raw_image whether the picture may be the body and the question a header
  *
  * @typedef {{type: string, title: string, status: number, detail: string, code: string, request_id: string,
  *   retryable: boolean}} Problem
@@ -168,6 +173,7 @@ const TIMES = [
   "max_aspect_ratio", "header_timeout_s", "keep_alive_s", "write_timeout_s", "body_timeout_s", "body_grace_s",
   "inference_deadline_s", "session_ttl_s",
 ];
+const recipe = record({ format: one("jpeg", "webp", "png"), quality: whole(1, 100), scale: maybe(number(0.1, 1), 1) });
 const MODEL = record({
   protocol_version: whole(-Infinity),
   name: text(),
@@ -183,20 +189,21 @@ const MODEL = record({
   ),
   answers_only: optional(text()),
   domain: optional(text(1024)),
+  recipes: optional(record({ image: optional(recipe), patch: optional(recipe) })),
+  raw_image: maybe(flag, false),
+  max_rounds: maybe(whole(1), 1),
 });
 const PROBLEM = record({
   type: text(), title: text(), status: whole(400, 599), detail: text(), code: text(), request_id: text(), retryable: flag,
 });
 
+const TOKEN = record({ text: text(), min_entropy: uncertainty });
+
 /** @param {Uint8Array} body @returns {Problem | null} null for a body that is none */
-export function parseProblem(body) {
-  try {
-    return PROBLEM(parsed(body));
-  } catch (error) {
-    if (error instanceof Misfit) return null;
-    throw error;
-  }
-}
+export const parseProblem = (body) => readOrNone(PROBLEM, body);
+
+/** @param {Uint8Array} body @returns {TokenEvent | null} null for a body that is none */
+export const parseToken = (body) => readOrNone(TOKEN, body);
 
 /** Return what the server takes, if this edge speaks its protocol. @param {Uint8Array} body @returns {ModelResponse} */
 export function parseModel(body) {
@@ -240,14 +247,21 @@ export function parseInference(body, stage, size) {
   return reply;
 }
 
-/** @param {Reader} reader @param {string} name @param {Uint8Array} body */
-function read(reader, name, body) {
+/** @param {Reader} reader @param {Uint8Array} body */
+function readOrNone(reader, body) {
   try {
     return reader(parsed(body));
   } catch (error) {
-    if (!(error instanceof Misfit)) throw error;
-    throw new ProtocolError(`the reply is no ${name}; is this a Second Glance server?`);
+    if (error instanceof Misfit) return null;
+    throw error;
   }
+}
+
+/** @param {Reader} reader @param {string} name @param {Uint8Array} body */
+function read(reader, name, body) {
+  const document = readOrNone(reader, body);
+  if (document === null) throw new ProtocolError(`the reply is no ${name}; is this a Second Glance server?`);
+  return document;
 }
 
 /** @param {Uint8Array} body @returns {unknown} */

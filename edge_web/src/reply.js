@@ -7,7 +7,11 @@ import { isBlank } from "./text.js";
  * @typedef {import("./replies.js").InferenceResponse} InferenceResponse
  * @typedef {{uplink_bytes: number, downlink_bytes: number, elapsed_ms: number, requests: number, retries: number}} StageReceipt
  * @typedef {"setup" | "stage1" | "stage2"} StageName
+ * @typedef {{roi: import("./replies.js").Roi, reply: InferenceResponse}} Look a region that was sent, and the reply to it
  */
+
+/** Return what is equal for equal parts of replies. @param {unknown} part */
+export const sameAs = (part) => JSON.stringify(part);
 
 /** @returns {StageReceipt} */
 export const nothingSpent = () => ({ uplink_bytes: 0, downlink_bytes: 0, elapsed_ms: 0, requests: 0, retries: 0 });
@@ -16,17 +20,18 @@ export const nothingSpent = () => ({ uplink_bytes: 0, downlink_bytes: 0, elapsed
 export class Receipt {
   layer = "body";
 
-  /** @param {Partial<Record<StageName, StageReceipt>>} spent @param {number | null} originalBytes */
+  /** @param {Record<string, StageReceipt>} spent by stage; `stage23` is the third look at a region @param {number | null} originalBytes */
   constructor(spent, originalBytes) {
     this.setup = spent.setup ?? nothingSpent();
     this.stage1 = spent.stage1 ?? nothingSpent();
     this.stage2 = spent.stage2 ?? null;
+    this.further_looks = [2, 3, 4].map((look) => spent[`stage2${look}`]).filter((each) => each?.requests);
     this.original_bytes = originalBytes;
   }
 
-  /** The stages that took place, setup first. */
+  /** The stages that took place, setup first; stage two once for each look. */
   get stages() {
-    return this.stage2 ? [this.setup, this.stage1, this.stage2] : [this.setup, this.stage1];
+    return [this.setup, this.stage1, ...(this.stage2 ? [this.stage2] : []), ...this.further_looks];
   }
 
   get uplink_bytes() {
@@ -58,23 +63,28 @@ export class Receipt {
   to_dict() {
     const { uplink_bytes, downlink_bytes, requests, retries, setup, stage1, stage2, original_bytes, layer } = this;
     const elapsed_ms = Math.round(this.elapsed_ms * 1000) / 1000;
-    return { uplink_bytes, downlink_bytes, elapsed_ms, requests, retries, setup, stage1, stage2, original_bytes, layer };
+    const further = this.further_looks.length > 0 && { further_looks: this.further_looks };
+    return { uplink_bytes, downlink_bytes, elapsed_ms, requests, retries, setup, stage1, stage2, original_bytes, layer, ...further };
   }
 }
 
-/** The server's replies of both stages behind one face; `degraded` says why stage two gave no answer. */
+/**
+ * The server's replies of both stages behind one face. `second` is the reply to the last region that was sent, `looks`
+ * has all. `degraded` says why stage two, or a further look, gave no answer.
+ */
 export class Reply {
   /**
    * @param {InferenceResponse} first
-   * @param {InferenceResponse | null} second
+   * @param {Look[]} looks
    * @param {Receipt} receipt
    * @param {string | null} degraded
    * @param {string[]} notes what a caller should know about picture and answer
    * @param {string} traceId
    */
-  constructor(first, second, receipt, degraded, notes, traceId) {
+  constructor(first, looks, receipt, degraded, notes, traceId) {
     this.first = first;
-    this.second = second;
+    this.looks = looks;
+    this.second = looks.length ? looks[looks.length - 1].reply : null;
     this.receipt = receipt;
     this.degraded = degraded;
     this.notes = notes;
@@ -127,9 +137,15 @@ export class Reply {
     return this.first.confidence;
   }
 
-  /** The region that the server asked for, null where it asked for none. */
+  /** The region that the server asked for, null where it asked for none; of several that of the answer. */
   get roi() {
-    return this.first.roi;
+    let { roi } = this.first;
+    let [before, ...further] = this.looks.map((look) => ({ ...look, said: sameAs([look.reply.answer, look.reply.confidence]) }));
+    for (const look of further) {
+      if (look.said !== before.said) ({ roi } = look); // it made a surer answer: the server keeps the earlier one else
+      before = look;
+    }
+    return roi;
   }
 
   get id() {
@@ -165,6 +181,7 @@ export class Reply {
     return {
       answer, stage, doubtful, reason, off_domain, degraded, notes, confidence, draft_answer, draft_confidence, roi, id,
       trace_id, model, usage, timing_ms, receipt: this.receipt.to_dict(),
+      ...(this.looks.length > 1 && { looks: this.looks.map((look) => look.roi) }),
       ...(this.tokens && { tokens: this.tokens }), ...(this.relevance && { relevance: this.relevance }),
     };
   }

@@ -15,6 +15,18 @@ const BAND_PIXELS = 4_000_000;
  */
 
 /**
+ * Return an empty canvas, which is on no page where browsers have such; workers have no others.
+ *
+ * @param {number} width @param {number} height
+ * @returns {{canvas: OffscreenCanvas | HTMLCanvasElement, context: OffscreenCanvasRenderingContext2D}}
+ */
+export function blank(width, height, willReadFrequently = false) {
+  const isOff = typeof OffscreenCanvas === "function";
+  const canvas = isOff ? new OffscreenCanvas(width, height) : Object.assign(document.createElement("canvas"), { width, height });
+  return { canvas, context: /** @type {any} */ (canvas.getContext("2d", { colorSpace: "srgb", willReadFrequently })) };
+}
+
+/**
  * Return a region of a picture at a smaller size; what is transparent lies over white.
  *
  * @param {ImageBitmap} bitmap @param {Region} region @param {number} width @param {number} height
@@ -41,10 +53,7 @@ function averaged(bitmap, region, boxWidth, boxHeight) {
   const [width, height] = [Math.ceil(fromWidth / boxWidth), Math.ceil(fromHeight / boxHeight)];
   const data = new Float32Array(3 * width * height);
   const boxesInBand = Math.max(1, Math.floor(BAND_PIXELS / (fromWidth * boxHeight)));
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [fromWidth, Math.min(fromHeight, boxesInBand * boxHeight)];
-  const options = /** @type {const} */ ({ colorSpace: "srgb", willReadFrequently: true });
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", options));
+  const { canvas, context } = blank(fromWidth, Math.min(fromHeight, boxesInBand * boxHeight), true);
   for (let top = 0; top < fromHeight; top += canvas.height) {
     const rows = Math.min(canvas.height, fromHeight - top);
     context.fillStyle = "#fff";

@@ -14,6 +14,7 @@ import { UsageError } from "./errors.js";
  * @property {number} retry_wait_s before the first retry; doubles with each
  * @property {number} max_retry_wait_s between two tries, unless the server says
  * @property {number} max_retry_after_s the longest wait taken from a server
+ * @property {boolean} trace name a trace in each request, 70 bytes
  * @property {number} remembered_images pictures that need no second upload
  */
 
@@ -29,15 +30,25 @@ export const DEFAULTS = Object.freeze({
   retry_wait_s: 0.5,
   max_retry_wait_s: 8,
   max_retry_after_s: 120,
+  trace: false,
   remembered_images: 256,
 });
 
-/** Return the settings with the defaults for what is not given. Throws UsageError. @param {Partial<Settings>} given @returns {Settings} */
+const ENCODING = ["format", "image_quality", "patch_quality"];
+
+/**
+ * Return the settings with the defaults for what is not given, and whether encodings may be those that a server names:
+ * nobody has said which they shall be. Throws UsageError.
+ *
+ * @param {Partial<Settings>} given
+ * @returns {Settings & {may_follow_recipes: boolean}}
+ */
 export function settingsOf(given) {
   for (const [name, value] of Object.entries(given)) {
-    if (!(name in DEFAULTS)) throw new UsageError(`${name} is no setting`);
-    const isRight = name === "format" ? ["webp", "jpeg", "png"].includes(String(value)) : Number(value) >= 0 && Number.isFinite(value);
-    if (!isRight) throw new UsageError(`${name} cannot be ${value}`);
+    const usual = /** @type {any} */ (DEFAULTS)[name];
+    if (usual === undefined) throw new UsageError(`${name} is no setting`);
+    const isRight = typeof value !== "number" ? name !== "format" || ["webp", "jpeg", "png"].includes(String(value)) : value >= 0 && value < Infinity;
+    if (typeof value !== typeof usual || !isRight) throw new UsageError(`${name} cannot be ${value}`);
   }
-  return { ...DEFAULTS, ...given };
+  return { ...DEFAULTS, ...given, may_follow_recipes: !ENCODING.some((name) => name in given) };
 }

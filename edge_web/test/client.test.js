@@ -4,13 +4,13 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { EdgeClient, ProtocolError, ServerUnavailableError, TimedOutError, UsageError } from "../src/index.js";
-import { picture, serving } from "./serving.js";
+import { REPLIES, picture, serving } from "./serving.js";
 
 const QUICK = { retry_wait_s: 0.01 };
 
 test("both stages", async () => {
   await serving(() => false, async (url, seen) => {
-    const client = new EdgeClient({ url: `${url}/`, apiKey: "secret" });
+    const client = new EdgeClient({ url: `${url}/`, apiKey: "secret", settings: { trace: true } });
     /** @type {string[]} */
     const steps = [];
     const shown = picture();
@@ -28,6 +28,7 @@ test("both stages", async () => {
       assert.equal(headers.authorization, "Bearer secret");
       assert.match(headers.traceparent, new RegExp(`^00-${reply.trace_id}-[0-9a-f]{16}-01$`));
       assert.equal(headers["x-deadline-ms"], undefined);
+      assert.equal(headers.accept, "*/*", "no stream where nobody wants tokens");
       assert.equal(headers["content-length"] ?? "0", String(body.length));
     }
     assert.match(seen[1].headers["idempotency-key"], /^[0-9a-f]{16}$/);
@@ -36,6 +37,65 @@ test("both stages", async () => {
     assert.deepEqual(steps, ["compute", "send", "compute", "compute", "send", "answered", "compute", "send", "answered"]);
     await client.ask(picture(), "And now?");
     assert.equal(seen.filter(({ method }) => method === "GET").length, 1);
+  });
+});
+
+test("a trace is named only where it is wanted", async () => {
+  const [ours, span] = ["0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"];
+  const answer = (/** @type {any} */ _, /** @type {any} */ response) => void response.setHeader("traceresponse", `00-${ours}-${span}-01`);
+  await serving(answer, async (url, seen) => {
+    assert.equal((await new EdgeClient({ url }).ask(picture(), "What is it?")).trace_id, ours);
+    assert.ok(seen.every(({ headers }) => headers.traceparent === undefined));
+  });
+});
+
+test("a picture is the body and its question a header, if the server takes that", async () => {
+  const answer = (/** @type {any} */ request, /** @type {any} */ response) => {
+    if (request.method === "GET") response.end(JSON.stringify({ .../** @type {any} */ (REPLIES.GET), raw_image: true }));
+    return request.method === "GET";
+  };
+  await serving(answer, async (url, seen) => {
+    const reply = await new EdgeClient({ url }).ask(picture(), "Wo ist es? ß 何");
+    const [, { headers, body }] = seen;
+    assert.deepEqual(JSON.parse(headers["x-question"]), { question: "Wo ist es? ß 何", image: { width: 4000, height: 3000 } });
+    assert.deepEqual([headers["content-type"], body.toString()], ["image/webp", "image/webp 448x336"]);
+    assert.equal(reply.receipt.stage1.uplink_bytes, body.length + headers["x-question"].length);
+  });
+});
+
+test("a budget counts 512 bytes for each head, and the bytes of earlier requests", async () => {
+  await serving(() => false, async (url, seen) => {
+    const bodies = () => seen.reduce((sum, { body }) => sum + body.length, 0);
+    await new EdgeClient({ url }).ask(picture(), "What is it?");
+    const needed = 3 * 512 + bodies();
+    const asked = (/** @type {number} */ max_uplink_bytes) => new EdgeClient({ url }).ask(picture(), "What is it?", { max_uplink_bytes });
+    assert.equal((await asked(needed)).degraded, null);
+    assert.match((await asked(needed - 1)).degraded ?? "", new RegExp(`max_uplink_bytes=${needed} at the least`));
+  });
+});
+
+test("further looks while the answer stays doubtful", async () => {
+  const model = { .../** @type {any} */ (REPLIES.GET), max_rounds: 3 };
+  const { roi, patch } = /** @type {any} */ (REPLIES.POST);
+  const wanted = { ...roi, pixels: { ...roi.pixels, left: roi.pixels.left + 300 } };
+  let looks = 0;
+  const answer = (/** @type {any} */ request, /** @type {any} */ response) => {
+    if (request.method === "POST") return false;
+    if (request.method === "GET") response.end(JSON.stringify(model));
+    else if (looks++) return false;
+    else response.end(JSON.stringify({ .../** @type {any} */ (REPLIES.PUT), answer: "closer", status: "needs_patch", roi: wanted, patch }));
+    return true;
+  };
+  await serving(answer, async (url, seen) => {
+    const client = new EdgeClient({ url });
+    const reply = await client.ask(picture(), "What is it?", { max_rounds: 9 });
+    assert.match(seen[1].body.toString(), /"max_rounds":3\}/);
+    assert.deepEqual(reply.looks.map((look) => [look.reply.answer, look.roi.pixels.left]), [
+      ["closer", roi.pixels.left], ["final", wanted.pixels.left],
+    ]);
+    assert.deepEqual([reply.answer, reply.roi, reply.receipt.requests], ["final", wanted, 4]);
+    assert.deepEqual(reply.receipt.further_looks.map((each) => each.uplink_bytes), [seen[3].body.length]);
+    await assert.rejects(client.ask(picture(), "What is it?", { max_rounds: 0 }), UsageError);
   });
 });
 
@@ -145,7 +205,7 @@ test("what cannot work is said before anything is sent", async () => {
   for (const url of ["", "server", "ftp://server", "http://server?x", "http://server#x", "http://me:secret@server"]) {
     assert.throws(() => new EdgeClient({ url }), UsageError, url);
   }
-  const settings = [{ retires: 1 }, { retries: -1 }, { retries: NaN }, { format: "tiff" }];
+  const settings = [{ retires: 1 }, { retries: -1 }, { retries: NaN }, { retries: "1" }, { format: "tiff" }, { trace: 1 }];
   for (const each of settings) assert.throws(() => new EdgeClient({ url: "http://server", settings: /** @type {any} */ (each) }), UsageError);
   const client = new EdgeClient({ url: "http://server" });
   await assert.rejects(client.ask(picture(), "What?", /** @type {any} */ ({ timeout: 3 })), UsageError);

@@ -7,6 +7,7 @@ command runs. Exit codes: 0 ok, 1 the run failed (run it again to go on), 2 usag
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_DATASETS = "scenes, jsonl:FILE, textvqa:DIR, docvqa:DIR, vstar:DIR."
+_DATASETS = "scenes, textures, jsonl:FILE, textvqa:DIR, docvqa:DIR, vstar:DIR."
 _METRICS = "For jsonl: exact, vqa, anls, letter."
 
 Out = Annotated[Path, typer.Option(help="Folder of the run: records, choices, report.")]
@@ -41,7 +42,7 @@ _NAMED = 12  # pictures; the report names all
 _READY_TIMEOUT_S = 600.0  # a large model, or a busy machine
 
 # The original whole is larger than what a server takes by default.
-_RAISED_LIMITS = {
+RAISED_LIMITS = {
     "SECONDGLANCE_SERVER_MAX_IMAGE_BYTES": str(64 * 1024 * 1024),
     "SECONDGLANCE_SERVER_MAX_IMAGE_PIXELS": "100000000",
 }
@@ -64,7 +65,8 @@ def _secondglance_eval(
     """Measure accuracy against bytes on the wire, beside every baseline, and choose the gate.
 
     `run` asks a server every question under every method; `report` shows what came of it. `calibrate`
-    writes the gate that a server loads. Results go to stdout, the last line as JSON; progress goes to stderr.
+    writes the gate that a server loads, `recipes` the encodings that edges follow. Results go to stdout,
+    the last line as JSON; progress goes to stderr.
 
     \b
     Exit codes:
@@ -121,8 +123,6 @@ def report(
     markdown: Annotated[Path | None, typer.Option(help="Also write the figures there.")] = None,
 ) -> None:
     """Write figures, plots and one HTML page from the records in OUT; print the headline as JSON."""
-    import json
-
     with _failures():
         from secondglance_eval.report.write import write_report
 
@@ -217,6 +217,71 @@ def calibrate(
     print(calibration.model_dump_json())
 
 
+@app.command()
+def recipes(
+    write: Annotated[
+        Path | None, typer.Option(help="The model's secondglance.json: gets the section `recipes`.")
+    ] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help=f"May be repeated. {_DATASETS}")] = None,
+    pictures: Annotated[int | None, typer.Option(min=1, help="Of each dataset; drawn ones: 200.")] = None,
+    metric: Annotated[str, typer.Option(help=_METRICS)] = "exact",
+    first_seed: Annotated[int | None, typer.Option(min=0, help="Of the first drawn picture.")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(help="To try: FORMAT:QUALITY[:SCALE]; may be repeated.")
+    ] = None,
+    patch: Annotated[
+        list[str] | None, typer.Option(help="To try: FORMAT:QUALITY[:SCALE]; may be repeated.")
+    ] = None,
+    max_points_lost: Annotated[
+        float, typer.Option(min=0, help="Of right answers, on every dataset, against the edge's own.")
+    ] = 0.5,
+    out: Out = Path("out/recipes"),
+    url: Annotated[str | None, typer.Option(help="A running server; by default one is started.")] = None,
+    model: Annotated[str, typer.Option(help="For the server that is started.")] = "embedded",
+    parallel: Annotated[int, typer.Option(min=1, help="Pictures asked about at a time.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render pictures ahead.")] = 1,
+) -> None:
+    """Choose how picture and region are encoded for a model: the fewest bytes that lose next to nothing.
+
+    Every question is asked with every encoding, the region's first, then the picture's. Edges follow what the
+    model's secondglance.json names unless they are told otherwise. What OUT holds already is not asked again.
+    """
+    with _failures():
+        from secondglance_eval.asking.asker import Asker
+        from secondglance_eval.asking.run import Pace
+        from secondglance_eval.datasets.named import open_dataset
+        from secondglance_eval.datasets.seeds import CALIBRATION_SEED
+        from secondglance_eval.facts import Facts, files_of_model
+        from secondglance_eval.judging.recipe_choice import IMAGES, PATCHES
+        from secondglance_eval.recipes import Asked, choose_recipes, recipes_of, write_recipes
+
+        seed = CALIBRATION_SEED if first_seed is None else first_seed
+        images, patches = recipes_of(image, IMAGES), recipes_of(patch, PATCHES)
+        opened = [
+            (name, open_dataset(name, pictures=pictures, first_seed=seed, metric=metric))
+            for name in dataset or ["scenes"]
+        ]
+        with _server(url, model) as address, contextlib.ExitStack() as open_askers:
+            sets = []
+            for number, (name, data) in enumerate(opened, start=1):
+                asker = open_askers.enter_context(Asker(address, data.score))
+                folder = out / f"{number}-{name.partition(':')[0]}"
+                files = None if url else files_of_model(model)
+                Facts.gather(data, asker.model, model_files=files).keep_in(folder)
+                sets.append(Asked(data, asker, folder))
+            study = choose_recipes(
+                sets,
+                images=images,
+                patches=patches,
+                max_points_lost=max_points_lost,
+                pace=Pace(parallel=parallel, workers=workers),
+            )
+        if write is not None:
+            write_recipes(study.chosen, write)
+    print(study.table())
+    print(json.dumps(study.summary()))
+
+
 def _choose_localization(data: Dataset, model: str, workers: int, out: Path) -> CalibratedGate:
     """Choose layer and window, say what the test showed, and leave them where the server finds them.
 
@@ -252,7 +317,7 @@ def _server(url: str | None, model: str, calibration: Path | None = None) -> Ite
 
     # Half of the cores, as the edge needs the others: more threads than cores wait for each other.
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
-    settings = threads | _RAISED_LIMITS
+    settings = threads | RAISED_LIMITS
     options = ["--calibration", str(calibration)] if calibration else []
     with serving(
         "--model", model, *options, environment=settings, ready_timeout_s=_READY_TIMEOUT_S

@@ -84,8 +84,8 @@ class Facts(BaseModel):
 
 def files_of_model(name: str) -> Path | None:
     """Return where a model that a child server loads has its files; None for a hub's."""
-    if name == "embedded":
-        return Path(str(importlib.resources.files("secondglance_server.engine.embedded"))) / "weights"
+    if name in ("embedded", "reader"):
+        return Path(str(importlib.resources.files(f"secondglance_server.engine.{name}"))) / "weights"
     return Path(name) if Path(name).is_dir() else None
 
 

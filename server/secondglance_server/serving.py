@@ -103,6 +103,8 @@ def open_sockets(host: str, port: int) -> list[socket.socket]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, address in dict.fromkeys((family, address[:2]) for family, _, _, _, address in found):
             sockets.append(socket.create_server(address, family=family, backlog=_BACKLOG))
+            # asyncio sets it only on sockets made with the protocol's number. Connections inherit it.
+            sockets[-1].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (OSError, UnicodeError) as exc:  # UnicodeError: no name that could be looked up
         for listening in sockets:
             listening.close()

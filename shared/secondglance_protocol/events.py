@@ -1,7 +1,8 @@
 """A reply as server-sent events, the HTML standard's `text/event-stream`: one side writes, the other reads.
 
     token     a TokenEvent, for each token of the answer, in order
-    region    a RegionEvent, if the server wants a patch
+    region    a RegionEvent, if the server wants a patch; with parameter `region=early` of the media type that
+              is accepted, as soon as no later token can change that
     reply     the whole InferenceResponse; the last event
     problem   the problem document, in place of a reply, if something failed after the head was sent
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 EVENT_STREAM: Final = "text/event-stream"
+EARLY_REGION: Final = "region=early"  # a parameter in Accept; servers that do not know it pass it over
 
 EventName = Literal["token", "region", "reply", "problem"]
 

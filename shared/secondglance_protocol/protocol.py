@@ -31,3 +31,4 @@ MAX_QUESTION_BYTES: Final = 4096  # of UTF-8
 MAX_REQUEST_PART_BYTES: Final = 32 * 1024
 MAX_ORIGINAL_SIDE: Final = 1_000_000  # pixels; keeps float64 boxes exact to a millionth of a pixel
 MAX_ID_CHARS: Final = 128
+MAX_ROUNDS: Final = 4  # regions that one question may lead to; each is a pass of the model

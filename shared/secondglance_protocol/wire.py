@@ -10,7 +10,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, FailFast, Field, model_validator
 
-from secondglance_protocol.protocol import MAX_ID_CHARS, MAX_ORIGINAL_SIDE, MAX_QUESTION_BYTES, MediaType
+from secondglance_protocol.protocol import (
+    MAX_ID_CHARS,
+    MAX_ORIGINAL_SIDE,
+    MAX_QUESTION_BYTES,
+    MAX_ROUNDS,
+    MediaType,
+)
 
 Metric = Literal["min_entropy", "shannon", "margin"]
 Aggregate = Literal["max", "mean", "first", "sum"]
@@ -88,6 +94,14 @@ class InferenceRequest(_Wire):
     gate: GateSettings | None = None
     max_new_tokens: int | None = Field(default=None, ge=1, strict=True)
     include: Annotated[tuple[Include, ...], FailFast()] = Field(default=(), max_length=2)
+    max_rounds: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_ROUNDS,
+        strict=True,
+        description="How many regions may be asked for, one after the other, while the answer stays doubtful."
+        " Send it only to a server whose `/v1/model` names more than 1: older ones refuse it.",
+    )
 
 
 class Confidence(_Wire):
@@ -196,7 +210,12 @@ class RelevanceReport(_Wire):
 
 
 class InferenceResponse(_Wire):
-    """The reply of both stages. With `needs_patch`, `answer` is a draft and `roi` and `patch` are set."""
+    """The reply of both stages. With `needs_patch`, `answer` is a draft and `roi` and `patch` are set.
+
+    After more than one region, `answer` and what is said of it (`confidence`, `doubtful`, `reason`,
+    `off_domain`, `tokens`) are those of the surest look so far, and the last reply's `roi` is its region;
+    `usage` and `timing_ms` are those of this look.
+    """
 
     id: str
     status: Literal["answered", "needs_patch"]
@@ -239,11 +258,16 @@ class TokenEvent(_Wire):
 
 
 class RegionEvent(_Wire):
-    """The region that the server wants, and where its crop may go; `id` is the inference's."""
+    """The region that the server wants, and where its crop may go; `id` is the inference's.
+
+    `draft` comes with a region that is asked for before the last token, of who accepts that: the reply as far
+    as it is. The client may leave then and send the patch at once; the `reply` asks for the same region.
+    """
 
     id: str
     roi: Roi
     patch: PatchOffer
+    draft: InferenceResponse | None = None
 
 
 class ImageBudget(_Wire):
@@ -329,6 +353,9 @@ class ModelResponse(_Wire):
     raw_image: bool = Field(
         default=False,
         description="Whether POST also takes the image as its body and the request in header `X-Question`.",
+    )
+    max_rounds: int = Field(
+        default=1, ge=1, description="The most regions that a request may allow with its `max_rounds`."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import math
 import re
 import threading
 from collections.abc import Callable
@@ -304,3 +305,37 @@ async def test_in_process_and_over_the_wire_give_the_same_answer(live, photo) ->
     assert (inside.answer, inside.roi, inside.confidence) == (outside.answer, outside.roi, outside.confidence)
     assert inside.receipt.uplink_bytes == 0
     assert inside.receipt.requests == outside.receipt.requests == 3
+
+
+class UnsureEngine(FakeEngine):
+    """Never sure, also not of what it reads in a region; each look leaves another doubt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_looks = 0
+
+    def answer(self, requests: Any) -> list[AnswerResult | EngineError]:
+        if requests[0].patch is not None:
+            self.n_looks += 1
+            self.script = FakeScript(
+                answer=f"look {self.n_looks}", answer_entropy_nats=2.0 - self.n_looks / 10
+            )
+        return super().answer(requests)
+
+
+def test_each_look_is_receipted_to_the_byte_and_the_budget_holds_for_all(ask, serve, relay_to, photo) -> None:
+    """The relay counts on its own. A budget that ends between two looks ends the question with an answer."""
+    budget = None
+    for n_looks in (4, 3, 1):
+        engine = UnsureEngine()
+        relay = relay_to(serve(engine).port)
+        reply = ask(relay.url, photo, max_rounds=4, max_uplink_bytes=budget)
+        receipt = reply.receipt
+        assert (receipt.uplink_bytes, receipt.downlink_bytes) == relay.passed
+        assert relay.passed.up <= (budget or math.inf)
+        assert len(reply.looks) == engine.n_looks == 1 + len(receipt.further_looks) == n_looks
+        assert [stage.requests for stage in receipt.stages] == [1, 1] + [1] * n_looks
+        assert (reply.answer, reply.degraded) == (f"look {n_looks}", None)
+        assert reply.roi == reply.looks[-1].roi
+        spent = [stage.uplink_bytes for stage in receipt.stages]
+        budget = sum(spent[:5]) + 200 if n_looks == 4 else sum(spent[:3]) + 200

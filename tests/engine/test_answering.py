@@ -16,11 +16,20 @@ from secondglance_server.engine.loader import load_engine
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, EngineError, Picture
 from tests.engine.test_equalities import LANDSCAPE, PORTRAIT, QUESTION, TOLERANCE
 from tests.engine.test_optional_outputs import png
-from tests.engine.types.answering import ROWS
+from tests.engine.types import answering, indexed, older, tiles
 from tests.engine.types.row import build
 from tests.server.exchange import message, parts_of, running_client
 
-SLOW = {"aria", "hunyuan_vl", "kosmos-2.5", "instructblip", "chameleon"}
+# transformers' own, as in test_types.py
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+ROWS = {**answering.ROWS, **indexed.ROWS, **tiles.ANSWERING, **older.ROWS}
+SLOW = {*tiles.ANSWERING, *older.ROWS, "dots3_note", "glm5_next", "hy_v4_vl"} | {
+    "aria",
+    "hunyuan_vl",
+    "kosmos-2.5",
+    "instructblip",
+    "chameleon",
+}
 TYPES = [pytest.param(t, marks=pytest.mark.slow if t in SLOW else ()) for t in sorted(ROWS)]
 
 

@@ -156,14 +156,6 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no image processor": (
         without("preprocessor_config.json", "processor_config.json"), "preprocessor_config.json"
     ),
-    "bitsandbytes": (
-        configured(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}), "pip install "
-    ),
-    "awq": (configured(quantization_config={"quant_method": "awq", "bits": 4}), "pip install "),
-    "gptq": (configured(quantization_config={"quant_method": "gptq", "bits": 4}), "pip install "),
-    "compressed-tensors": (
-        configured(quantization_config={"quant_method": "compressed-tensors"}), "pip install "
-    ),
     "unknown quantisation": (configured(quantization_config={"quant_method": "mystery"}), "mystery"),
 }  # fmt: skip
 

@@ -8,19 +8,25 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from secondglance_server.engine.attention import register_capture
 from secondglance_server.engine.generic import load as generic_load
 from secondglance_server.engine.generic import probe
 from secondglance_server.engine.generic.adapter import GenericAdapter
-from secondglance_server.engine.generic.grids import Grid, Seen, centred, cornered, whole
+from secondglance_server.engine.generic.grids import Grid, Seen, by_shapes, centred, cornered, whole
 from secondglance_server.engine.generic.probe import ENOUGH, Sensitivity, find_grid, hit_rate
 from secondglance_server.engine.generic.stock import StockEngine
 from secondglance_server.engine.loader import load_engine
 from secondglance_server.engine.prefix import PrefixEngine
-from tests.engine.types import free, squares
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Picture
+from tests.engine.tiny.parts import picture
+from tests.engine.types import free, squares, tiles
 from tests.engine.types.row import build
 
-ROWS = {**squares.ROWS, **free.ROWS}
+ROWS = {**squares.ROWS, **free.ROWS, **tiles.ROWS}
 # a padded square, tiles behind a view, a view behind tiles, rows between separators, a grid of patches
 KINDS = ("vipllava", "llava_next", "aya_vision", "mistral3", "qwen2_vl")
 
@@ -135,6 +141,52 @@ def test_an_engine_that_answers_otherwise_runs_whole_prompts(
     assert isinstance(engine, StockEngine)
     assert engine.info.answers_only is None
     assert any("every prompt runs whole" in note for note in engine.info.notes)
+
+
+def test_a_tile_is_not_taken_for_the_picture(tmp_path: pathlib.Path) -> None:
+    """The last of two tiles passed for the whole picture: a square in the other changed none of its tokens,
+    and the strongest of no changes was the first cell's."""
+    build("minicpmv4_6", ROWS["minicpmv4_6"], tmp_path)
+    engine: Any = load_engine(str(tmp_path), device="cpu", dtype="float32")
+    adapter = engine.adapter
+    seen = Sensitivity(adapter)
+    for width, height in generic_load.probe_sizes(adapter.image):
+        layout = adapter.layout(width, height)
+        inputs = adapter.read_inputs(width, height)
+        of_tile = by_shapes(adapter.seen(width, height, layout.stretches, inputs))
+        assert len(layout.stretches) == 3
+        assert of_tile is not None
+        assert of_tile.cells[0] == sum(layout.stretches[:2])
+        assert hit_rate(seen, of_tile, whole(width, height), width, height) < ENOUGH
+
+
+def test_a_model_that_answers_otherwise_when_it_is_read_is_not_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers with an index over their tokens forgot it under the capturing kernel's name, and nothing saw it:
+    shared prefixes were compared with a model that was read too."""
+
+    def forgetful(*args: Any, scaling: float, **kwargs: Any) -> Any:
+        return ALL_ATTENTION_FUNCTIONS[capturing](*args, scaling=0.1 * scaling, **kwargs)
+
+    capturing = register_capture("sdpa")
+
+    def registered(base: str) -> str:
+        ALL_ATTENTION_FUNCTIONS.register("forgetful", forgetful)
+        ALL_MASK_ATTENTION_FUNCTIONS.register("forgetful", ALL_MASK_ATTENTION_FUNCTIONS[base])
+        return "forgetful"
+
+    tiny = build("qwen2_vl", ROWS["qwen2_vl"], tmp_path)
+    monkeypatch.setattr(generic_load, "register_capture", registered)
+    engine = load_engine(str(tmp_path), device="cpu", dtype="float32")
+    assert isinstance(engine, StockEngine)
+    assert (engine.info.answers_only or "").startswith("reading its attention would change its answers")
+    rgb = picture(40, 72)
+    (result,) = engine.answer([AnswerRequest(Picture("", rgb), "What is it?", max_new_tokens=1)])
+    assert isinstance(result, AnswerResult)
+    with torch.inference_mode():
+        logits = tiny.model(**tiny.stock_inputs("What is it?", [rgb])).logits[0, -1]
+    assert result.tokens[0].min_entropy == pytest.approx(-float(logits.log_softmax(-1).max()), abs=1e-4)
 
 
 # transformers' own, as in test_types.py

@@ -18,7 +18,7 @@ from tests.engine import test_optional_outputs as outputs
 from tests.engine.conftest import Family
 from tests.engine.test_equalities import LANDSCAPE, PORTRAIT, QUESTION, SQUARE
 from tests.engine.tiny.parts import picture
-from tests.engine.types import free, squares
+from tests.engine.types import free, merged, squares, tiles
 from tests.engine.types.row import build
 from tests.server.exchange import running_client
 
@@ -35,8 +35,10 @@ SLOW |= {
     "video_llava",
     "vipllava",
 }
-WHOLE = {"paligemma", "qwen3_5", "qwen3_5_moe"}  # the picture sees the question; a recurrent state
-ROWS = {**squares.ROWS, **free.ROWS}
+SLOW |= {*merged.ROWS, *tiles.ROWS} - {"ernie4_5_vl_moe", "minicpmv4_6"}
+# a picture that sees the question, or a state that is not keys and values
+WHOLE = {"lfm3_vl", "minicpmv4_6", "minicpmv4_7", "paligemma", "qwen3_5", "qwen3_5_moe", "qwen4_exp"}
+ROWS = {**squares.ROWS, **free.ROWS, **merged.ROWS, **tiles.ROWS}
 TYPES = [pytest.param(t, marks=pytest.mark.slow if t in SLOW else ()) for t in sorted(ROWS)]
 ODD = (picture(101, 37, seed=4), picture(37, 101, seed=5), picture(79, 83, seed=6))
 QUESTIONS = ("Hi", QUESTION, "And what stands on the left of it, if anything does?")

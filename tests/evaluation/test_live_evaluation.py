@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from secondglance import EdgeClient, EdgeSettings
 from secondglance_eval.asking.methods import GLOBAL_PREFIX
 from secondglance_eval.asking.records import Record, read_records
 from secondglance_eval.campaign import RECORDS_FILE
 from secondglance_eval.cli import app
 from secondglance_eval.datasets.held_out import HeldOutScenes
+from secondglance_eval.datasets.seeds import CALIBRATION_SEED
 from secondglance_eval.judging.gates import GateStatistic
 from secondglance_eval.judging.study import Study
+from secondglance_server.engine.loader import EMBEDDED_WEIGHTS
+from secondglance_server.testing import serving
 
 SCENES = 4
 KEYS = (
@@ -145,6 +150,31 @@ def test_anybodys_own_pictures_are_measured_and_reported(tmp_path: Path) -> None
     assert figures["pair_vs_oracle_points"] is None
     assert isinstance(figures["pair_vs_equal_bytes_points"], float)
     assert "nan" not in page.read_text()
+
+
+def test_recipes_are_chosen_over_http_and_edges_then_send_what_was_measured(tmp_path: Path) -> None:
+    """Two scenes, one way to encode each; what the written file makes an edge send is what was measured."""
+    weights = tmp_path / "model"
+    shutil.copytree(EMBEDDED_WEIGHTS, weights)
+    path, out = weights / "secondglance.json", tmp_path / "out"
+    arguments = ["recipes", "--model", str(weights), "--pictures", "2", "--out", str(out)]
+    arguments += ["--image", "webp:30:0.8", "--patch", "webp:40", "--max-points-lost", "100"]
+    first = CliRunner().invoke(app, [*arguments, "--write", str(path)], catch_exceptions=False)
+    assert first.exit_code == 0, first.output
+    chosen = json.loads(first.stdout.splitlines()[-1])
+    assert chosen["recipes"]["image"] == {"format": "webp", "quality": 30, "scale": 0.8}
+    assert json.loads(path.read_text())["recipes"] == chosen["recipes"]
+    (shown,) = chosen["sets"].values()
+    assert shown["bytes_ratio"][0] < 0.9
+    sent = []
+    dataset = HeldOutScenes(2, CALIBRATION_SEED)
+    settings = EdgeSettings.model_construct(remembered_images=0)
+    with serving("--model", str(weights)) as url, EdgeClient(url, settings=settings) as edge:
+        for group in dataset:
+            photo = group[0].image()
+            receipts = [edge.ask(photo, example.question).receipt for example in group]
+            sent += [each.uplink_bytes - each.setup.uplink_bytes for each in receipts]
+    assert sum(sent) / len(sent) == pytest.approx(shown["uplink_bytes"][0], abs=0.1)
 
 
 def _threshold(records: list[Record]) -> float:

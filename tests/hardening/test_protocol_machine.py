@@ -34,7 +34,7 @@ from hypothesis.stateful import (
 )
 
 from secondglance_server.app import create_app
-from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.engine.fake import FakeEngine, FakeScript
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, EngineError
 from secondglance_server.inference.stores.protocol import Stores
 from secondglance_server.inference.stores.redis.opening import redis_stores
@@ -56,17 +56,22 @@ T = TypeVar("T")
 
 TTL_S = 100.0
 TENANTS = ("north", "south")
+HARD = "hard"  # in a question
+ROUNDS = st.sampled_from([1, 1, 2, 3, 4])
 GLOBAL_IMAGES = {colour: encode(64, 48, color=colour) for colour in ("red", "green")}  # sent by both tenants
 KEYS = [key_entry(f"key-{name}", tenant=name) for name in TENANTS]
 COLOURS = st.sampled_from(sorted(GLOBAL_IMAGES))
 
 
 class CountingEngine(FakeEngine):
-    """Counts the answers that it gave, by question and stage; fails when told to."""
+    """Counts the answers that it gave, by question and patch; fails when told to.
+
+    No look at a region makes it sure of a question that is hard: the redder the crop, the less sure it is.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.answers: Counter[tuple[str, int]] = Counter()
+        self.answers: Counter[tuple[str, str]] = Counter()
         self.failures_left = 0
 
     def answer(self, requests: Sequence[AnswerRequest]) -> list[AnswerResult | EngineError]:
@@ -74,8 +79,21 @@ class CountingEngine(FakeEngine):
         if self.failures_left:
             self.failures_left -= 1
             return [EngineError("scripted failure") for _ in requests]
-        self.answers.update((each.question, 1 if each.patch is None else 2) for each in requests)
+        self.answers.update(
+            (each.question, "" if each.patch is None else each.patch.key) for each in requests
+        )
         return results
+
+    def _answer_one(self, request: AnswerRequest) -> AnswerResult | EngineError:
+        self.script = FakeScript()
+        if request.patch is not None and HARD in request.question:
+            self.script = FakeScript(answer_entropy_nats=doubt_of(int(request.patch.rgb[0, 0, 0])))
+        return super()._answer_one(request)
+
+
+def doubt_of(red: int) -> float:
+    """The uncertainty of a look at a crop of that red, 0 to 255; above the threshold."""
+    return 1.0 + red / 256
 
 
 @dataclass(frozen=True)
@@ -89,16 +107,43 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Patch:
+    """A crop that may be sent; `is_small`: in fewer pixels than the model can see."""
+
+    data: bytes
+    red: int
+    is_small: bool = False
+
+
+@dataclass(frozen=True)
+class Look:
+    """A crop that was answered, and the region that had been asked for."""
+
+    patch: bytes
+    red: int
+    box: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Known:
-    """What the machine knows of an inference. `reply` is the latest, `expires_at_s` as the clock counts."""
+    """What the machine knows of an inference. `reply` is the latest, `expires_at_s` as the clock counts.
+
+    `rounds` is how many looks its question allows, `looks` are those that were answered.
+    """
 
     id: str
     tenant: str
     question: str
     reply: dict[str, Any]
     expires_at_s: float
-    patch: bytes | None = None
+    rounds: int = 1
+    looks: tuple[Look, ...] = ()
     is_deleted: bool = False
+
+    @property
+    def patch(self) -> bytes | None:
+        """The latest that was answered."""
+        return self.looks[-1].patch if self.looks else None
 
     @property
     def waits_for_patch(self) -> bool:
@@ -119,6 +164,7 @@ class Protocol(RuleBasedStateMachine):
         self.replies: dict[tuple[str, str], tuple[Asked, dict[str, Any], float]] = {}  # by tenant and key
         self.images: dict[str, tuple[str, float]] = {}  # image id -> tenant, when it expires
         self.n_questions = 0
+        self.n_patches = 0
         self.start()
 
     def start(self) -> None:
@@ -179,9 +225,22 @@ class Protocol(RuleBasedStateMachine):
 
     # What the machine makes of it.
 
-    def new_question(self, **changes: Any) -> dict[str, Any]:
+    def new_question(self, rounds: int = 1, **changes: Any) -> dict[str, Any]:
+        """Most questions that allow further looks are hard, so that these are asked for."""
         self.n_questions += 1
-        return message(question=f"question {self.n_questions}", **changes)
+        hard = f"{HARD} " if rounds > 1 and self.n_questions % 4 else ""
+        if rounds > 1:
+            changes["max_rounds"] = rounds
+        return message(question=f"{hard}question {self.n_questions}", **changes)
+
+    def new_patch(self, offer: dict[str, Any], *, is_small: bool = False) -> Patch:
+        """A crop unlike all others, of the size that is asked for or less."""
+        self.n_patches += 1
+        red = self.n_patches * 89 % 256
+        if is_small:
+            sides = {"max_width": 60, "max_height": 60, "max_pixels": None}
+            offer = {**offer, "patch": {**offer["patch"], **sides}}
+        return Patch(patch_for(offer, f"#{red:02x}{self.n_patches % 65536:04x}"), red, is_small)
 
     def learn(self, asked: Asked, response: httpx.Response) -> None:
         """Of a first answer that was inferred now."""
@@ -192,7 +251,12 @@ class Protocol(RuleBasedStateMachine):
         assert reply["answer"] == "a sign"
         now_s = self.clock()
         self.known[reply["id"]] = Known(
-            reply["id"], asked.tenant, asked.request["question"], reply, now_s + TTL_S
+            reply["id"],
+            asked.tenant,
+            asked.request["question"],
+            reply,
+            now_s + TTL_S,
+            asked.request.get("max_rounds", 1),
         )
         self.images[reply["image_id"]] = (asked.tenant, now_s + TTL_S)
         if asked.key:
@@ -222,9 +286,10 @@ class Protocol(RuleBasedStateMachine):
         tenant=st.sampled_from(TENANTS),
         colour=COLOURS,
         mode=st.sampled_from(["auto", "answer_only", "always"]),
+        rounds=ROUNDS,
     )
-    def ask(self, tenant: str, colour: str, mode: str) -> None:
-        asked = Asked(tenant, "", self.new_question(mode=mode), GLOBAL_IMAGES[colour])
+    def ask(self, tenant: str, colour: str, mode: str, rounds: int) -> None:
+        asked = Asked(tenant, "", self.new_question(rounds, mode=mode), GLOBAL_IMAGES[colour])
         self.learn(asked, self.run(self.post(asked)))
 
     @rule(
@@ -232,10 +297,11 @@ class Protocol(RuleBasedStateMachine):
         tenant=st.sampled_from(TENANTS),
         key=st.sampled_from(["k1", "k2", "k3"]),
         colour=COLOURS,
+        rounds=ROUNDS,
     )
-    def ask_with_a_key(self, tenant: str, key: str, colour: str) -> Any:
+    def ask_with_a_key(self, tenant: str, key: str, colour: str, rounds: int) -> Any:
         """A key that this tenant used before is a clash; another tenant's use of it is none."""
-        asked = Asked(tenant, key, self.new_question(), GLOBAL_IMAGES[colour])
+        asked = Asked(tenant, key, self.new_question(rounds), GLOBAL_IMAGES[colour])
         response = self.run(self.post(asked))
         held = self.replies.get((tenant, key))
         if held is not None and self.clock() < held[2]:
@@ -273,57 +339,83 @@ class Protocol(RuleBasedStateMachine):
             self.learn(asked, response)
 
     @precondition(lambda self: self.known)
-    @rule(data=st.data(), colour=st.sampled_from(["blue", "blue", "white"]))
-    def send_patch(self, data: st.DataObject, colour: str) -> None:
+    @rule(data=st.data(), which=st.sampled_from(["new", "new", "small", "latest", "earlier"]))
+    def send_patch(self, data: st.DataObject, which: str) -> None:
+        """A retry of an earlier look's patch is none of a later look."""
         tenant, known = self.draw_known(data)
         offer = known.reply if known.waits_for_patch else OFFER
-        patch = known.patch if known.patch and colour == "blue" else patch_for(offer, colour)
-        response = self.run(self.put(tenant, known.id, patch))
+        patch = self.new_patch(offer, is_small=which == "small")
+        if which in ("latest", "earlier") and known.looks:
+            again = known.looks[0 if which == "earlier" else -1]
+            patch = Patch(again.patch, again.red)
+        response = self.run(self.put(tenant, known.id, patch.data))
         refused = self.refusal(tenant, known)
-        event(f"a patch: {refused or ('replayed' if known.patch == patch else 'other or first')}")
+        event(f"a patch after {len(known.looks)} looks of {known.rounds}: {which}, {refused}")
         if refused:
             assert_problem(response, *refused)
-        elif known.patch == patch:
+        elif known.patch == patch.data:
             assert response.json() == known.reply
-        elif known.patch:
+        elif known.looks and (not known.waits_for_patch or patch.data in {e.patch for e in known.looks}):
             assert_problem(response, 409, "patch_conflict")
         elif not known.waits_for_patch:
             assert_problem(response, 409, "stage_conflict")
         else:
-            self.learn_second(known, patch, response)
+            self.learn_look(known, patch, response)
 
-    def learn_second(self, known: Known, patch: bytes, response: httpx.Response) -> None:
+    def learn_look(self, known: Known, patch: Patch, response: httpx.Response) -> None:
+        """Of a patch that was answered now: the surest look counts; while it is doubtful there are more."""
         assert response.status_code == 200, response.text
-        reply = response.json()
+        reply, box = response.json(), known.reply["roi"]["pixels"]
         assert (reply["id"], reply["stage"], reply["answer"]) == (known.id, 2, "42")
-        self.known[known.id] = replace(known, reply=reply, patch=patch, expires_at_s=self.clock() + TTL_S)
+        looks = (*known.looks, Look(patch.data, patch.red, box))
+        if HARD not in known.question:
+            assert (reply["status"], reply["roi"]["pixels"]) == ("answered", box)
+        else:
+            surest = min(looks, key=lambda look: look.red)
+            assert math.isclose(reply["confidence"]["value"], doubt_of(surest.red))
+            assert reply["doubtful"]
+            self.check_what_is_asked_next(reply, looks, known.rounds, patch, surest)
+        self.known[known.id] = replace(known, reply=reply, looks=looks, expires_at_s=self.clock() + TTL_S)
+
+    def check_what_is_asked_next(
+        self, reply: dict[str, Any], looks: Sequence[Look], rounds: int, patch: Patch, surest: Look
+    ) -> None:
+        """Never more looks than are allowed; the same region only if it came small, and once more."""
+        asked = reply["roi"]["pixels"]
+        if len(looks) == rounds:
+            assert (reply["status"], asked) == ("answered", surest.box)
+            return
+        assert reply["status"] == "needs_patch"
+        *before, latest = [look.box for look in looks]
+        assert (asked == latest) == (patch.is_small and latest not in before)
+        assert asked not in before
 
     @precondition(lambda self: self.waiting())
     @rule(data=st.data())
     def send_patch_while_the_model_fails(self, data: st.DataObject) -> None:
         """The session waits on, and the same patch is taken afterwards."""
         known = data.draw(st.sampled_from(self.waiting()))
-        patch = patch_for(known.reply)
+        patch = self.new_patch(known.reply)
         self.engine.failures_left = 1
-        assert_problem(self.run(self.put(known.tenant, known.id, patch)), 503, "engine_failed")
+        assert_problem(self.run(self.put(known.tenant, known.id, patch.data)), 503, "engine_failed")
         known = replace(known, expires_at_s=self.clock() + TTL_S)  # what was tried is renewed
-        self.learn_second(known, patch, self.run(self.put(known.tenant, known.id, patch)))
+        self.learn_look(known, patch, self.run(self.put(known.tenant, known.id, patch.data)))
 
     @precondition(lambda self: self.waiting())
     @rule(data=st.data())
     def send_patch_twice_at_once(self, data: st.DataObject) -> None:
         known = data.draw(st.sampled_from(self.waiting()))
-        patch = patch_for(known.reply)
+        patch = self.new_patch(known.reply)
 
         async def both() -> list[httpx.Response]:
-            return list(await asyncio.gather(*(self.put(known.tenant, known.id, patch) for _ in "12")))
+            return list(await asyncio.gather(*(self.put(known.tenant, known.id, patch.data) for _ in "12")))
 
-        self.learn_second_of_two(known, patch, self.run(both()))
+        self.learn_look_of_two(known, patch, self.run(both()))
 
-    def learn_second_of_two(self, known: Known, patch: bytes, responses: Sequence[httpx.Response]) -> None:
+    def learn_look_of_two(self, known: Known, patch: Patch, responses: Sequence[httpx.Response]) -> None:
         """One is answered; the other gets the same, or is told to wait for it."""
         answered = [response for response in responses if response.status_code == 200]
-        self.learn_second(known, patch, answered[0])
+        self.learn_look(known, patch, answered[0])
         for other in responses:
             if other.status_code == 200:
                 assert other.json() == answered[0].json()
@@ -343,9 +435,9 @@ class Protocol(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave_while_the_patch_is_inferred_and_send_it_again(self, data: st.DataObject) -> None:
         known = data.draw(st.sampled_from(self.waiting()))
-        patch = patch_for(known.reply)
-        response = self.run(self.leave_and_come_back(lambda: self.put(known.tenant, known.id, patch)))
-        self.learn_second(known, patch, response)
+        patch = self.new_patch(known.reply)
+        response = self.run(self.leave_and_come_back(lambda: self.put(known.tenant, known.id, patch.data)))
+        self.learn_look(known, patch, response)
 
     async def leave_and_come_back(self, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
         """Leave as soon as the device has begun, and send again until it has finished."""
@@ -408,11 +500,11 @@ class Protocol(RuleBasedStateMachine):
     def shut_down_with_work_promised(self, data: st.DataObject) -> None:
         """The signal comes while a patch is awaited: not ready at once, and the patch is still answered."""
         known = data.draw(st.sampled_from(self.waiting()))
-        patch = patch_for(known.reply)
+        patch = self.new_patch(known.reply)
         for app in self.apps:
             app.state.server.readiness.drain()
         assert_problem(self.run(self.clients[known.tenant].get("/readyz")), 503, "not_ready")
-        self.learn_second(known, patch, self.run(self.put(known.tenant, known.id, patch)))
+        self.learn_look(known, patch, self.run(self.put(known.tenant, known.id, patch.data)))
         self.restart()
 
     # What holds at any time.

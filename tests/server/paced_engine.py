@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from secondglance_server.engine.protocol import AnswerRequest, EngineError
-from secondglance_server.inference.async_engine import Answered, AsyncEngine, OnToken
+from secondglance_server.inference.async_engine import Answered, AsyncEngine, OnOpening, OnToken
 from secondglance_server.inference.ticket import Ticket
 
 
@@ -33,9 +33,13 @@ class PacedEngine:
             self._steps.release()
 
     async def answer(
-        self, request: AnswerRequest, ticket: Ticket | None = None, on_token: OnToken | None = None
+        self,
+        request: AnswerRequest,
+        ticket: Ticket | None = None,
+        on_token: OnToken | None = None,
+        on_opening: OnOpening | None = None,
     ) -> Answered:
-        answered = await self._behind.answer(request, ticket)
+        answered = await self._behind.answer(request, ticket, on_opening=on_opening)
         self.n_running += 1
         try:
             for number, token in enumerate(answered.result.tokens):

@@ -16,7 +16,7 @@ from secondglance_server.errors import ProblemError, SettingsError
 from secondglance_server.inference.images import EncodedImage
 from secondglance_server.inference.readiness import Readiness, look_at
 from secondglance_server.inference.stores.opening import open_stores
-from secondglance_server.inference.stores.protocol import Stores
+from secondglance_server.inference.stores.protocol import Holding, Stores
 from secondglance_server.inference.stores.redis import connection, leases, records, sessions
 from secondglance_server.inference.stores.redis.connection import Connection
 from secondglance_server.inference.stores.redis.opening import redis_stores
@@ -35,7 +35,7 @@ from tests.server.exchange import (
     running_client,
 )
 from tests.server.fake_redis import FakeRedis, be_patient, tell_time_by
-from tests.server.test_sessions import OVER_S, TTL_S, code_of, reply_of, waiting
+from tests.server.test_sessions import OVER_S, TTL_S, code_of, content_of, further_of, reply_of, waiting
 
 LEASE_S = ServerSettings().inference_deadline_s + leases.MARGIN_S
 KEY = {"Idempotency-Key": "key-1"}
@@ -73,6 +73,54 @@ async def test_a_dead_servers_claim_is_taken_over_and_what_it_completes_late_is_
     in_time = reply_of("a", answer="in time", image_id="img_a")
     await other.complete(taken, in_time)
     assert await one.recall("tenant", "a") == in_time
+
+
+async def test_a_dead_servers_further_look_is_taken_over_with_its_picture(
+    shared: FakeRedis, clock: Clock
+) -> None:
+    """What the first server says late takes nothing from the second one: not its claim, not the picture."""
+    one, other = server(shared).sessions, server(shared).sessions
+    session = waiting("a")
+    await one.remember(session)
+    await one.complete(await one.claim("tenant", "a", "0f"), session.reply, further_of(session))
+    late = await one.claim("tenant", "a", "1e")
+    clock.advance(LEASE_S + 0.1)
+    taken = await other.claim("tenant", "a", "2d")
+    assert (taken.outcome, taken.session.taken) == ("run", ("0f",))
+    await one.complete(late, reply_of("a", answer="late", image_id="img_a"))
+    await one.complete(late, reply_of("a", answer="late", image_id="img_a"), further_of(late.session))
+    await one.release(late)
+    assert (await one.claim("tenant", "a", "2d")).outcome == "in_progress"
+    await other.release(taken)
+    claim = await one.claim("tenant", "a", "1e")
+    assert content_of(claim.session) == content_of(taken.session)
+
+
+async def test_a_look_that_is_told_twice_is_kept_once(shared: FakeRedis) -> None:
+    """A connection that breaks makes the client run a script again: the picture was kept for nothing."""
+    one = server(shared)
+    held, session = one.sessions, waiting("a")
+    await held.remember(session)
+    first = await held.claim("tenant", "a", "0f")
+    for _ in "12":
+        await held.complete(first, session.reply, further_of(session))
+        assert held.holding == Holding(1, 10)
+    second = await held.claim("tenant", "a", "1e")
+    for _ in "12":
+        await held.complete(second, reply_of("a", image_id="img_a"))
+        assert held.holding == Holding(1, 0)
+    assert await shared.client().keys("*image:*") == []
+
+
+async def test_the_picture_of_a_deleted_inference_does_not_come_back_with_a_further_look(
+    shared: FakeRedis,
+) -> None:
+    held, session = server(shared).sessions, waiting("a")
+    await held.remember(session)
+    claim = await held.claim("tenant", "a", "0f")
+    await held.forget("tenant", "a")
+    await held.complete(claim, session.reply, further_of(session))
+    assert await shared.client().keys("*image:*") == []
 
 
 async def test_a_dead_servers_key_is_taken_over_likewise(shared: FakeRedis, clock: Clock) -> None:
@@ -207,6 +255,12 @@ async def everything(stores: Stores) -> None:
     )
     await stores.sessions.release(await stores.sessions.claim("tenant", "c", "0f"))
     await stores.sessions.claim("tenant", "d", "0f")
+    await stores.sessions.complete(
+        await stores.sessions.claim("tenant", "f", "0f"),
+        reply_of("f", image_id="img_f"),
+        further_of(waiting("f")),
+    )
+    await stores.sessions.claim("tenant", "f", "1e")
     await stores.sessions.forget("tenant", "e")
     for name in ("k1", "k2", "k3"):
         await stores.replies.complete(await stores.replies.claim("tenant", name, "0f"), reply_of(name))
@@ -313,6 +367,36 @@ async def test_what_a_newer_server_adds_is_passed_over(
     assert (claim.outcome, claim.session.pending.question) == ("run", "?")
     await older.complete(claim, reply_of("a", image_id="img_a"))
     assert await older.recall("tenant", "a") == reply_of("a", image_id="img_a")
+
+
+# How the servers before further looks claim a patch; ARGV as of `sessions._CLAIM`.
+OLDER_CLAIM = """
+local held = redis.call('HMGET', KEYS[1], 'reply', 'pending', 'patch', 'owner', 'until')
+local reply, pending, patch, owner = held[1], held[2], held[3], held[4]
+if not reply then return 'gone' end
+if not pending then
+  if not patch then return 'answered' end
+  return patch == ARGV[1] and 'replay' or 'conflict'
+end
+return 'run'
+"""
+
+
+async def test_an_older_server_sees_no_patch_to_work_on_in_a_further_look(shared: FakeRedis) -> None:
+    """It replays the latest look or says conflict; it never takes a further patch for the first one."""
+    held, session = server(shared).sessions, waiting("a")
+    older = shared.client().register_script(OLDER_CLAIM)
+
+    async def seen(patch: str) -> str:
+        (key,) = await shared.client().keys("*session:*a}")
+        return str((await older(keys=[key], args=[patch])).decode())
+
+    await held.remember(session)
+    assert await seen("0f") == "run"
+    await held.complete(await held.claim("tenant", "a", "0f"), session.reply, further_of(session))
+    for _ in range(2):  # while it waits, and while it is worked on
+        assert [await seen(patch) for patch in ("0f", "1e")] == ["replay", "conflict"]
+        await held.claim("tenant", "a", "1e")
 
 
 @pytest.mark.parametrize("field", ["reply", "pending"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -46,7 +46,12 @@ class Core:
     is_closed: bool = False
 
     async def answer(
-        self, request: AnswerRequest, *, on_token: Callable[[TokenStats], None], is_urgent: bool
+        self,
+        request: AnswerRequest,
+        *,
+        on_token: Callable[[TokenStats], None],
+        on_opening: Callable[[AnswerResult, float], None],
+        is_urgent: bool,
     ) -> tuple[AnswerResult, float]:
         self.urgent.append(is_urgent)
         self.running += 1
@@ -61,6 +66,7 @@ class Core:
             raise self.failure
         (result,) = FakeEngine().answer([request])
         assert isinstance(result, AnswerResult)
+        on_opening(replace(result, text="", tokens=()), 3.0)
         for token in result.tokens:
             on_token(token)
         return result, 3.0

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import fields, replace
 
 import pytest
 
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.geometry import roi_of
-from secondglance_protocol.wire import ImageSize, InferenceResponse, PixelBox
+from secondglance_protocol.wire import ImageSize, InferenceResponse, PixelBox, Roi
 from secondglance_server.engine.protocol import GateDefaults
 from secondglance_server.errors import ProblemError
 from secondglance_server.inference.images import EncodedImage, image_id
 from secondglance_server.inference.sessions import PendingPatch, Session, new_inference_id
-from secondglance_server.inference.stores.protocol import Holding, SessionStore, Stores
+from secondglance_server.inference.stores.protocol import Holding, PatchClaim, SessionStore, Stores
 from tests.server.exchange import REPLY, Clock
 
 Open = Callable[..., Stores]
@@ -29,11 +29,33 @@ def reply_of(name: str, **changes: object) -> InferenceResponse:
     return REPLY.model_copy(update={"id": name, **changes})
 
 
+def roi_at(left: int) -> Roi:
+    return roi_of(PixelBox(left=left, top=0, right=left + 1, bottom=1), ImageSize(width=9, height=2))
+
+
 def waiting(name: str, n_bytes: int = 10, tenant: str = "tenant") -> Session:
-    roi = roi_of(PixelBox(left=0, top=0, right=1, bottom=1), ImageSize(width=2, height=2))
     image = EncodedImage(f"img_{name}", bytes(n_bytes))
-    pending = PendingPatch(image, "?", GATE, 16, ("tokens",), roi)
+    pending = PendingPatch(
+        image,
+        "?",
+        GATE,
+        16,
+        ("tokens",),
+        roi_at(0),
+        n_further=3,
+        regions=(roi_at(1), roi_at(2)),
+        is_sharper=True,
+        surest=roi_at(3),
+    )
     return Session(name, tenant, reply_of(name, image_id=image.id), pending)
+
+
+def further_of(session: Session) -> PendingPatch:
+    """What waits after a look that left doubt."""
+    assert session.pending is not None
+    first, *regions = session.pending.regions
+    n_further = session.pending.n_further - 1
+    return replace(session.pending, roi=first, regions=tuple(regions), n_further=n_further)
 
 
 def content_of(session: Session) -> tuple[object, ...]:
@@ -53,6 +75,8 @@ async def test_what_is_claimed_is_what_was_remembered(open_each: Open) -> None:
     """A field that is added to the gate is stored, too: the second stage must judge as the first did."""
     assert [each.name for each in fields(GATE) if getattr(GATE, each.name) == each.default] == []
     held, session = open_each().sessions, waiting("a")
+    pending = session.pending
+    assert [each.name for each in fields(PendingPatch) if getattr(pending, each.name) == each.default] == []
     await held.remember(session)
     assert await held.recall("tenant", "a") == session.reply
     claim = await held.claim("tenant", "a", "0f")
@@ -140,6 +164,73 @@ async def test_a_patch_is_worked_on_once_and_replayed(open_each: Open) -> None:
     assert await held.recall("tenant", "a") == second
 
 
+async def test_after_a_look_that_left_doubt_a_further_patch_is_taken(open_each: Open) -> None:
+    """Each patch is worked on once: the latest is replayed, one before it is a conflict and never a look.
+
+    A retry of an earlier look that comes late, as on a bad link, would be taken for the next region's patch.
+    """
+    held, session = open_each().sessions, waiting("a")
+    await held.remember(session)
+    further, latest = session.pending, session.reply
+    assert further is not None
+    for number, patch in enumerate(["0f", "1e", "2d"]):
+        claims = await asyncio.gather(*(held.claim("tenant", "a", patch) for _ in range(9)))
+        assert sorted(claim.outcome for claim in claims) == ["in_progress"] * 8 + ["run"]
+        (mine,) = (claim for claim in claims if claim.outcome == "run")
+        assert content_of(mine.session) == content_of(
+            replace(session, reply=latest, pending=further, taken=("0f", "1e")[:number])
+        )
+        assert (await held.claim("tenant", "a", "3c")).outcome == "conflict"
+        if number:  # a late retry of the look before is told what it was told
+            before = await held.claim("tenant", "a", mine.session.taken[-1])
+            assert (before.outcome, before.session.reply) == ("replay", latest)
+        latest = reply_of("a", answer=f"look {number}", image_id="img_a")
+        waits = further_of(mine.session) if number < 2 else None
+        await held.complete(mine, latest, waits)
+        again = await held.claim("tenant", "a", patch)
+        assert (again.outcome, again.session.reply) == ("replay", latest)
+        for earlier in mine.session.taken:
+            assert (await held.claim("tenant", "a", earlier)).outcome == "conflict"
+        assert await held.recall("tenant", "a") == latest
+        assert held.holding == Holding(1, 10 if waits else 0)
+        further = waits or further
+    assert (await held.claim("tenant", "a", "3c")).outcome == "conflict"
+
+
+async def test_a_further_look_that_fails_waits_again(open_each: Open, clock: Clock) -> None:
+    held, session = open_each().sessions, waiting("a")
+    await held.remember(session)
+    await held.complete(await held.claim("tenant", "a", "0f"), session.reply, further_of(session))
+    for patch in ("1e", "2d"):
+        claim = await held.claim("tenant", "a", patch)
+        assert content_of(claim.session) == content_of(
+            replace(session, pending=further_of(session), taken=("0f",))
+        )
+        await held.release(claim)
+        assert (await held.claim("tenant", "a", "0f")).outcome == "replay"
+        clock.advance(TTL_S - 1)  # renewed by what was tried
+    clock.advance(1.001)
+    assert await code_of(held, "tenant", "a") == ErrorCode.INFERENCE_EXPIRED
+
+
+async def test_what_makes_room_during_a_look_can_be_gone_on_with(open_each: Open) -> None:
+    """Its picture and its earlier patches come back with the reply that asks for a further look."""
+    held, session = open_each(max_sessions=1).sessions, waiting("a")
+    await held.remember(session)
+    further = further_of(session)
+    await held.complete(await held.claim("tenant", "a", "0f"), session.reply, further)
+    claim = await held.claim("tenant", "a", "1e")
+    await held.remember(waiting("b"))
+    assert await code_of(held, "tenant", "a") == ErrorCode.INFERENCE_EXPIRED
+    await held.complete(claim, session.reply, further_of(claim.session))
+    assert (await held.claim("tenant", "a", "0f")).outcome == "conflict"
+    assert (await held.claim("tenant", "a", "1e")).outcome == "replay"
+    again = await held.claim("tenant", "a", "2d")
+    assert content_of(again.session) == content_of(
+        replace(session, pending=further_of(claim.session), taken=("0f", "1e"))
+    )
+
+
 async def test_after_a_failure_any_patch_may_come(open_each: Open, clock: Clock) -> None:
     held = open_each().sessions
     await held.remember(waiting("a"))
@@ -164,7 +255,12 @@ async def test_each_step_renews(open_each: Open, clock: Clock) -> None:
 
 async def test_what_is_deleted_while_it_is_worked_on_does_not_come_back(open_each: Open) -> None:
     held = open_each().sessions
-    for end in (held.release, lambda claim: held.complete(claim, REPLY)):
+    ends: list[Callable[[PatchClaim], Awaitable[None]]] = [
+        held.release,
+        lambda claim: held.complete(claim, REPLY),
+        lambda claim: held.complete(claim, REPLY, further_of(claim.session)),
+    ]
+    for end in ends:
         await held.remember(waiting("a"))
         claim = await held.claim("tenant", "a", "0f")
         await held.forget("tenant", "a")

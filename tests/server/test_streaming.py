@@ -45,21 +45,22 @@ WORDS = "one two three four five"
 
 @asynccontextmanager
 async def paced_server(
-    script: FakeScript | None = None, **settings: Any
+    script: FakeScript | None = None, *, engine: FakeEngine | None = None, **settings: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, PacedEngine, Any]]:
     """A client of a real uvicorn, the engine whose tokens a test gives out, and the app's state."""
-    app = create_app(ServerSettings(port=0, **settings), FakeEngine(script or FakeScript(draft=WORDS)))
-    engine = put_in_front(app)
+    behind = engine or FakeEngine(script or FakeScript(draft=WORDS))
+    app = create_app(ServerSettings(port=0, **settings), behind)
+    paced = put_in_front(app)
     server = uvicorn.Server(uvicorn_config(app, app.state.server.settings))
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     host, port = server.servers[0].sockets[0].getsockname()[:2]
     try:
         async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=20) as client:
-            yield client, engine, app.state.server
+            yield client, paced, app.state.server
     finally:
-        engine.is_free = True
-        engine.step(1000)
+        paced.is_free = True
+        paced.step(1000)
         server.should_exit = True
         await serving
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.off_domain import QUESTIONS
+from benchmarks.instruments.off_domain import QUESTIONS
 from secondglance_server.engine.reader.alphabet import INDEX
 from secondglance_server.engine.reader.tower import CLASSES
 from secondglance_server.engine.reader.vocabulary import CANNOT, NOTHING, Vocabulary

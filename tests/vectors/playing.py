@@ -1,6 +1,7 @@
 """Plays a scenario through the Python edge's conversation and writes down every step that it takes.
 
-Pictures are stand-ins: a region at a size and a quality is a short text that says so. Clock, dice, random
+Pictures are stand-ins: a region at a size and a quality is a short text that says so. A head is taken as 512
+bytes. Clock, dice, random
 names and today's date are fixed, so that every edge has to take the same steps.
 """
 
@@ -17,7 +18,7 @@ from unittest.mock import patch
 
 from secondglance.conversation import conversation as conversations
 from secondglance.conversation import failures
-from secondglance.conversation.conversation import Conversation
+from secondglance.conversation.conversation import Conversation, typical_size
 from secondglance.conversation.known_server import KnownServer
 from secondglance.conversation.requests import Ask
 from secondglance.conversation.steps import (
@@ -129,6 +130,7 @@ class _Stage:
             settings=self._settings,
             clock=lambda: self._now,
             draw=lambda: self._scenario["draw"],
+            on_token=(lambda _: None) if self._scenario["streams"] else None,
         )
         steps = conversation.run()
         try:
@@ -142,9 +144,7 @@ class _Stage:
                 else:
                     step = steps.send(done)
         except StopIteration as stop:
-            reply = stop.value.to_dict()
-            del reply["trace_id"]  # drawn
-            return {"reply": json.loads(json.dumps(reply))}
+            return {"reply": json.loads(json.dumps(stop.value.to_dict()))}
         except EdgeError as error:
             facts = {"code": error.code, "request_id": error.request_id, "retry_after_s": error.retry_after_s}
             return {"error": {"kind": type(error).__name__, "message": str(error), **facts}}
@@ -163,7 +163,8 @@ class _Stage:
         if "lost" in exchange:
             return Lost(exchange["lost"], exchange["detail"], exchange.get("uplink_bytes", 0))
         body = body_of(exchange)
-        return Arrived(exchange["status"], exchange.get("headers", {}), body, len(send.body), len(body))
+        headers = exchange.get("headers", {})
+        return Arrived(exchange["status"], headers, body, typical_size(send), len(body))
 
 
 def _shown(step: Step) -> Taken:
@@ -173,7 +174,7 @@ def _shown(step: Step) -> Taken:
         return {"kind": "compute", "what": step.what}
     if isinstance(step, Answered):
         return {"kind": "answered", "stage": step.reply.stage}
-    headers = {name: value for name, value in step.headers.items() if name != "traceparent"}
+    headers = dict(step.headers)
     if len(headers.get("Idempotency-Key", "")) == 16:
         headers["Idempotency-Key"] = RANDOM
     return {

@@ -4,190 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
-from secondglance_protocol.errors import ERRORS, ErrorCode, problem_type
+from secondglance_protocol.errors import ERRORS, ErrorCode
+from tests.vectors.announced import further_looks, raw_form, recipes
+from tests.vectors.exchanges import (
+    HOLE,
+    draft,
+    final,
+    long,
+    lost,
+    model,
+    of,
+    offer,
+    page,
+    problem,
+    roi,
+    said,
+    sure,
+    without,
+)
 from tests.vectors.playing import Scenario
-
-BUDGET = {"max_width": 448, "max_height": 448, "max_bytes": 100_000, "formats": ["image/webp", "image/jpeg"]}
-URL = "/v1/inferences/inf-1/patch"
-HOLE = "@@"  # where a long text goes
-
-Exchange = dict[str, Any]
-
-
-def model(**changes: Any) -> Exchange:
-    counts = {
-        "max_question_bytes": 4096,
-        "max_new_tokens": 64,
-        "max_image_bytes": 1_000_000,
-        "max_patch_bytes": 500_000,
-        "max_image_pixels": 1_000_000,
-        "max_patch_pixels": 1_000_000,
-        "min_side_pixels": 2,
-        "max_side_pixels": 4096,
-        "max_connections": 64,
-        "max_header_bytes": 16_384,
-        "min_body_bytes_per_s": 500,
-        "max_request_part_bytes": 32_768,
-        "max_queue": 8,
-        "max_sessions": 64,
-    }
-    times = {
-        "max_aspect_ratio": 50.5,
-        "header_timeout_s": 10.5,
-        "keep_alive_s": 5.5,
-        "write_timeout_s": 60.5,
-        "body_timeout_s": 120.5,
-        "body_grace_s": 5.5,
-        "inference_deadline_s": 30.5,
-        "session_ttl_s": 300.5,
-    }
-    limits = {**counts, **times, **changes.pop("limits", {})}
-    return {
-        "status": 200,
-        "json": {
-            "protocol_version": 1,
-            "name": "embedded",
-            "family": "reader",
-            "image": {**BUDGET, **changes.pop("image", {})},
-            "patch": {**BUDGET, **changes.pop("patch", {})},
-            "gate": {"metric": "min_entropy", "aggregate": "max", "threshold": 0.5},
-            "limits": limits,
-            **changes,
-        },
-    }
-
-
-def inference(stage: int, status: str, **changes: Any) -> Exchange:
-    return {
-        "status": 200,
-        "json": {
-            "id": "inf-1",
-            "status": status,
-            "stage": stage,
-            "answer": {1: "sure", 2: "final"}[stage],
-            "confidence": {
-                "metric": "min_entropy",
-                "aggregate": "max",
-                "value": 0.125 if status == "answered" else 0.75,
-                "threshold": 0.5,
-                "min_entropy": 0.125,
-                "shannon": 0.25,
-                "margin": 0.375,
-            },
-            "roi": None,
-            "patch": None,
-            "image_id": "img-1",
-            "usage": {"received_bytes": 400, "prompt_tokens": 90, "cached_tokens": 0, "completion_tokens": 3},
-            "timing_ms": {
-                "queue": 0.5,
-                "decode_image": 1.5,
-                "prefill": 20.5,
-                "generate": 9.5,
-                "localize": 0.0,
-            },
-            "model": "embedded",
-            "doubtful": False,
-            **changes,
-        },
-    }
-
-
-def roi(left: int = 100, top: int = 200, right: int = 700, bottom: int = 500) -> dict[str, Any]:
-    return {
-        "box": {"x0": 0.125, "y0": 0.25, "x1": 0.5, "y1": 0.75},
-        "pixels": {"left": left, "top": top, "right": right, "bottom": bottom},
-    }
-
-
-def offer(**changes: Any) -> dict[str, Any]:
-    return {"url": URL, **BUDGET, "expires_at": "2026-01-02T03:09:05Z", **changes}
-
-
-def draft(**changes: Any) -> Exchange:
-    values = {"answer": "draft", "roi": roi(), "patch": offer(), "doubtful": True, **changes}
-    return inference(1, "needs_patch", **values)
-
-
-def final(**changes: Any) -> Exchange:
-    return inference(2, **{"status": "answered", **changes})
-
-
-def sure(**changes: Any) -> Exchange:
-    return inference(1, "answered", **changes)
-
-
-def problem(code: str, retry_after: str | None = None, **changes: Any) -> Exchange:
-    row = ERRORS[ErrorCode(code)] if code in set(ErrorCode) else ERRORS[ErrorCode.INTERNAL_ERROR]
-    named = ErrorCode(code) if code in set(ErrorCode) else ErrorCode.INTERNAL_ERROR
-    document = {
-        "type": problem_type(named),
-        "title": row.title,
-        "status": row.status,
-        "detail": "so it is",
-        "code": code,
-        "request_id": "req-1",
-        "retryable": row.retryable,
-        **changes,
-    }
-    headers = {} if retry_after is None else {"retry-after": retry_after}
-    return {"status": document["status"], "headers": headers, "json": document}
-
-
-def page(status: int, retry_after: str | None = None) -> Exchange:
-    """Return what a proxy says."""
-    headers = {} if retry_after is None else {"retry-after": retry_after}
-    return {"status": status, "headers": headers, "text": [["<html>no</html>", 1]]}
-
-
-def lost(kind: str, after_s: float = 0.25, uplink_bytes: int = 0) -> Exchange:
-    return {"lost": kind, "detail": "so it was", "after_s": after_s, "uplink_bytes": uplink_bytes}
-
-
-def long(exchange: Exchange, piece: str, times: int) -> Exchange:
-    """Return a reply with a long text where its HOLE is."""
-    before, after = json.dumps(exchange["json"]).split(HOLE)
-    return {"status": exchange["status"], "text": [[before, 1], [piece, times], [after, 1]]}
-
-
-def without(exchange: Exchange, *path: str) -> Exchange:
-    changed: Exchange = json.loads(json.dumps(exchange))
-    place = changed["json"]
-    for name in path[:-1]:
-        place = place[name]
-    del place[path[-1]]
-    return changed
-
-
-def said(exchange: Exchange, value: Any, *path: str) -> Exchange:
-    changed: Exchange = json.loads(json.dumps(exchange))
-    place = changed["json"]
-    for name in path[:-1]:
-        place = place[name]
-    place[path[-1]] = value
-    return changed
-
-
-def of(
-    name: str,
-    *exchanges: Exchange,
-    asks: list[dict[str, Any]] | None = None,
-    question: str = "What is written there?",
-    picture: dict[str, Any] | None = None,
-    settings: dict[str, Any] | None = None,
-    draw: float = 0.0,
-    **terms: Any,
-) -> Scenario:
-    return {
-        "name": name,
-        "question": question,
-        "picture": {"width": 4000, "height": 3000, "bytes": 1_819_734, **(picture or {})},
-        "settings": settings or {},
-        "draw": draw,
-        "asks": asks or [terms],
-        "exchanges": list(exchanges),
-    }
 
 
 def answered() -> Iterator[Scenario]:
@@ -210,6 +46,9 @@ def answered() -> Iterator[Scenario]:
         include=["tokens", "relevance"],
     )
     yield of("a second question about the picture", *both, sure(), asks=[{}, {"mode": "answer_only"}])
+    ids = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for name, value in {"its trace": f"00-{ids}", "a trace that is none": f"00-{ids}-"}.items():
+        yield of(f"a server that names {name}", model(), {**sure(), "headers": {"traceresponse": value}})
     yield of("a picture that came decoded is sent twice", *both, sure(), asks=[{}, {}], picture={"key": None})
     yield of("no picture is remembered", *both, sure(), asks=[{}, {}], settings={"remembered_images": 0})
     yield of(
@@ -255,6 +94,7 @@ def answered() -> Iterator[Scenario]:
     yield of("a patch of low quality to fit", model(), draft(patch=offer(max_bytes=160)), final())
     yield of("no patch fits", model(), draft(patch=offer(max_bytes=20)))
     yield of("a patch in its own pixels", model(), draft(roi=roi(10, 20, 110, 70)), final())
+    yield of("tokens as they come", *both, sure(), asks=[{}, {}], streams=True)
     yield of("settings of one's own", *both, settings={"image_quality": 64, "patch_quality": 40})
     yield of("JPEG by choice", *both, settings={"format": "jpeg"})
 
@@ -371,20 +211,22 @@ def limited() -> Iterator[Scenario]:
         "a budget that lowers the quality",
         model(),
         sure(),
-        max_uplink_bytes=1300,
+        max_uplink_bytes=1480,
         picture={"divisor": 20_000},
     )
     yield of("a budget below the first request", max_uplink_bytes=100)
-    yield of("a budget below the picture", model(), max_uplink_bytes=530)
-    yield of("a budget below the region", model(), draft(), max_uplink_bytes=900)
-    yield of("a budget below the region, strict", model(), draft(), max_uplink_bytes=900, strict=True)
-    yield of("a budget that a retry would exceed", model(), problem("busy"), max_uplink_bytes=1150)
+    yield of("a budget below the picture", model(), max_uplink_bytes=1042)
+    yield of("a budget below the region", model(), draft(), max_uplink_bytes=1924)
+    yield of("a budget below the region, strict", model(), draft(), max_uplink_bytes=1924, strict=True)
+    yield of("a budget that a retry would exceed", model(), problem("busy"), max_uplink_bytes=2174)
     yield of(
-        "a budget and bytes that were lost", model(), lost("network", uplink_bytes=700), max_uplink_bytes=1500
+        "a budget and bytes that were lost", model(), lost("network", uplink_bytes=700), max_uplink_bytes=2012
     )
-    yield of("a budget and a request that never left", model(), lost("connect"), sure(), max_uplink_bytes=900)
-    yield of("a budget that is met to the byte", model(), sure(), max_uplink_bytes=512 + 343 + 7)
-    yield of("a budget that is missed by a byte", model(), sure(), max_uplink_bytes=512 + 343 + 6)
+    yield of(
+        "a budget and a request that never left", model(), lost("connect"), sure(), max_uplink_bytes=1412
+    )
+    yield of("a budget that is met to the byte", model(), sure(), max_uplink_bytes=2 * 512 + 343 + 7)
+    yield of("a budget that is missed by a byte", model(), sure(), max_uplink_bytes=2 * 512 + 343 + 6)
     slow = {"after_s": 4.0}
     yield of("time for both stages", *[{**each, "after_s": 3.0} for each in both], timeout_s=10.0)
     yield of(
@@ -493,4 +335,7 @@ def senseless() -> Iterator[Scenario]:
     yield of("stage two names no image", model(), draft(), final(image_id=""))
 
 
-GROUPS = {each.__name__: each for each in (answered, doubts, retried, refused, limited, senseless)}
+GROUPS = {
+    each.__name__: each
+    for each in (answered, raw_form, recipes, further_looks, doubts, retried, refused, limited, senseless)
+}

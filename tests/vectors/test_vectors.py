@@ -34,6 +34,7 @@ def test_the_vectors_meet_every_kind_of_end() -> None:
         (1, False),
         (1, True),
         (2, False),
+        (2, True),
     }
     kinds = {name for name in errors.__dict__ if name.endswith("Error")} - {"EdgeError", "MissingExtraError"}
     assert {end["error"]["kind"] for end in ends if "error" in end} == kinds

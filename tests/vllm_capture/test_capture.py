@@ -236,8 +236,12 @@ def test_uncertainty_is_the_prefix_engines() -> None:
     logits = torch.randn(7, 100) * 5
     logits[3, 50:] = float("-inf")
     _, expected = uncertainty(logits)
-    carried = SimpleNamespace(logprobs=torch.zeros(7, 3))
-    carried.logprobs[:, 0] = logits.log_softmax(-1).amax(-1)
+    best = logits.log_softmax(-1).topk(2)
+    carried = SimpleNamespace(
+        logprobs=torch.zeros(7, 3), logprob_token_ids=torch.zeros(7, 3, dtype=torch.int)
+    )
+    carried.logprobs[:, 0], carried.logprob_token_ids[:, 0] = best.values[:, 0], best.indices[:, 0]
+    carried.logprob_token_ids[:, 1:] = best.indices
 
     def sample(logits: torch.Tensor) -> Any:
         logits.fill_(0)  # as a sampler may
@@ -245,6 +249,9 @@ def test_uncertainty_is_the_prefix_engines() -> None:
 
     measured = wrap_sampler(sample)(logits).logprobs_tensors.logprobs
     torch.testing.assert_close(measured * torch.tensor([-1.0, 1, 1]), expected, rtol=0, atol=1e-5)
+    ids = carried.logprob_token_ids
+    assert torch.equal(ids[:, 0].long(), best.indices[:, 0])
+    assert [len(set(row)) for row in ids.tolist()] == [3] * 7  # vLLM keeps one number for each id
 
 
 @pytest.mark.parametrize("carried", [None, SimpleNamespace(logprobs=torch.zeros(2, 1))])

@@ -31,8 +31,9 @@ _RECORD = """window.sentBodies = [];
 window.inferences = [];
 const fetchAsBefore = window.fetch;
 window.fetch = (address, options) => {
-  if (options?.body) window.sentBodies.push(new Response(options.body).bytes().then(
-    (bytes) => [options.method, btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""))]));
+  if (options?.body) window.sentBodies.push(new Response(options.body).bytes().then((bytes) => [
+    options.method, btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join("")),
+    options.headers["X-Question"] ?? ""]));
   return fetchAsBefore(address, options).then((reply) => {
     reply.clone().json().then((told) => told.id && window.inferences.push(told.id), () => {});
     return reply;
@@ -102,9 +103,18 @@ class Visit:
 
     @property
     def bodies(self) -> list[tuple[str, bytes]]:
-        """Method and body of each request to the server that had one."""
-        sent = self.page.evaluate("Promise.all(window.sentBodies)")
-        return [(method, base64.b64decode(body)) for method, body in sent]
+        """Method and body of each request to the server that may have one."""
+        return [(method, base64.b64decode(body)) for method, body, _ in self._sent]
+
+    @property
+    def questions(self) -> list[str]:
+        """The header that holds the question of each of these requests, where it has one."""
+        return [question for _, _, question in self._sent]
+
+    @property
+    def _sent(self) -> list[list[str]]:
+        sent: list[list[str]] = self.page.evaluate("Promise.all(window.sentBodies)")
+        return sent
 
     @property
     def answer(self) -> str:

@@ -23,9 +23,11 @@ FORMATS = ROOT / "tests" / "edge_client" / "formats" / "files"
 ASKED = """
 import { EdgeClient } from "second-glance";
 const [url, path, question] = process.argv.slice(2);
-const steps = [];
-const reply = await new EdgeClient({ url }).ask(path, question, { onStep: (step) => steps.push(step.kind) });
-console.log(JSON.stringify({ ...reply.to_dict(), steps }));
+const [steps, told] = [[], ["", "", ""]];
+const onStep = (step) => steps.push(step.kind);
+const onToken = ({ stage, text }) => (told[stage] += text);
+const reply = await new EdgeClient({ url }).ask(path, question, { onStep, onToken });
+console.log(JSON.stringify({ ...reply.to_dict(), steps, told }));
 """
 DRAWN = """
 const [module, path, region, width, height] = process.argv.slice(2);
@@ -76,6 +78,7 @@ def node(project: Path, script: str, *arguments: str) -> bytes:
 def test_it_asks_about_a_file_in_node(project: Path, url: str) -> None:
     reply: dict[str, Any] = json.loads(node(project, ASKED, url, str(PHOTO), TRUTH["question"]))
     assert (reply["answer"], reply["stage"], reply["degraded"]) == (TRUTH["answer"], 2, None)
+    assert [text.strip() for text in reply["told"][1:]] == [reply["draft_answer"], TRUTH["answer"]]
     box, (x0, y0, x1, y1) = reply["roi"]["pixels"], TRUTH["box"]
     assert box["left"] <= x0 < x1 <= box["right"]
     assert box["top"] <= y0 < y1 <= box["bottom"]

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import http.server
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -70,16 +71,34 @@ def test_both_answers_the_region_and_the_bytes_are_shown(visit: Opener) -> None:
     assert page.text("#first .answer") not in ("", TRUTH["answer"])
     assert holds_the_sign(page)
     rows = [row.split("\t") for row in page.text("#bytes tbody").splitlines()]
-    bodies = [len(body) for _, body in page.bodies]
+    question = len(page.questions[0])
+    picture, region = (len(body) for _, body in page.bodies)
+    total = question + picture + region
     counts = [[int(cell.replace(",", "")) if cell else None for cell in row[1:3]] for row in rows]
     assert counts == [
         [PHOTO.stat().st_size, None],
-        [bodies[0], bodies[0]],
-        [bodies[1], bodies[1]],
-        [sum(bodies), None],
+        [question, None],
+        [picture, picture],
+        [region, region],
+        [total, None],
     ]
-    assert sum(bodies) * 100 < PHOTO.stat().st_size
-    assert f"{sum(bodies):,} bytes sent" in page.text("#history")
+    assert total * 100 < PHOTO.stat().st_size
+    assert f"{total:,} bytes sent" in page.text("#history")
+
+
+def test_a_question_that_makes_a_long_header_goes_with_the_picture(visit: Opener) -> None:
+    """Headers carry ASCII only: in many scripts a question takes six bytes for a letter."""
+    page = visit()
+    page.choose(PHOTO)
+    page.ask("\u4f55" * 60)
+    assert page.answer
+    assert page.questions[0] == ""
+    assert b'name="request"' in page.bodies[0][1]
+    rows = page.text("#bytes tbody").splitlines()
+    size = f"{len(page.bodies[0][1]):,}"
+    assert rows[1].split("\t")[:3] == ["Small copy and question", size, size]
+    page.ask("\u4f55" * 61)
+    assert "Question\t" in page.text("#bytes tbody"), "about a picture that the server holds"
 
 
 def test_a_second_question_about_the_photo_sends_no_picture(visit: Opener, url: str) -> None:
@@ -90,14 +109,15 @@ def test_a_second_question_about_the_photo_sends_no_picture(visit: Opener, url: 
     page.ask()
     assert page.answer == TRUTH["answer"]
     sizes = [len(body) for _, body in page.bodies]
-    assert sizes[1] < 600 < sizes[0]
+    assert sizes[1] == 0 < sizes[0]
+    assert page.text("#bytes tbody").splitlines()[1].startswith("Question\t")
 
     for name in set(page.page.evaluate("window.inferences")):
         address = f"{url}/v1/inferences/{name}"
         urllib.request.urlopen(urllib.request.Request(address, method="DELETE")).close()
     page.ask()
     assert page.answer == TRUTH["answer"]
-    assert [len(body) < 600 for _, body in page.bodies[3:5]] == [True, False]
+    assert [len(body) > 0 for _, body in page.bodies[3:5]] == [False, True]
 
 
 def noisy(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -261,8 +281,22 @@ def test_the_terms_of_the_options_are_sent(visit: Opener) -> None:
     page.page.select_option("#mode", "auto")
     page.page.fill("#threshold", "1000")
     page.ask()
-    assert b'"gate":{"threshold":1000}' in page.bodies[-1][1]
+    assert '"gate":{"threshold":1000}' in page.questions[-1]
     assert [method for method, _ in page.bodies] == ["POST", "POST"]
+
+
+def test_further_regions_are_sent_while_the_answer_stays_doubtful(visit: Opener) -> None:
+    page = visit()
+    page.choose(PHOTO)
+    page.page.click("summary")
+    page.page.fill("#rounds", "3")
+    page.ask("How old is the king of France?")
+    assert '"max_rounds":3' in page.questions[0]
+    rows = [row.split("\t") for row in page.text("#bytes tbody").splitlines()]
+    assert [row[0] for row in rows[3:-1]] == ["Region", "Region 2", "Region 3"]
+    assert all(row[1] == row[2] for row in rows[3:-1]), "as the server counts"
+    assert [method for method, _ in page.bodies] == ["POST", "PUT", "PUT", "PUT"]
+    assert page.text("#second .verdict").startswith("Not sure")
 
 
 def test_a_picture_of_48_megapixels_is_read(visit: Opener) -> None:
@@ -273,6 +307,104 @@ def test_a_picture_of_48_megapixels_is_read(visit: Opener) -> None:
     assert page.answer == TRUTH["answer"]
     assert holds_the_sign(page)
     assert "8000 \u00d7 6000 pixels" in page.text("#caption")
+
+
+LOOK = """() => {
+  window.tasks = [];
+  new PerformanceObserver((list) => window.tasks.push(...list.getEntries().map((entry) => entry.duration)))
+    .observe({ entryTypes: ["longtask"] });
+}"""
+BUSY = "() => setTimeout(() => { const end = performance.now() + 300; while (performance.now() < end); })"
+
+
+def test_the_page_stays_responsive_while_48_megapixels_are_prepared(visit: Opener, tmp_path: Path) -> None:
+    """On the page's own thread, showing and preparing such a photo held it up for 0.4 to 1.6 s at a time."""
+    Image.open(PHOTO).resize((8000, 6000), Image.Resampling.BICUBIC).save(tmp_path / "large.jpg", quality=85)
+    page = visit()
+    page.page.wait_for_timeout(300)
+    page.page.evaluate(LOOK)
+    page.choose(tmp_path / "large.jpg")
+    page.ask(timeout_s=60)
+    assert page.answer == TRUTH["answer"]
+    page.until("document.querySelector('#history img').naturalWidth === 128")
+    longest = max(page.page.evaluate("window.tasks"), default=0)
+    print(f"the longest task of the page took {longest:.0f} ms")
+    assert len(page.page.workers) == 1
+    page.page.evaluate(BUSY)
+    page.until("window.tasks.some((each) => each >= 250)")  # so it would be seen
+    assert longest < 250
+
+
+WITHOUT = {
+    "nothing": "",
+    "workers": "delete window.Worker;",
+    "leave for workers": "window.Worker = class { constructor() { throw new DOMException('no'); } };",
+    "a worker's file": """const Kept = Worker;
+      window.Worker = class { constructor() { return new Kept('/nowhere.js'); } };""",
+    "canvases off the page": "delete window.Worker; delete window.OffscreenCanvas;",
+}
+WRITTEN = """async ([encoded, regions]) => {
+  const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
+  const { openPicture } = await import("/app/src/pictures.js");
+  const picture = await openPicture(new Blob([bytes]), Infinity);
+  const written = [picture.width, picture.height, await picture.contentKey()];
+  for (const [region, size] of regions) {
+    const drawn = await picture.draw(region, size);
+    const png = await drawn.write("image/png", null);
+    written.push(Array.from(png), await drawn.write("image/tiff", 50));
+    drawn.close();
+  }
+  picture.close();
+  return written;
+}"""
+
+
+def test_the_worker_and_the_page_make_the_same_pictures(visit: Opener) -> None:
+    """Old browsers, pages of another origin than the library, and strict policies have no worker for us."""
+    region = {"left": 30, "top": 50, "right": 330, "bottom": 170}
+    regions = [(None, {"width": 224, "height": 168}), (region, {"width": 300, "height": 120})]
+    given = [base64.b64encode(jpeg(noisy(1001, 703))).decode(), regions]
+    made = []
+    for name, script in WITHOUT.items():
+        page = visit(expected="404" if name.endswith("file") else "(?!)")
+        page.page.evaluate(f"() => {{ {script} }}")
+        width, height, key, *pngs = page.page.evaluate(WRITTEN, given)
+        assert len(page.page.workers) == (name == "nothing"), name
+        assert pngs[1::2] == [None, None], "what no browser writes"
+        pictures = [
+            np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB")).tolist() for png in pngs[::2]
+        ]
+        made.append((width, height, key, pictures))
+    assert all(each == made[0] for each in made)
+
+
+def test_the_worker_says_what_is_wrong_and_keeps_no_picture(visit: Opener) -> None:
+    page = visit(expected="503")
+    page.choose(PHOTO)
+    page.ask()
+    (worker,) = page.page.workers
+    page.until("document.querySelector('#history img').naturalWidth === 128")  # by the worker, too
+    worker.evaluate(
+        """() => { self.left = 0; const make = self.createImageBitmap;
+        self.createImageBitmap = (...given) => make(...given).then((made) => { self.left++; return made; });
+        const close = ImageBitmap.prototype.close;
+        ImageBitmap.prototype.close = function () { self.left--; close.call(this); }; }"""
+    )
+    page.ask(TRUTH["coarse_question"])
+    page.page.route("**/patch", lambda route: route.fulfill(status=503, headers={"Retry-After": "999"}))
+    page.ask()
+    assert "the second look failed" in page.text("#first .verdict")
+    words = page.page.evaluate(
+        """async () => { const { openPicture } = await import("/app/src/pictures.js");
+        const why = (error) => `${error.name}: ${error.message}`;
+        const wide = new Blob([await (await fetch("/app/icon-512.png")).blob()]);
+        return await Promise.all([
+          openPicture(new Blob(["no picture"]), 1e9).catch(why), openPicture(wide, 512).catch(why)]); }"""
+    )
+    assert words[0] == "BadImageError: This browser cannot open the photo."
+    assert words[1].startswith("BadImageError: The photo has 512 \u00d7 512 pixels")
+    page.page.wait_for_timeout(200)
+    assert worker.evaluate("self.left") == 0
 
 
 def test_every_orientation_of_exif_gives_the_same_answer_and_region(visit: Opener) -> None:
@@ -650,6 +782,10 @@ def static_host(folder: Path) -> Iterator[str]:
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None: ...
 
+        def end_headers(self) -> None:
+            self.send_header("Access-Control-Allow-Origin", "*")  # as hosts of libraries do
+            super().end_headers()
+
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
     )
@@ -681,6 +817,35 @@ def test_a_copy_on_another_origin_asks_if_the_server_names_the_origin(
                 assert page.answer == TRUTH["answer"]
             else:
                 assert page.text("#error").startswith("The server cannot be reached.")
+
+
+@pytest.mark.parametrize("is_beside", [True, False])
+def test_the_example_of_a_page_asks_from_its_own_host(visit: Opener, tmp_path: Path, is_beside: bool) -> None:
+    """Its library lies beside it, or on a third origin, from where browsers start no worker."""
+    site = tmp_path / "site"
+    site.mkdir()
+    index = (ROOT / "examples" / "web_page" / "index.html").read_text()
+    library = site / "second-glance" if is_beside else tmp_path / "third" / "second-glance"
+    shutil.copytree(ROOT / "edge_web" / "src", library)
+    with (
+        static_host(site) as host,
+        static_host(library.parent) as third,
+        serving("--cors-origin", host) as server,
+    ):
+        assert index.count('"http://localhost:8000"') == 1
+        index = index.replace("http://localhost:8000", server)
+        (site / "index.html").write_text(
+            index if is_beside else index.replace('"./second-glance', f'"{third}/second-glance')
+        )
+        page = visit(at=host, path="/", expected="favicon|404").page
+        page.set_input_files("[name=photo]", PHOTO)
+        page.click("button")
+        page.get_by_text("bytes sent of").wait_for(timeout=30_000)
+        said = page.locator("output").inner_text()
+        assert said.startswith(f"{TRUTH['answer']}: ")
+        sent, whole = (int(word) for word in re.findall(r"\d+", said)[-2:])
+        assert (whole, sent * 100 < whole) == (PHOTO.stat().st_size, True)
+        assert len(page.workers) == is_beside
 
 
 def test_the_gateway_shows_the_page_and_asks_for_it(visit: Opener, url: str) -> None:

@@ -30,6 +30,10 @@ DEFAULTS: dict[str, Any] = {
     },
     "max_new_tokens": 96,
     "usual_new_tokens": 64,
+    "recipes": {  # docs/log/encodings.md, 2026-11-29
+        "image": {"format": "webp", "quality": 25, "scale": 1.0},
+        "patch": {"format": "webp", "quality": 30, "scale": 1.0},
+    },
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Wordings of questions that no text answers: `{o}` and `{o2}` nouns, `{j}` an adjective, known or not.
 
-Those of the measurement (`benchmarks/off_domain.py`) are not among them.
+Those of the measurement (`benchmarks/instruments/off_domain.py`) are not among them.
 """
 
 from __future__ import annotations

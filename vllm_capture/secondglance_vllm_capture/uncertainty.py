@@ -4,6 +4,8 @@ A request that asks for two log-probabilities gets three numbers for each token:
 log-probability, and the best two. The best two are replaced here by the Shannon entropy (nats) and by
 `1 - (p_1st - p_2nd)`, so that all three measures travel with the token, without a call of their own. Nobody
 else asks this engine for log-probabilities.
+
+Where the front falls behind, vLLM puts steps together, in a table by token id: so the three ids must differ.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ def wrap_sampler(sample: Callable[..., Any]) -> Callable[..., Any]:
         carried = output.logprobs_tensors
         if carried is not None and carried.logprobs.shape[-1] == 1 + N_LOGPROBS:
             carried.logprobs[:, 1:] = measured
+            for place in range(1, 1 + N_LOGPROBS):
+                carried.logprob_token_ids[:, place] = -place  # no token: the best one is the chosen one
         return output
 
     return sample_and_measure

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secondglance.commands.console import complain, exit_code_of_errors, progress, writing
-from secondglance.commands.options import Json, MaxUplinkBytes, ModeName, Strict, Threshold, Timeout, Url
+from secondglance.commands.options import (
+    Json,
+    MaxRounds,
+    MaxUplinkBytes,
+    ModeName,
+    Strict,
+    Threshold,
+    Timeout,
+    Url,
+)
 from secondglance.commands.source import read_source
 from secondglance.commands.streamed import TokenPrinter
 
@@ -39,6 +48,7 @@ def ask(
     threshold: Threshold = None,
     timeout: Timeout = None,
     max_uplink_bytes: MaxUplinkBytes = None,
+    max_rounds: MaxRounds = 1,
     strict: Strict = False,
     picture: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="Draw the region and both answers.")
@@ -70,9 +80,10 @@ def ask(
 ) -> None:
     """Ask QUESTION about IMAGE.
 
-    A small copy of IMAGE is sent; if the server's model is unsure, the region that it asks for follows. If
-    that second stage fails, the draft answer is given with a warning, unless --strict. An answer that should
-    not be relied on comes with "(not sure)" on stderr.
+    A small copy of IMAGE is sent; if the server's model is unsure, the region that it asks for follows, and
+    further ones up to --max-rounds while it stays unsure. If that second stage fails, the draft answer is
+    given with a warning, unless --strict. An answer that should not be relied on comes with "(not sure)" on
+    stderr.
 
     \b
     Examples:
@@ -102,7 +113,16 @@ def ask(
 
         settings = load_settings(url=url)
         include: tuple[Include, ...] = ("tokens", "relevance") if report else ()
-        terms = Ask(question, mode, threshold, timeout, max_uplink_bytes, strict, include=include)
+        terms = Ask(
+            question,
+            mode,
+            threshold,
+            timeout,
+            max_uplink_bytes,
+            strict,
+            include=include,
+            max_rounds=max_rounds,
+        )
         source = read_source(image, page=page, allowed_hosts=allow_host or ())
         if dry_run:
             _plan(source, terms, settings, save_sent, as_json=json_)
@@ -152,6 +172,7 @@ def _converse(
                     max_uplink_bytes=terms.max_uplink_bytes,
                     strict=terms.strict,
                     include=terms.include,
+                    max_rounds=terms.max_rounds,
                 )
             except EdgeError:
                 if printer is not None:
@@ -169,7 +190,8 @@ def _show(reply: Reply, printer: TokenPrinter | None, *, as_json: bool) -> None:
     elif reply.is_answered and not is_shown:
         print(printable(reply.answer, keep_lines=True))
     if reply.degraded and not as_json:
-        complain(f"this is the draft answer, stage two failed: {reply.degraded}")
+        failed = "a further look failed" if reply.second else "this is the draft answer, stage two failed"
+        complain(f"{failed}: {reply.degraded}")
     for note in () if as_json else reply.notes:
         complain(note)
     if sys.stderr.isatty():
@@ -183,7 +205,7 @@ def _tell_cost(reply: Reply) -> None:
 
     receipt, confidence = reply.receipt, reply.confidence
     facts = [
-        f"stage {reply.stage}",
+        f"stage {reply.stage}" + (f", {len(reply.looks)} looks" if len(reply.looks) > 1 else ""),
         f"{confidence.metric} {confidence.value:.3f} (threshold {confidence.threshold:.3f})"
         if reply.is_answered
         else "no answer",
@@ -254,9 +276,10 @@ def _save(step: Step, folder: Path | None) -> None:
         return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{step.stage}-body").write_bytes(step.body)
+        name = step.stage if step.look == 1 else f"{step.stage}-look{step.look}"
+        (folder / f"{name}-body").write_bytes(step.body)
         for part in step.parts:
-            (folder / f"{step.stage}-{part.name}").write_bytes(part.data)
+            (folder / f"{name}-{part.name}").write_bytes(part.data)
 
 
 def _check_outputs(picture: Path | None, report: Path | None, save_sent: Path | None) -> None:

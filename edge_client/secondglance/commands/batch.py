@@ -16,6 +16,7 @@ from secondglance.commands.console import complain, exit_code_of_errors
 from secondglance.commands.lines import text_line
 from secondglance.commands.options import (
     Json,
+    MaxRounds,
     MaxUplinkBytes,
     ModeName,
     Strict,
@@ -64,6 +65,7 @@ def batch(
     threshold: Threshold = None,
     timeout: Timeout = None,
     max_uplink_bytes: MaxUplinkBytes = None,
+    max_rounds: MaxRounds = 1,
     strict: Strict = False,
 ) -> None:
     """Ask the same questions about many pictures.
@@ -104,7 +106,7 @@ def batch(
         settings = load_settings(url=url)
         found = _find(paths)
         with nullcontext() if out is None else ResultsFile(out, resume=resume) as results:
-            terms = terms_of(mode, threshold, timeout, max_uplink_bytes, strict)
+            terms = terms_of(mode, threshold, timeout, max_uplink_bytes, strict, max_rounds)
             run = _Run(results, as_json=json_, with_question=len(asked) > 1)
             tasks = run.plan(found, asked)
             if tasks:

@@ -30,10 +30,21 @@ MaxUplinkBytes: TypeAlias = Annotated[
 Strict: TypeAlias = Annotated[
     bool, typer.Option("--strict", help="Fail if stage two fails, instead of giving the draft answer.")
 ]
+MaxRounds: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        min=1, metavar="N", help="Send up to N regions, one after the other, while the answer stays doubtful."
+    ),
+]
 
 
 def terms_of(
-    mode: ModeName, threshold: Threshold, timeout: Timeout, max_uplink_bytes: MaxUplinkBytes, strict: Strict
+    mode: ModeName,
+    threshold: Threshold,
+    timeout: Timeout,
+    max_uplink_bytes: MaxUplinkBytes,
+    strict: Strict,
+    max_rounds: MaxRounds,
 ) -> Terms:
     """The options that say how to ask, as a client takes them."""
     return {
@@ -42,4 +53,5 @@ def terms_of(
         "timeout_s": timeout,
         "max_uplink_bytes": max_uplink_bytes,
         "strict": strict,
+        "max_rounds": max_rounds,
     }

@@ -12,22 +12,24 @@ if TYPE_CHECKING:
 
 
 class TokenPrinter:
-    """Prints the draft's tokens, and on a line of its own the second answer's."""
+    """Prints the draft's tokens, and on lines of their own those of each look after it."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._stage = 0
+        self._look = (0, 0)  # stage and look
         self._shown = ""
 
     def token(self, token: Token) -> None:
         """Print the next token, safe for a terminal."""
         if self._as_json:
             facts = {"stage": token.stage, "text": token.text, "min_entropy": token.min_entropy}
+            if token.look > 1:
+                facts["look"] = token.look
             print(json.dumps({"token": facts}), flush=True)
             return
-        if token.stage != self._stage:
+        if (token.stage, token.look) != self._look:
             self._end_line()
-            self._stage = token.stage
+            self._look = (token.stage, token.look)
         text = token.text if self._shown else token.text.lstrip()
         print(printable(text, keep_lines=True), end="", flush=True)
         self._shown += text

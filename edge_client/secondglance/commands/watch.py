@@ -18,6 +18,7 @@ from secondglance.commands.console import complain, exit_code_of_errors, progres
 from secondglance.commands.lines import text_line
 from secondglance.commands.options import (
     Json,
+    MaxRounds,
     MaxUplinkBytes,
     ModeName,
     Strict,
@@ -115,6 +116,7 @@ def watch(
     threshold: Threshold = None,
     timeout: Timeout = None,
     max_uplink_bytes: MaxUplinkBytes = None,
+    max_rounds: MaxRounds = 1,
     strict: Strict = False,
 ) -> None:
     """Ask the same questions about every new picture in DIR, or about a camera's frames.
@@ -186,7 +188,7 @@ def watch(
             "status_file": status_file,
         }
         with Watch(plan, state or _state_folder(), settings, **options) as watching, progress() as show:
-            terms = terms_of(mode, threshold, timeout, max_uplink_bytes, strict)
+            terms = terms_of(mode, threshold, timeout, max_uplink_bytes, strict, max_rounds)
             teller = _Teller(watching.spool, show, as_json=json_, with_question=len(asked) > 1)
             was_stopped = _carry_out(watching, terms, teller, settings)
             undelivered = _tell_undelivered(watching, was_stopped)

@@ -2,16 +2,18 @@
 
 `Conversation.run` is a generator of steps (see `steps`); a driver performs them. Decided here and nowhere
 else: retries, the deadline, the uplink budget, sending the picture again when the server has forgotten it,
-and what happens if stage two fails: the draft answer is returned with `degraded`, unless `strict`.
-
-Not covered: a second round. One region is asked for and sent.
+further looks, and what happens if stage two fails: the answer that there is is returned with `degraded`,
+unless `strict`. Where the budget ends before a further look, that look is left out. With `early_region` the
+server may ask for the region before its draft has ended: the patch is sent at once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 from PIL import Image
@@ -25,6 +27,7 @@ from secondglance.conversation.requests import (
     first_request,
     header_room,
     model_request,
+    most_rounds,
     patch_request,
     streamed,
     traced,
@@ -53,12 +56,15 @@ from secondglance.errors import (
     ExpiredError,
     ProtocolError,
     TimedOutError,
+    UplinkBudgetError,
+    UsageError,
 )
 from secondglance.link.encoding_choice import EncodingChoice
 from secondglance.pictures.encoding import Encoded, Recipe, encode
 from secondglance.pictures.original import ImageSource, Original
-from secondglance.reply import Reply
+from secondglance.reply import Look, Reply
 from secondglance.settings import EdgeSettings
+from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.protocol import QUESTION_HEADER, MediaType
 from secondglance_protocol.wire import InferenceResponse, ModelResponse, PatchOffer, Roi, TimingMs
 
@@ -67,6 +73,10 @@ Steps: TypeAlias = Generator[Step, Any, T]
 
 _HEAD_BYTES = 512  # of a request around its body, with a key
 _LENGTH_DIGITS = 7  # of a Content-Length, where the body is not known yet; without one it is a digit
+
+
+def _tell_nobody(_: Token) -> None:
+    """For who wants a stream and no tokens."""
 
 
 def _no_picture() -> Encoded:
@@ -96,7 +106,7 @@ class Conversation:
     ) -> None:
         """`size_on_wire` is how many bytes a request puts on the wire, its head and TLS included.
 
-        With `on_token`, answers are asked for as streams.
+        With `on_token`, answers are asked for as streams; with the setting `early_region`, the draft.
         """
         self._source = source
         self._ask = ask
@@ -105,7 +115,9 @@ class Conversation:
         self._clock = clock
         self._draw = draw
         self._on_token = on_token
+        self._is_draft_cut = False
         self._trace = trace_of_caller() or (Trace.begun() if settings.trace else None)
+        self._rounds = 1
         self._trace_id = "" if self._trace is None else self._trace.trace_id
         self._encodings = EncodingChoice(settings, known.link)
         self._deadline = None if ask.timeout_s is None else clock() + ask.timeout_s
@@ -118,12 +130,16 @@ class Conversation:
         try:
             model = yield from self.fetch_model()
             self._encodings = EncodingChoice(self._settings, self._known.link, model.recipes)
+            self._rounds = most_rounds(self._ask, model)
             first = yield from self._first_stage(original, model)
-            second, degraded = yield from self._second_opinion(original, first)
+            looks, degraded = yield from self._second_opinion(original, first)
+            second = looks[-1].reply if looks else None
+            if self._is_draft_cut and second is None:
+                first = yield from self._whole_draft(original, first, model)
             receipt = self._ledger.receipt(original.encoded_bytes)
             doubt = note_of_doubt(second or first)
             notes = original.notes if doubt is None else (*original.notes, doubt)
-            return Reply(first, second, receipt, degraded, notes, self._trace_id)
+            return Reply(first, second, receipt, degraded, notes, self._trace_id, looks)
         finally:
             original.close()
 
@@ -146,15 +162,32 @@ class Conversation:
     def _first_stage(self, original: Original, model: ModelResponse) -> Steps[InferenceResponse]:
         with self._ledger.stage("stage1"):
             key: str | None = yield Compute(original.content_key, "naming the picture")
-            arrived = yield from self._ask_about_held_image(original, key, model)
-            if arrived is None:
-                arrived = yield from self._ask_with_image(original, model)
+            arrived = yield from self._ask_for_rounds(original, key, model)
             first = parse_inference(arrived, stage=1, size=original.size)
             self._learn(arrived, first.timing_ms)
+            self._is_draft_cut = arrived.is_cut
             self._known.remember_image(key, first.image_id)
             self._trace_id = self._trace_id or traced_by_server(arrived.headers.get(TRACERESPONSE_HEADER, ""))
             yield Answered(first)
             return first
+
+    def _ask_for_rounds(self, original: Original, key: str | None, model: ModelResponse) -> Steps[Arrived]:
+        """Ask for as many looks as the server knows; for one if it turns out to know no more."""
+        try:
+            return (yield from self._ask_first(original, key, model))
+        except UsageError as exc:
+            if exc.code != ErrorCode.INVALID_REQUEST or self._rounds == 1:
+                raise
+            # An older server has taken the place of the one that was asked what it takes.
+            self._known.model = None
+            self._rounds = 1
+            return (yield from self._ask_first(original, key, model))
+
+    def _ask_first(self, original: Original, key: str | None, model: ModelResponse) -> Steps[Arrived]:
+        arrived = yield from self._ask_about_held_image(original, key, model)
+        if arrived is None:
+            arrived = yield from self._ask_with_image(original, model)
+        return arrived
 
     def _ask_about_held_image(
         self, original: Original, key: str | None, model: ModelResponse
@@ -179,39 +212,87 @@ class Conversation:
 
     def _second_opinion(
         self, original: Original, first: InferenceResponse
-    ) -> Steps[tuple[InferenceResponse | None, str | None]]:
-        """Stage two's reply, or why there is none; neither where the server wants none."""
-        if first.status == "answered":
-            return None, None
-        try:
-            with self._ledger.stage("stage2"):
-                return (yield from self._second_stage(original, first)), None
-        except EdgeError as exc:
-            if self._ask.strict:
-                raise
-            return None, str(exc)
+    ) -> Steps[tuple[tuple[Look, ...], str | None]]:
+        """The looks at regions that the server asked for, and why there are no more if that is a failure."""
+        looks: list[Look] = []
+        sent: set[bytes] = set()  # SHA-256 of the patches
+        latest = first
+        while latest.status == "needs_patch" and len(looks) < self._rounds:
+            try:
+                with self._ledger.stage("stage2", len(looks) + 1):
+                    look = yield from self._look(original, latest, looks, sent)
+            except EdgeError as exc:
+                if looks and isinstance(exc, UplinkBudgetError):
+                    break  # the answer that there is is what the budget pays for
+                if self._ask.strict:
+                    raise
+                return tuple(looks), str(exc)
+            if look is None:
+                break
+            looks.append(look)
+            latest = look.reply
+        return tuple(looks), None
 
-    def _second_stage(self, original: Original, first: InferenceResponse) -> Steps[InferenceResponse]:
-        if first.roi is None or first.patch is None:
+    def _whole_draft(
+        self, original: Original, first: InferenceResponse, model: ModelResponse
+    ) -> Steps[InferenceResponse]:
+        """Ask once more for a draft that was not waited for, by the picture's id.
+
+        The draft stays as it is if that fails.
+        """
+        ask = replace(self._ask, mode="answer_only")
+        request = first_request(
+            ask, original.size, first.image_id, deadline=self._deadline, header_room=header_room(model)
+        )
+        self._on_token = None  # its beginning has been told
+        try:
+            with self._ledger.stage("stage1"):
+                arrived = yield from self._call(request)
+                whole = parse_inference(arrived, stage=1, size=original.size)
+        except EdgeError:
+            return first
+        asked = {"id": first.id, "status": first.status, "roi": first.roi, "patch": first.patch}
+        return whole.model_copy(update=asked)
+
+    def _look(
+        self, original: Original, latest: InferenceResponse, looks: Sequence[Look], sent: set[bytes]
+    ) -> Steps[Look | None]:
+        """Send the region that `latest` asks for; None if its bytes were sent before and show nothing new."""
+        if latest.roi is None or latest.patch is None:
             raise ProtocolError("the server wants a patch but names no box in the picture, or no address")
-        request = yield from self._patch_in_time(original, first, first.roi, first.patch)
+        is_sharper = bool(looks) and latest.roi == looks[-1].roi
+        request = yield from self._patch_in_time(
+            original, latest, latest.roi, latest.patch, len(looks) + 1, is_sharper=is_sharper
+        )
+        digest = hashlib.sha256(request.body).digest()
+        if digest in sent:
+            return None
+        sent.add(digest)
         arrived = yield from self._call(request)
-        second = parse_inference(arrived, stage=2, size=original.size)
-        self._learn(arrived, second.timing_ms)
-        if second.status != "answered":
+        reply = parse_inference(arrived, stage=2, size=original.size)
+        self._learn(arrived, reply.timing_ms)
+        if reply.status != "answered" and len(looks) + 1 == self._rounds:
             raise ProtocolError("the server took the patch but did not answer")
-        yield Answered(second)
-        return second
+        yield Answered(reply)
+        return Look(latest.roi, reply)
 
     def _patch_in_time(
-        self, original: Original, first: InferenceResponse, roi: Roi, offer: PatchOffer
+        self,
+        original: Original,
+        latest: InferenceResponse,
+        roi: Roi,
+        offer: PatchOffer,
+        look: int,
+        *,
+        is_sharper: bool,
     ) -> Steps[Send]:
         """The patch as the link deserves; smaller if it would be late; declined if late even then."""
         late_s = 0.0
-        for recipe in self._encodings.for_patch():
-            patch = yield from self._patch(original, roi, offer, recipe)
-            request = patch_request(offer.url, patch, deadline=self._deadline)
-            late_s = self._late_s(request, first.timing_ms)
+        scale = 1.0 if is_sharper else self._encodings.patch_scale
+        for recipe in self._encodings.for_patch(is_further=look > 1, is_sharper=is_sharper):
+            patch = yield from self._patch(original, roi, offer, recipe, scale)
+            request = patch_request(offer.url, patch, deadline=self._deadline, look=look)
+            late_s = self._late_s(request, latest.timing_ms)
             if late_s <= 0:
                 return request
         raise TimedOutError(
@@ -240,7 +321,12 @@ class Conversation:
 
     def _first_request(self, original: Original, picture: Encoded | str, model: ModelResponse) -> Send:
         return first_request(
-            self._ask, original.size, picture, deadline=self._deadline, header_room=header_room(model)
+            self._ask,
+            original.size,
+            picture,
+            deadline=self._deadline,
+            header_room=header_room(model),
+            max_rounds=self._rounds,
         )
 
     def _global_image(self, original: Original, model: ModelResponse) -> Steps[Encoded]:
@@ -258,9 +344,11 @@ class Conversation:
             )
         )
 
-    def _patch(self, original: Original, roi: Roi, offer: PatchOffer, recipe: Recipe) -> Steps[Encoded]:
+    def _patch(
+        self, original: Original, roi: Roi, offer: PatchOffer, recipe: Recipe, scale: float
+    ) -> Steps[Encoded]:
         pixels = (roi.pixels.left, roi.pixels.top, roi.pixels.right, roi.pixels.bottom)
-        budget = patch_budget(offer).scaled(self._encodings.patch_scale)
+        budget = patch_budget(offer).scaled(scale)
         return (
             yield from self._encode(
                 lambda: original.patch(pixels, budget),
@@ -298,9 +386,12 @@ class Conversation:
         """Return `request` with its place in a trace and, if tokens are wanted, the wish for a stream."""
         if self._trace is not None:
             request = traced(request, self._trace)
-        if self._on_token is None or request.stage == "setup":
+        is_early = request.stage == "stage1" and self._settings.early_region and not self._is_draft_cut
+        if request.stage == "setup" or (self._on_token is None and not is_early):
             return request
-        return streamed(request, TokenTeller(1 if request.stage == "stage1" else 2, self._on_token))
+        tell = self._on_token or _tell_nobody
+        teller = TokenTeller(1 if request.stage == "stage1" else 2, tell, request.look)
+        return streamed(request, teller, is_early=is_early)
 
     def _call(self, request: Send) -> Steps[Arrived]:
         """Send until it succeeds or trying again makes no sense; raises what went wrong last."""

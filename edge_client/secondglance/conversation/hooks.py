@@ -19,7 +19,8 @@ class Hooks:
 
     With `on_token`, the server is asked for its answers as they come, and each token of the draft and of the
     answer after a second glance is told once. A draft is final only when `on_answer` has told its reply and
-    that is `answered`.
+    that is `answered`. With the setting `early_region`, no more of a draft is told once its region is asked
+    for.
 
     A request's `body` holds pictures and questions: log its length, not its content. An outcome is
     `steps.Arrived` (with status and bytes) or `steps.Lost` (with the reason). What a function raises ends the

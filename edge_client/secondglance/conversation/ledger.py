@@ -24,23 +24,24 @@ class Ledger:
         self._clock = clock
         self._size_on_wire = size_on_wire
         self._max_uplink_bytes = max_uplink_bytes
-        self._stages: dict[StageName, StageReceipt] = {}
+        self._stages: dict[tuple[StageName, int], StageReceipt] = {}  # by stage and look
         self._spent_bytes = 0
 
     @contextmanager
-    def stage(self, name: StageName) -> Iterator[None]:
-        """Time what happens inside, for `name`'s receipt."""
+    def stage(self, name: StageName, look: int = 1) -> Iterator[None]:
+        """Time what happens inside, for the receipt of `name`; of stage two for each look."""
         started = self._clock()
         try:
             yield
         finally:
-            spent = self._stages.get(name, StageReceipt())
+            spent = self._stages.get((name, look), StageReceipt())
             elapsed_ms = spent.elapsed_ms + (self._clock() - started) * 1000
-            self._stages[name] = replace(spent, elapsed_ms=elapsed_ms)
+            self._stages[name, look] = replace(spent, elapsed_ms=elapsed_ms)
 
     def add(self, request: Send, outcome: ExchangeResult, *, is_retry: bool) -> None:
-        spent = self._stages.get(request.stage, StageReceipt())
-        self._stages[request.stage] = replace(
+        name = (request.stage, request.look)
+        spent = self._stages.get(name, StageReceipt())
+        self._stages[name] = replace(
             spent,
             uplink_bytes=spent.uplink_bytes + outcome.uplink_bytes,
             downlink_bytes=spent.downlink_bytes + outcome.downlink_bytes,
@@ -80,8 +81,11 @@ class Ledger:
 
     def receipt(self, original_bytes: int | None) -> Receipt:
         return Receipt(
-            setup=self._stages.get("setup", StageReceipt()),
-            stage1=self._stages.get("stage1", StageReceipt()),
-            stage2=self._stages.get("stage2"),
+            setup=self._stages.get(("setup", 1), StageReceipt()),
+            stage1=self._stages.get(("stage1", 1), StageReceipt()),
+            stage2=self._stages.get(("stage2", 1)),
             original_bytes=original_bytes,
+            further_looks=tuple(
+                stage for (_, look), stage in sorted(self._stages.items()) if look > 1 and stage.requests
+            ),
         )

@@ -1,4 +1,4 @@
-"""The three requests of a conversation, as bytes to send. Knows the contract and not when to use it."""
+"""The requests of a conversation, as bytes to send. Knows the contract and not when to use it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from secondglance.conversation.tracing import Trace
 from secondglance.errors import BadImageError, ProtocolError, UsageError
 from secondglance.pictures.encoding import Encoded
 from secondglance.pictures.orientation import Size
-from secondglance_protocol.events import EVENT_STREAM
+from secondglance_protocol.events import EARLY_REGION, EVENT_STREAM
 from secondglance_protocol.protocol import (
     API_PREFIX,
     IDEMPOTENCY_KEY_HEADER,
     IMAGE_PART,
     MAX_ORIGINAL_SIDE,
     MAX_QUESTION_HEADER_BYTES,
+    MAX_ROUNDS,
     QUESTION_HEADER,
     REQUEST_PART,
     TRACEPARENT_HEADER,
@@ -47,6 +48,7 @@ class Terms(TypedDict, total=False):
     strict: bool
     max_new_tokens: int | None
     include: Iterable[Include]
+    max_rounds: int
 
 
 class QuestionTerms(Terms, total=False):
@@ -62,6 +64,7 @@ class Ask:
     `max_uplink_bytes` bounds everything sent, headers and retries included. `strict` raises where stage two
     fails instead of returning the draft answer. Conversations with the same `idempotency_key`, picture and
     terms are one: the server, while it remembers, gives its first reply again; None makes each its own.
+    `max_rounds` is how many regions may be sent, one after the other, while the answer stays doubtful.
     """
 
     question: str
@@ -73,6 +76,7 @@ class Ask:
     max_new_tokens: int | None = None
     include: tuple[Include, ...] = ()
     idempotency_key: str | None = None
+    max_rounds: int = 1
 
 
 def model_request(deadline: float | None) -> Send:
@@ -86,8 +90,19 @@ def header_room(model: ModelResponse) -> int:
     return min(MAX_QUESTION_HEADER_BYTES, model.limits.max_header_bytes // 2)
 
 
+def most_rounds(ask: Ask, model: ModelResponse) -> int:
+    """Return how many regions may be sent: as many as wanted, if this edge and the server know so many."""
+    return min(ask.max_rounds, model.max_rounds, MAX_ROUNDS)
+
+
 def first_request(
-    ask: Ask, size: Size, picture: Encoded | str, *, deadline: float | None, header_room: int = 0
+    ask: Ask,
+    size: Size,
+    picture: Encoded | str,
+    *,
+    deadline: float | None,
+    header_room: int = 0,
+    max_rounds: int = 1,
 ) -> Send:
     """Return stage one's request; `picture` is the encoded global image, or the server's id for it.
 
@@ -96,7 +111,9 @@ def first_request(
 
     Raises UsageError, or BadImageError for an original of `size` that the protocol cannot name.
     """
-    document = _document(ask, size, image_id=picture if isinstance(picture, str) else None)
+    document = _document(
+        ask, size, image_id=picture if isinstance(picture, str) else None, max_rounds=max_rounds
+    )
     image = picture if isinstance(picture, Encoded) else None
     named = _printable(document)
     headers: dict[str, str] = {}
@@ -122,13 +139,16 @@ def _printable(document: bytes) -> str:
     return json.dumps(json.loads(document), separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
-def patch_request(url: str, patch: Encoded, *, deadline: float | None) -> Send:
-    """Return stage two's request. Raises ProtocolError for an address outside the server's own API."""
+def patch_request(url: str, patch: Encoded, *, deadline: float | None, look: int = 1) -> Send:
+    """Return stage two's request, of one look at a region.
+
+    Raises ProtocolError for an address outside the server's own API.
+    """
     if len(url) > _MAX_PATCH_URL_CHARS or _PATCH_URL.fullmatch(url) is None:
         raise ProtocolError(f"the server offers a patch address outside its own API: {url[:80]!r}")
     headers: Mapping[str, str] = {"Content-Type": patch.media_type}
     part = BodyPart(f"patch.{patch.file_suffix}", patch.data)
-    return Send("stage2", "PUT", url, headers, patch.data, (part,), deadline)
+    return Send("stage2", "PUT", url, headers, patch.data, (part,), deadline, look=look)
 
 
 def traced(request: Send, trace: Trace) -> Send:
@@ -136,9 +156,11 @@ def traced(request: Send, trace: Trace) -> Send:
     return replace(request, headers={**request.headers, TRACEPARENT_HEADER: trace.traceparent()})
 
 
-def streamed(request: Send, teller: TokenTeller) -> Send:
-    """Return `request` with the wish for events, of whose tokens `teller` is told."""
-    return replace(request, headers={**request.headers, "Accept": EVENT_STREAM}, teller=teller)
+def streamed(request: Send, teller: TokenTeller, *, is_early: bool = False) -> Send:
+    """Return `request` with the wish for events, of whose tokens `teller` is told; with `is_early` also for a
+    region while the draft goes on."""
+    accepted = f"{EVENT_STREAM};{EARLY_REGION}" if is_early else EVENT_STREAM
+    return replace(request, headers={**request.headers, "Accept": accepted}, teller=teller)
 
 
 def _multipart(contents: Mapping[str, bytes]) -> tuple[str, bytes]:
@@ -168,7 +190,7 @@ def _idempotency_key(ask: Ask, parts: Iterable[BodyPart]) -> str:
     return digest.hexdigest()
 
 
-def _document(ask: Ask, size: Size, *, image_id: str | None) -> bytes:
+def _document(ask: Ask, size: Size, *, image_id: str | None, max_rounds: int) -> bytes:
     if max(size) > MAX_ORIGINAL_SIDE:
         raise BadImageError(
             f"the picture has {size[0]}x{size[1]} pixels; a side has at most {MAX_ORIGINAL_SIDE:,}"
@@ -182,6 +204,7 @@ def _document(ask: Ask, size: Size, *, image_id: str | None) -> bytes:
             gate=None if ask.threshold is None else GateSettings(threshold=ask.threshold),
             max_new_tokens=ask.max_new_tokens,
             include=ask.include,
+            max_rounds=max_rounds,
         )
     except ValidationError as exc:
         complaints = (f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors())

@@ -20,20 +20,23 @@ StageName: TypeAlias = Literal["setup", "stage1", "stage2"]
 class Token:
     """One token of an answer that is still being made.
 
-    `stage`: 1 for the draft, 2 for the answer after the second glance. A stage's texts put together are its
-    answer before blanks around it are cut off. `min_entropy` is in nats; higher means less certain.
+    `stage`: 1 for the draft, 2 for an answer after a second glance; `look` counts those, from 1. The texts of
+    one look put together are its answer before blanks around it are cut off. `min_entropy` is in nats; higher
+    means less certain.
     """
 
     stage: Literal[1, 2]
     text: str
     min_entropy: float
+    look: int = 1
 
 
 class TokenTeller:
-    """Tells a stage's tokens as they come, each once: an attempt after a cut stream begins anew."""
+    """Tells a request's tokens as they come, each once: an attempt after a cut stream begins anew."""
 
-    def __init__(self, stage: Literal[1, 2], on_token: Callable[[Token], None]) -> None:
+    def __init__(self, stage: Literal[1, 2], on_token: Callable[[Token], None], look: int = 1) -> None:
         self._stage = stage
+        self._look = look
         self._on_token = on_token
         self._n_told = 0
         self._n_seen = 0
@@ -47,7 +50,7 @@ class TokenTeller:
         self._n_seen += 1
         if self._n_seen > self._n_told:
             self._n_told = self._n_seen
-            self._on_token(Token(self._stage, token.text, token.min_entropy))
+            self._on_token(Token(self._stage, token.text, token.min_entropy, self._look))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,10 @@ class BodyPart:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Make one HTTP request and report its outcome. `deadline` is on the monotonic clock; None has none."""
+    """Make one HTTP request and report its outcome. `deadline` is on the monotonic clock; None has none.
+
+    `look` counts the regions that are sent in stage two, from 1.
+    """
 
     stage: StageName
     method: str
@@ -70,6 +76,7 @@ class Send:
     parts: tuple[BodyPart, ...] = ()
     deadline: float | None = None
     teller: TokenTeller | None = field(default=None, repr=False, compare=False)  # if tokens are wanted
+    look: int = 1
 
     def __str__(self) -> str:
         if self.stage == "setup":
@@ -124,6 +131,7 @@ class Arrived:
     downlink_bytes: int = 0
     waited_s: float | None = None  # until the reply's first byte: with a stream, its first token
     is_streamed: bool = False
+    is_cut: bool = False  # a draft that goes on: its region was asked for early
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,17 @@ from starlette.routing import Route
 from secondglance.client import AsyncEdgeClient
 from secondglance.conversation.steps import Arrived, Send
 from secondglance.gateway.errors import ApiError
-from secondglance_protocol.protocol import API_PREFIX, DEADLINE_HEADER, IDEMPOTENCY_KEY_HEADER, MAX_ID_CHARS
+from secondglance_protocol.protocol import (
+    API_PREFIX,
+    DEADLINE_HEADER,
+    IDEMPOTENCY_KEY_HEADER,
+    MAX_ID_CHARS,
+    QUESTION_HEADER,
+)
 
 _PAGE_PATH: Final = re.compile(r"/app(/.*)?")
 _ID: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_ID_CHARS}}}")  # as servers make them
-_UP: Final = ("Content-Type", DEADLINE_HEADER, IDEMPOTENCY_KEY_HEADER)
+_UP: Final = ("Content-Type", DEADLINE_HEADER, IDEMPOTENCY_KEY_HEADER, QUESTION_HEADER)
 _DOWN: Final = ("Content-Type", "Retry-After", "Idempotency-Replayed")
 
 

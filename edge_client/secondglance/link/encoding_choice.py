@@ -15,6 +15,9 @@ from secondglance.pictures.encoding import Recipe
 from secondglance.settings import EdgeSettings
 from secondglance_protocol.wire import EncodingRecipe, Recipes
 
+# Of a further region, most of which show nothing that matters. benchmarks/rounds.py: no answer lost by it.
+_FURTHER_QUALITY = 50
+
 
 class EncodingChoice:
     """Asked when a picture is due, so that what stage one taught about the link serves stage two."""
@@ -42,8 +45,21 @@ class EncodingChoice:
         encoding = choose(IMAGES, rate, point_worth_s=worth_s, second_glance_s=glance_s)
         return encoding.recipe, encoding.scale
 
-    def for_patch(self) -> Iterator[Recipe]:
-        """The one to use; then the one for a patch that would come too late."""
+    def for_patch(self, *, is_further: bool = False, is_sharper: bool = False) -> Iterator[Recipe]:
+        """The one to use; then the one for a patch that would come too late.
+
+        `is_further`: another region was sent before this one. `is_sharper`: this one was, and that was too
+        little.
+        """
+        if is_sharper:
+            yield self._settings.patch_recipe
+        elif is_further and self._settings.may_follow_recipes:
+            for recipe in self.for_patch():
+                yield replace(recipe, quality=min(recipe.quality, _FURTHER_QUALITY))
+        else:
+            yield from self._for_first_patch()
+
+    def _for_first_patch(self) -> Iterator[Recipe]:
         rate, least = self._rate(), smallest(PATCHES).recipe
         if self._named.patch is not None:
             first = _as_named(self._named.patch, self._settings.patch_recipe)

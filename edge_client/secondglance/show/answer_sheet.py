@@ -110,7 +110,8 @@ def caption_lines(question: str, reply: Reply) -> list[Line]:
     if (note := note_of_doubt(reply.final)) is not None:
         lines.append(Line(note, 15, _ACCENT, 8))
     if reply.degraded:
-        lines.append(Line(f"No second glance: {reply.degraded}", 15, _ACCENT, 8))
+        failed = "No further look" if reply.second else "No second glance"
+        lines.append(Line(f"{failed}: {reply.degraded}", 15, _ACCENT, 8))
     lines.append(Line(_cost(reply), 15, _FAINT, 16))
     return lines
 
@@ -126,7 +127,8 @@ def _cost(reply: Reply) -> str:
     receipt = reply.receipt
     sent = f"sent {readable_bytes(receipt.uplink_bytes)}"
     if receipt.stage2 is not None:
-        sent += f" ({_sent(receipt.stage1)} + {_sent(receipt.stage2)})"
+        looks = " + ".join(_sent(look) for look in (receipt.stage2, *receipt.further_looks))
+        sent += f" ({_sent(receipt.stage1)} + {looks})"
     if receipt.original_bytes:
         sent += f" of an original of {readable_bytes(receipt.original_bytes)}"
     return f"{sent}, received {readable_bytes(receipt.downlink_bytes)}, {receipt.elapsed_ms:,.0f} ms"

@@ -136,8 +136,10 @@ def _card(sent: Sent) -> dict[str, Any]:
 
 def _glances(reply: Reply) -> Iterator[tuple[str, InferenceResponse]]:
     yield "First glance", reply.first
-    if reply.second is not None:
-        yield "Second glance", reply.second
+    before_last = [look.reply for look in reply.looks[:-1]]
+    for number, second in enumerate([*before_last, reply.second], 1):
+        if second is not None:
+            yield "Second glance" if number == 1 else f"Look {number}", second
 
 
 def _stages(reply: Reply) -> Iterator[tuple[str, StageReceipt]]:
@@ -146,6 +148,8 @@ def _stages(reply: Reply) -> Iterator[tuple[str, StageReceipt]]:
     for name, stage in named:
         if stage is not None and stage.requests:
             yield name, stage
+    for number, look in enumerate(receipt.further_looks, 2):
+        yield f"Look {number}", look
 
 
 def _server_times(reply: Reply) -> list[tuple[str, float]]:

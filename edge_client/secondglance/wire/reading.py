@@ -1,6 +1,7 @@
 """Reads a reply whole: as many bytes as it may have, and none that would have to be unpacked first.
 
-A reply that comes as events is read to the last one, which stands for it; tokens before it are told.
+A reply that comes as events is read to the last one, which stands for it; tokens before it are told. Where a
+region is asked for before the draft has ended, the draft so far is the reply, and the rest is left unread.
 
 No request asks for compression, and a small compressed reply could hold gigabytes once it is unpacked, and
 more if it was packed several times.
@@ -16,7 +17,7 @@ import httpx
 
 from secondglance.documents import parse_document
 from secondglance_protocol.events import EVENT_STREAM, Event, EventReader
-from secondglance_protocol.wire import Problem, TokenEvent
+from secondglance_protocol.wire import Problem, RegionEvent, TokenEvent
 
 T = TypeVar("T")
 OnToken: TypeAlias = Callable[[TokenEvent], None]
@@ -32,6 +33,7 @@ class WholeReply:
     status: int
     body: bytes
     is_streamed: bool = False
+    is_cut: bool = False  # a draft that goes on
 
 
 def read_reply(response: httpx.Response, on_token: OnToken = lambda _: None) -> WholeReply:
@@ -42,6 +44,8 @@ def read_reply(response: httpx.Response, on_token: OnToken = lambda _: None) -> 
     reading = _Reading(response, on_token)
     for part in response.iter_bytes():
         reading.take(part)
+        if reading.has_region:
+            break
     return reading.whole()
 
 
@@ -50,6 +54,8 @@ async def read_reply_async(response: httpx.Response, on_token: OnToken = lambda 
     reading = _Reading(response, on_token)
     async for part in response.aiter_bytes():
         reading.take(part)
+        if reading.has_region:
+            break
     return reading.whole()
 
 
@@ -66,6 +72,11 @@ class _Reading:
         self._n_tokens = 0
         self._body = bytearray()
         self._last: WholeReply | None = None
+
+    @property
+    def has_region(self) -> bool:
+        """Whether a region is asked for while the draft goes on: the rest need not be waited for."""
+        return self._last is not None and self._last.is_cut
 
     def take(self, part: bytes) -> None:
         """Take the next bytes. Raises httpx.DecodingError, and what `on_token` raises."""
@@ -91,6 +102,10 @@ class _Reading:
         if event.name == "token":
             self._n_tokens += 1
             self._on_token(_sound(lambda: parse_document(TokenEvent, event.data)))
+        elif event.name == "region":
+            draft = _sound(lambda: parse_document(RegionEvent, event.data)).draft
+            if draft is not None:
+                self._last = WholeReply(self._status, draft.model_dump_json().encode(), True, is_cut=True)
         elif event.name == "reply":
             self._last = WholeReply(self._status, event.data.encode(), self._n_tokens > 0)
         elif event.name == "problem":

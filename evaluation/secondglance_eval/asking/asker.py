@@ -27,6 +27,7 @@ from secondglance_protocol.wire import (
     Mode,
     ModelResponse,
     PixelBox,
+    Recipes,
 )
 
 CropRule = Callable[[PixelBox, Example], PixelBox]
@@ -84,16 +85,31 @@ class Asker:
         """Ask the pair, but cut elsewhere than the server looked."""
         ask = Ask(example.question, mode=mode, include=("tokens",))
         first, cost = self._wire.ask(ask, photo.size, photo.view(self.image_view))
-        second = None
-        if first.roi is not None and first.patch is not None:
-            crop = photo.patch(
-                place(first.roi.pixels, example),
-                first.patch,
-                next(self._encodings.for_patch()),
-                self._encodings.patch_scale,
-            )
-            second = self._wire.show(first.patch, crop)
+        second = self._shown(photo, first, place, example, self._encodings)
         return self._record(method, photo, example, mode, (first, cost), second)
+
+    def with_recipes(self, method: str, photo: Photo, example: Example, recipes: Recipes) -> Record:
+        """Ask the pair as it is, but encode picture and region as `recipes` say."""
+        encodings = EncodingChoice(EdgeSettings.model_construct(), Uplink(), recipes)
+        ask = Ask(example.question, include=("tokens",))
+        first, cost = self._wire.ask(ask, photo.size, photo.view(View(*encodings.for_image())))
+        second = self._shown(photo, first, lambda region, _: region, example, encodings)
+        return self._record(method, photo, example, "auto", (first, cost), second)
+
+    def _shown(
+        self,
+        photo: Photo,
+        first: InferenceResponse,
+        place: CropRule,
+        example: Example,
+        encodings: EncodingChoice,
+    ) -> tuple[InferenceResponse, StageCost] | None:
+        """Send the region at `place`, if one is wanted."""
+        if first.roi is None or first.patch is None:
+            return None
+        pixels = place(first.roi.pixels, example)
+        crop = photo.patch(pixels, first.patch, next(encodings.for_patch()), encodings.patch_scale)
+        return self._wire.show(first.patch, crop)
 
     def with_one_picture(self, method: str, photo: Photo, example: Example, picture: Encoded) -> Record:
         """Ask with a single picture and no second stage."""

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from secondglance.link.encoding_choice import EncodingChoice
+from secondglance.link.uplink import Uplink
 from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.encoding import Recipe, encode
 from secondglance.pictures.original import Original
@@ -55,19 +57,23 @@ def region(engine: Engine, draft: AnswerResult, picture: Picture, size: ImageSiz
 class Edge:
     """The edge's work on one original: its views, encoded as it would send them, as the server decodes them.
 
-    `key` names the original among those that the engine sees.
+    Encodings are the settings', or those that the model names. `key` names the original among those that the
+    engine sees.
     """
 
     def __init__(self, engine: Engine, settings: EdgeSettings, original: bytes, key: str) -> None:
-        self._engine, self._settings, self._key = engine, settings, key
+        self._engine, self._key = engine, key
+        self._encodings = EncodingChoice(settings, Uplink(), engine.info.recipes)
         self._original = Original(original)
         self.size = ImageSize(width=self._original.size[0], height=self._original.size[1])
-        whole = self._original.global_image(edge_budget(engine.info.image))
-        self.whole = self._sent(whole, settings.image_recipe, "whole")
+        recipe, scale = self._encodings.for_image()
+        whole = self._original.global_image(edge_budget(engine.info.image).scaled(scale))
+        self.whole = self._sent(whole, recipe, "whole")
 
     def crop(self, box: PixelBox) -> Picture:
-        crop = self._original.patch(corners(box), edge_budget(self._engine.info.patch))
-        return self._sent(crop, self._settings.patch_recipe, str(corners(box)))
+        budget = edge_budget(self._engine.info.patch).scaled(self._encodings.patch_scale)
+        crop = self._original.patch(corners(box), budget)
+        return self._sent(crop, next(self._encodings.for_patch()), str(corners(box)))
 
     def _sent(self, image: Image.Image, recipe: Recipe, name: str) -> Picture:
         return Picture(f"{self._key}:{name}", pixels(written(image, recipe)))

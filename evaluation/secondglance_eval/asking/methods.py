@@ -11,7 +11,7 @@ from secondglance_eval.asking.baseline_crops import centre_crop, oracle_crop, ra
 from secondglance_eval.asking.photo import Photo, View
 from secondglance_eval.asking.records import Record
 from secondglance_eval.datasets.example import Example
-from secondglance_protocol.wire import Mode
+from secondglance_protocol.wire import Mode, Recipes
 
 ALWAYS = "always"
 PAIR = "pair"
@@ -72,6 +72,15 @@ def global_method(view: View, *, every: int = 1) -> Method:
         return asker.with_one_picture(name, photo, example, photo.view(view))
 
     return Method(name, ask, every=every)
+
+
+def recipes_method(name: str, recipes: Recipes) -> Method:
+    """Return the pair with picture and region encoded as the recipes say."""
+
+    def ask(asker: Asker, photo: Photo, example: Example) -> Record:
+        return asker.with_recipes(name, photo, example, recipes)
+
+    return Method(name, ask)
 
 
 def _through_the_edge(asker: Asker, photo: Photo, example: Example, *, method: str, mode: Mode) -> Record:

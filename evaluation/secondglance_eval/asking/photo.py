@@ -76,14 +76,14 @@ class Photo:
 
     def _budget(self, scale: float) -> PixelBudget:
         image, limits = self.model.image, self.model.limits
-        pixels = None if image.max_pixels is None else int(image.max_pixels * scale**2)
-        return PixelBudget(
-            int(image.max_width * scale),
-            int(image.max_height * scale),
-            pixels,
+        whole = PixelBudget(
+            image.max_width,
+            image.max_height,
+            image.max_pixels,
             min_side=limits.min_side_pixels,
             max_aspect=limits.max_aspect_ratio,
         )
+        return whole.scaled(scale)
 
 
 def _encoded(image: Image.Image, recipe: Recipe, formats: tuple[MediaType, ...]) -> Encoded:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from secondglance_eval.datasets.checkout import held_out_scenes
+from secondglance_eval.datasets.checkout import held_out_scenes, photo_textures
 from secondglance_eval.datasets.docvqa import read_docvqa
 from secondglance_eval.datasets.example import Dataset
 from secondglance_eval.datasets.files import FileDataset
@@ -16,21 +17,23 @@ from secondglance_eval.datasets.vstar import read_vstar
 from secondglance_eval.errors import DatasetError
 
 SCENES = "scenes"
+TEXTURES = "textures"
+_DRAWN: dict[str, Callable[[int, int], Dataset]] = {SCENES: held_out_scenes, TEXTURES: photo_textures}
 _FOLDERS = {"textvqa": read_textvqa, "docvqa": read_docvqa, "vstar": read_vstar}
 _LEAST_STEP = 4  # pictures, of which one goes to the choice
-KINDS = (SCENES, "jsonl:FILE", *(f"{kind}:DIRECTORY" for kind in _FOLDERS))
+KINDS = (*_DRAWN, "jsonl:FILE", *(f"{kind}:DIRECTORY" for kind in _FOLDERS))
 
 
 def open_dataset(
     name: str, *, pictures: int | None, first_seed: int, metric: str = "exact", scenes: int = 200
 ) -> Dataset:
-    """Return at most `pictures` of the data set; all if None (of the endless scenes: `scenes`).
+    """Return at most `pictures` of the data set; all if None (of those that are drawn: `scenes`).
 
-    `first_seed` is for the scenes, `metric` for `jsonl`. Raises DatasetError, MissingPieceError.
+    `first_seed` is for pictures that are drawn, `metric` for `jsonl`. Raises DatasetError, MissingPieceError.
     """
     kind, _, path = name.partition(":")
-    if name == SCENES:
-        return held_out_scenes(pictures or scenes, first_seed)
+    if name in _DRAWN:
+        return _DRAWN[name](pictures or scenes, first_seed)
     if kind == "jsonl" and path:
         return _first(read_jsonl(Path(path), metric=metric), pictures)
     if kind in _FOLDERS and path:
@@ -43,13 +46,12 @@ def open_with_choice(
 ) -> tuple[Dataset, Dataset]:
     """Return a data set for results and one to choose encodings on; they share no picture.
 
-    Of the scenes both are as large as asked for, as there is no end of them. Files are divided: every fourth
-    picture, or fewer, goes to the choice, at most `choice_pictures`. Raises DatasetError.
+    Of pictures that are drawn both are as large as asked for, as there is no end of them. Files are divided:
+    every fourth picture, or fewer, goes to the choice, at most `choice_pictures`. Raises DatasetError.
     """
-    if name == SCENES:
-        return held_out_scenes(pictures or 1000, first_seed), held_out_scenes(
-            choice_pictures, CALIBRATION_SEED
-        )
+    if name in _DRAWN:
+        draw = _DRAWN[name]
+        return draw(pictures or 1000, first_seed), draw(choice_pictures, CALIBRATION_SEED)
     whole = open_dataset(name, pictures=pictures, first_seed=first_seed, metric=metric)
     assert isinstance(whole, FileDataset)
     if len(whole) < 2:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -169,7 +169,8 @@ class FakeEngine:
         is_done = running.n_told >= len(result.tokens)
         if is_done:
             self.drop(key)
-        return Progress(key, result.tokens[told : told + 1], result if is_done else None)
+        opening = None if told else replace(result, text="", tokens=(), completion_tokens=0)
+        return Progress(key, result.tokens[told : told + 1], result if is_done else None, opening)
 
     def _begin(self, call: FakeCall) -> None:
         self.calls.append(call)

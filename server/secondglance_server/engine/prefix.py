@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias, cast
 
 import torch
@@ -317,12 +317,13 @@ class PrefixEngine:
         """Return what each answer has got since it was looked at last; forget those that are done."""
         progress: list[Progress] = []
         for each in answering:
+            opening = self._opening(each) if each.n_seen == 0 else None
             tokens = self._new_texts(each)
             if each.decoded.is_done:
                 del self._answering[each.decoded]
-                progress.append(Progress(each.key, tokens, self._result(each)))
-            elif tokens:
-                progress.append(Progress(each.key, tokens))
+                progress.append(Progress(each.key, tokens, self._result(each), opening))
+            elif tokens or opening is not None:
+                progress.append(Progress(each.key, tokens, opening=opening))
         return progress
 
     def _new_texts(self, answering: _Answering) -> tuple[TokenStats, ...]:
@@ -340,19 +341,30 @@ class PrefixEngine:
         return tuple(new[repeated:])
 
     def _result(self, answering: _Answering) -> AnswerResult:
-        job, ids = answering.job, answering.decoded.ids
+        ids = answering.decoded.ids
         with self._tokenizing:
             text = self.adapter.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        return AnswerResult(
+        return replace(
+            self._opening(answering),
             text=text,
             tokens=tuple(answering.tokens),
+            completion_tokens=len(ids),
+            generate_ms=1e3 * (time.perf_counter() - answering.prefilled_at),
+        )
+
+    def _opening(self, answering: _Answering) -> AnswerResult:
+        """Return what the prompt has shown, as a result that says nothing yet."""
+        job = answering.job
+        return AnswerResult(
+            text="",
+            tokens=(),
             attention=answering.attention,
             prompt_tokens=len(job.prompt.ids),
             cached_tokens=job.past,
-            completion_tokens=len(ids),
+            completion_tokens=0,
             prefill_ms=answering.prefill_ms,
-            generate_ms=1e3 * (time.perf_counter() - answering.prefilled_at),
-            is_off_domain=self._is_off_domain(ids),
+            generate_ms=0.0,
+            is_off_domain=self._is_off_domain(answering.decoded.ids),
         )
 
 

@@ -175,12 +175,14 @@ class Progress:
     """What begun work has got from one call of the engine.
 
     `tokens`: the answer's next ones; their texts put together are the answer before it is trimmed. `outcome`:
-    how the work has ended, None while it runs.
+    how the work has ended, None while it runs. `opening`: what an answer's prompt has shown, the attention
+    above all, as a result without text and tokens; once, with or before the first token.
     """
 
     key: int
     tokens: tuple[TokenStats, ...] = ()
     outcome: AnswerResult | AttentionMap | EngineError | None = None
+    opening: AnswerResult | None = None
 
 
 class EngineError(Exception):

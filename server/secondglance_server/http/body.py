@@ -110,7 +110,8 @@ class BodyMiddleware:
             await asyncio.wait({app, left}, return_when=asyncio.FIRST_COMPLETED)
             # Servers report a finished reply as a disconnect, too.
             if not app.done() and not reply.is_complete:
-                facts_of(scope).outcome = "client_gone"
+                facts = facts_of(scope)
+                facts.outcome = facts.outcome if facts.is_superseded else "client_gone"
                 app.cancel()
             await asyncio.wait({app})
             if not app.cancelled():

@@ -193,7 +193,10 @@ def _events(last: dict[str, Any]) -> dict[str, Any]:
         "schema": {
             "type": "string",
             "description": "Server-sent events: `token` (TokenEvent) for each token, `region` (RegionEvent) "
-            "if a patch is wanted, and as the last one `reply` with the whole InferenceResponse. What fails "
+            "if a patch is wanted, and as the last one `reply` with the whole InferenceResponse. With "
+            "`Accept: text/event-stream;region=early` the region of stage one comes as soon as no later "
+            "token can change that it is wanted, with the `draft` so far: send the patch at once, and leave "
+            "the rest of the stream or read on. What fails "
             "after the first event is an event `problem` with the problem document.",
         },
         "example": stream.decode(),

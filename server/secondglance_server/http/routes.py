@@ -35,13 +35,13 @@ from secondglance_server.http.openapi import (
     READY_DOCS,
 )
 from secondglance_server.http.state import ServerState
-from secondglance_server.http.streaming import respond
+from secondglance_server.http.streaming import respond, wants_region_early
 from secondglance_server.http.validation import validation_problem
-from secondglance_server.inference.async_engine import OnToken
 from secondglance_server.inference.idempotency import payload_sha256
 from secondglance_server.inference.images import upload_of
 from secondglance_server.inference.replies import model_response
 from secondglance_server.inference.ticket import see_through
+from secondglance_server.inference.two_stages import Tell
 
 router = APIRouter(generate_unique_id_function=lambda route: route.name)
 
@@ -92,12 +92,13 @@ async def create_inference(request: Request, server: State) -> Response:
     facts.image_sha256 = None if upload is None else upload.sha256
     ticket = server.ticket(facts)
 
+    is_early = wants_region_early(request.headers.getlist("accept"))
     key = request.headers.get(IDEMPOTENCY_KEY_HEADER)
     payload = payload_sha256(document, (facts.image_sha256 or "").encode())
 
-    async def work(on_token: OnToken | None) -> tuple[InferenceResponse, bool]:
+    async def work(tell: Tell | None) -> tuple[InferenceResponse, bool]:
         def ask() -> Coroutine[Any, Any, InferenceResponse]:
-            return two_stages.ask(message, upload, facts, ticket, on_token)
+            return two_stages.ask(message, upload, facts, ticket, tell, is_early=is_early)
 
         if key is None:
             return await see_through(ask(), ticket, is_kept=False), False
@@ -124,8 +125,8 @@ async def put_patch(request: Request, inference_id: InferenceId, server: State) 
     facts.image_sha256 = patch.sha256
     ticket = server.ticket(facts)
 
-    async def work(on_token: OnToken | None) -> tuple[InferenceResponse, bool]:
-        answering = two_stages.look_again(inference_id, patch, facts, ticket, on_token)
+    async def work(tell: Tell | None) -> tuple[InferenceResponse, bool]:
+        answering = two_stages.look_again(inference_id, patch, facts, ticket, tell)
         return await see_through(answering, ticket), False
 
     return await respond(request, work)

@@ -14,21 +14,24 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from secondglance_protocol.events import EVENT_STREAM, written
+from secondglance_protocol.events import EARLY_REGION, EVENT_STREAM, written
 from secondglance_protocol.wire import InferenceResponse, RegionEvent, TokenEvent
 from secondglance_server.engine.protocol import TokenStats
 from secondglance_server.http.observe import facts_of, problem_of
 from secondglance_server.http.problems import problem_document
-from secondglance_server.inference.async_engine import OnToken
 from secondglance_server.inference.facts import RequestFacts
+from secondglance_server.inference.two_stages import Tell
 
 REPLAYED_HEADER = "Idempotency-Replayed"
 
 # Proxies hold back what they buffer; nginx is told by the second.
 _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
-Work: TypeAlias = Callable[[OnToken | None], Awaitable[tuple[InferenceResponse, bool]]]
+Work: TypeAlias = Callable[[Tell | None], Awaitable[tuple[InferenceResponse, bool]]]
 """Gives the reply, and whether it is a replay."""
+
+_Told: TypeAlias = "asyncio.Queue[TokenStats | InferenceResponse | None]"
+"""What there is of the reply, None once it is whole."""
 
 
 async def respond(request: Request, work: Work) -> Response:
@@ -40,18 +43,18 @@ async def respond(request: Request, work: Work) -> Response:
         reply, is_replay = await work(None)
         return Response(reply.model_dump_json(), media_type="application/json", headers=_replayed(is_replay))
     facts = facts_of(request.scope)
-    tokens: asyncio.Queue[TokenStats | None] = asyncio.Queue()
-    working = asyncio.ensure_future(work(tokens.put_nowait))
-    working.add_done_callback(lambda _: tokens.put_nowait(None))
+    told: _Told = asyncio.Queue()
+    working = asyncio.ensure_future(work(told.put_nowait))
+    working.add_done_callback(lambda _: told.put_nowait(None))
     try:
-        first = await tokens.get()
+        first = await told.get()
         is_replay = working.result()[1] if first is None else False
     except BaseException:
         working.cancel()
         raise
     if first is not None:
         facts.note_first_token()
-    return _EventStream(first, tokens, working, facts, _replayed(is_replay))
+    return _EventStream(first, told, working, facts, _replayed(is_replay))
 
 
 def accepts_events(accept: Sequence[str]) -> bool:
@@ -62,6 +65,12 @@ def accepts_events(accept: Sequence[str]) -> bool:
         if name.strip() in (EVENT_STREAM, "application/json") and _quality(parameters) > most:
             preferred, most = name.strip(), _quality(parameters)
     return preferred == EVENT_STREAM
+
+
+def wants_region_early(accept: Sequence[str]) -> bool:
+    """Return whether the Accept fields ask for a region as soon as it is known that one is wanted."""
+    parts = ",".join(accept).lower().replace(" ", "").replace("\t", "").split(",")
+    return any(EARLY_REGION in part.split(";")[1:] for part in parts if part.startswith(EVENT_STREAM))
 
 
 def _quality(parameters: Sequence[str]) -> float:
@@ -81,14 +90,14 @@ class _EventStream(StreamingResponse):
 
     def __init__(
         self,
-        first: TokenStats | None,
-        tokens: asyncio.Queue[TokenStats | None],
+        first: TokenStats | InferenceResponse | None,
+        told: _Told,
         working: asyncio.Future[tuple[InferenceResponse, bool]],
         facts: RequestFacts,
         headers: dict[str, str],
     ) -> None:
         super().__init__(self._events(first), media_type=EVENT_STREAM, headers=_STREAM_HEADERS | headers)
-        self._tokens = tokens
+        self._told = told
         self._working = working
         self._facts = facts
 
@@ -98,21 +107,32 @@ class _EventStream(StreamingResponse):
         finally:
             self._working.cancel()  # does nothing to what is done
 
-    async def _events(self, token: TokenStats | None) -> AsyncIterator[bytes]:
-        while token is not None:
-            event = TokenEvent(text=token.text, min_entropy=max(0.0, token.min_entropy))
-            yield written("token", event.model_dump_json())
-            token = await self._tokens.get()
+    async def _events(self, news: TokenStats | InferenceResponse | None) -> AsyncIterator[bytes]:
+        is_region_sent = False
+        while news is not None:
+            if isinstance(news, TokenStats):
+                event = TokenEvent(text=news.text, min_entropy=max(0.0, news.min_entropy))
+                yield written("token", event.model_dump_json())
+            else:
+                is_region_sent = True
+                yield _region(news, draft=news)
+            news = await self._told.get()
         try:
             reply, _ = self._working.result()
         except Exception as exc:  # outermost boundary of a request whose head is sent
             problem = problem_of(exc, self._facts)
             yield written("problem", problem_document(problem, self._facts.request_id).model_dump_json())
             return
-        if reply.patch is not None and reply.roi is not None:
-            region = RegionEvent(id=reply.id, roi=reply.roi, patch=reply.patch)
-            yield written("region", region.model_dump_json())
+        if reply.patch is not None and not is_region_sent:
+            yield _region(reply)
         yield written("reply", reply.model_dump_json())
+
+
+def _region(reply: InferenceResponse, draft: InferenceResponse | None = None) -> bytes:
+    assert reply.roi is not None
+    assert reply.patch is not None, "only what asks for a region is told of it"
+    event = RegionEvent(id=reply.id, roi=reply.roi, patch=reply.patch, draft=draft)
+    return written("region", event.model_dump_json(exclude=None if draft else {"draft"}))
 
 
 def _replayed(is_replay: bool) -> dict[str, str]:

@@ -17,6 +17,7 @@ from secondglance_server.inference.ticket import Ticket
 
 Stage = Literal[1, 2]
 OnToken = Callable[[TokenStats], None]
+OnOpening = Callable[["Answered"], None]
 
 
 class QueueFull(Exception):  # noqa: N818  # reads as the state it names, like queue.Full
@@ -75,13 +76,19 @@ class AsyncEngine(Protocol):
         ...
 
     async def answer(
-        self, request: AnswerRequest, ticket: Ticket | None = None, on_token: OnToken | None = None
+        self,
+        request: AnswerRequest,
+        ticket: Ticket | None = None,
+        on_token: OnToken | None = None,
+        on_opening: OnOpening | None = None,
     ) -> Answered:
         """Raises QueueFull at once, EngineError, QueueClosed, TooLate.
 
         `on_token` is called on the event loop for each token of the answer, in order, before the answer is
-        returned; what it raises is not caught. Cancelling the call drops its work, also what has begun: the
-        place is free after the next step. Dropping its ticket drops work that has not begun.
+        returned; `on_opening`, as early as the engine can, with what the prompt has shown: a result without
+        text and tokens; an answer that is begun again has it again. What they raise is not caught.
+        Cancelling the call drops its work, also what has begun: the place is free after the next step.
+        Dropping its ticket drops work that has not begun.
         """
         ...
 

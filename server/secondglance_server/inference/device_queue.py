@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from secondglance_server.engine.protocol import (
     AnswerRequest,
@@ -37,6 +37,7 @@ from secondglance_server.engine.protocol import (
 )
 from secondglance_server.inference.async_engine import (
     Answered,
+    OnOpening,
     OnToken,
     QueueClosed,
     QueueFull,
@@ -45,15 +46,18 @@ from secondglance_server.inference.async_engine import (
 )
 from secondglance_server.inference.ticket import Ticket
 
+_News: TypeAlias = TokenStats | Answered
+"""A token, or what the answer's prompt has shown."""
+
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """Work on its way through the queue. `tell`: called on the owner thread with each token."""
+    """Work on its way through the queue. `tell`: called on the owner thread with what comes of an answer."""
 
     prepared: Prepared
     future: Future[Any]  # Answered or AttentionMap
     ticket: Ticket
-    tell: Callable[[TokenStats], None] | None = None
+    tell: Callable[[_News], None] | None = None
     is_forsaken: bool = False  # begun, but its caller was cancelled
     queued_at: float = field(default_factory=time.monotonic)
     began_at: float = 0.0
@@ -165,7 +169,11 @@ class DeviceQueue:
             self._preparing[stage] -= 1
 
     async def answer(
-        self, request: AnswerRequest, ticket: Ticket | None = None, on_token: OnToken | None = None
+        self,
+        request: AnswerRequest,
+        ticket: Ticket | None = None,
+        on_token: OnToken | None = None,
+        on_opening: OnOpening | None = None,
     ) -> Answered:
         """As `AsyncEngine.answer`. Cancelling the call drops its answer, also one that has begun."""
         stage: Stage = 1 if request.patch is None else 2
@@ -173,15 +181,15 @@ class DeviceQueue:
         answer: Future[Answered] = Future()
         ticket = ticket or Ticket()
         ticket.queue(answer)
-        arrivals = None if on_token is None else _Arrivals(answer)
+        arrivals = _Arrivals(answer) if on_token or on_opening else None
         with self.preparing(stage):
             prepared = await self._prepare(request)
         job = _Job(prepared, answer, ticket, arrivals.tell if arrivals else None)
         self._enqueue(waiting, job)
         try:
-            if arrivals is not None and on_token is not None:
-                async for token in arrivals:
-                    on_token(token)
+            if arrivals is not None:
+                async for news in arrivals:
+                    _pass_on(news, on_token, on_opening)
             return await asyncio.wrap_future(answer)
         except BaseException:  # above all a cancelled call; after an answer that failed it changes nothing
             job.is_forsaken = not answer.cancel()
@@ -292,7 +300,10 @@ class DeviceQueue:
 
     def _hand_over(self, progress: Progress) -> None:
         job = self._running[progress.key]
+        queue_ms = 1000 * (job.began_at - job.queued_at)
         if job.tell is not None:
+            if progress.opening is not None:
+                job.tell(Answered(progress.opening, queue_ms))
             for token in progress.tokens:
                 job.tell(token)
         if progress.outcome is None:
@@ -302,7 +313,6 @@ class DeviceQueue:
             _fail(job.future, progress.outcome)
         elif isinstance(progress.outcome, AnswerResult):
             self._last_answer_s = time.monotonic() - job.began_at
-            queue_ms = 1000 * (job.began_at - job.queued_at)
             _fulfil(job.future, Answered(progress.outcome, queue_ms))
         else:
             _fulfil(job.future, progress.outcome)
@@ -369,29 +379,37 @@ class DeviceQueue:
 
 
 class _Arrivals:
-    """Tokens on their way from the owner thread to the event loop, in order, until the answer is there."""
+    """News on their way from the owner thread to the event loop, in order, until the answer is there."""
 
     def __init__(self, answer: Future[Answered]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._tokens: asyncio.Queue[TokenStats | None] = asyncio.Queue()
+        self._news: asyncio.Queue[_News | None] = asyncio.Queue()
         answer.add_done_callback(lambda _: self._put(None))
 
-    def tell(self, token: TokenStats) -> None:
-        """Send a token; for the owner thread."""
-        self._put(token)
+    def tell(self, news: _News) -> None:
+        """Send news; for the owner thread."""
+        self._put(news)
 
     def __aiter__(self) -> _Arrivals:
         return self
 
-    async def __anext__(self) -> TokenStats:
-        token = await self._tokens.get()
-        if token is None:
+    async def __anext__(self) -> _News:
+        news = await self._news.get()
+        if news is None:
             raise StopAsyncIteration
-        return token
+        return news
 
-    def _put(self, token: TokenStats | None) -> None:
+    def _put(self, news: _News | None) -> None:
         with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
-            self._loop.call_soon_threadsafe(self._tokens.put_nowait, token)
+            self._loop.call_soon_threadsafe(self._news.put_nowait, news)
+
+
+def _pass_on(news: _News, on_token: OnToken | None, on_opening: OnOpening | None) -> None:
+    if isinstance(news, Answered):
+        if on_opening is not None:
+            on_opening(news)
+    elif on_token is not None:
+        on_token(news)
 
 
 def _fulfil(future: Future[Any], result: Any) -> None:

@@ -71,6 +71,7 @@ class RequestFacts:
     timing_ms: TimingMs = field(default_factory=TimingMs)
     phases: list[Phase] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
+    is_superseded: bool = False  # the client was asked for the region and need not wait for the reply
     first_token_s: float | None = None  # from the headers to the first token of a streamed reply
 
     def note_first_token(self) -> None:

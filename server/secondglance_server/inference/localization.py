@@ -12,6 +12,7 @@ the original; where it squashes they differ, and windows counted in cells are st
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,54 @@ def locate(attention: AttentionMap, original: ImageSize, how: LocalizationDefaul
         (window.top - y0 * rows) * cell_height, window.height * cell_height, original.height
     )
     return cover_pixels(left, top, right, bottom, original)
+
+
+def further_regions(
+    attention: AttentionMap, original: ImageSize, first: PixelBox, most: int
+) -> list[PixelBox]:
+    """Return up to `most` regions to look at after `first`, best first.
+
+    Each is as large as `first`, around the peak of the map once the cells of all earlier ones are blanked.
+    None comes twice. What is left of a map is often so even that a window by its mass would be half of it.
+    """
+    weights = _within_content(attention)
+    regions = [first]
+    while len(regions) <= most:
+        weights[_cells_of(regions[-1], attention, original)] = 0.0
+        if weights.max() <= 0.0:
+            break
+        region = _around_peak(weights, attention, original, first)
+        if region in regions:
+            break
+        regions.append(region)
+    return regions[1:]
+
+
+def _around_peak(weights: Grid, attention: AttentionMap, original: ImageSize, size: PixelBox) -> PixelBox:
+    """Return a region as large as `size`, centred on the peak's cell as far as it lies inside."""
+    row, col = np.unravel_index(int(weights.argmax()), weights.shape)
+    rows, cols = weights.shape
+    x0, y0, x1, y1 = attention.content
+    x = (float(col) + 0.5 - x0 * cols) * original.width / ((x1 - x0) * cols)
+    y = (float(row) + 0.5 - y0 * rows) * original.height / ((y1 - y0) * rows)
+    left = min(max(round(x - size.width / 2), 0), original.width - size.width)
+    top = min(max(round(y - size.height / 2), 0), original.height - size.height)
+    return PixelBox(left=left, top=top, right=left + size.width, bottom=top + size.height)
+
+
+def _cells_of(region: PixelBox, attention: AttentionMap, original: ImageSize) -> tuple[slice, slice]:
+    """Return rows and columns of the cells that `region` touches."""
+    rows, cols = attention.weights.shape
+    x0, y0, x1, y1 = attention.content
+    x_cells, y_cells = (x1 - x0) * cols / original.width, (y1 - y0) * rows / original.height  # of a pixel
+    left, right = x0 * cols + region.left * x_cells, x0 * cols + region.right * x_cells
+    top, bottom = y0 * rows + region.top * y_cells, y0 * rows + region.bottom * y_cells
+    return _touched(top, bottom), _touched(left, right)
+
+
+def _touched(start: float, end: float) -> slice:
+    tolerance = 1e-6  # cells: as in `_within_content`
+    return slice(max(0, math.floor(start + tolerance)), math.ceil(end - tolerance))
 
 
 def vicrop_window(weights: Grid, *, cell_width: float, cell_height: float, base_side: float) -> Window:

@@ -12,6 +12,7 @@ import numpy as np
 from secondglance_protocol.defaults import DEFAULT_LIMITS
 from secondglance_protocol.protocol import (
     API_PREFIX,
+    MAX_ROUNDS,
     MEDIA_TYPES,
     PROTOCOL_VERSION,
 )
@@ -105,6 +106,23 @@ def build_reply(findings: Findings) -> InferenceResponse:
     )
 
 
+def with_surer_answer(look: InferenceResponse, earlier: InferenceResponse) -> InferenceResponse:
+    """Return `look` with the answer of `earlier`, and all that is said of it, if that is surer.
+
+    An answer that is not doubtful is surer than one that is; then one with text; then the lower gate value.
+    """
+    if _doubt(look) < _doubt(earlier):
+        return look
+    return look.model_copy(update={name: getattr(earlier, name) for name in _OF_AN_ANSWER})
+
+
+_OF_AN_ANSWER: Final = ("answer", "confidence", "doubtful", "reason", "off_domain", "tokens")
+
+
+def _doubt(reply: InferenceResponse) -> tuple[bool, bool, float]:
+    return bool(reply.doubtful), not reply.answer.strip(), reply.confidence.value
+
+
 def patch_offer(inference_id: str, info: EngineInfo, settings: ServerSettings) -> PatchOffer:
     """Where the crop may go, until when, and how large it may be."""
     budget = _budget(info.patch, settings.max_patch_bytes, DEFAULT_LIMITS.max_side_pixels)
@@ -139,6 +157,7 @@ def model_response(info: EngineInfo, settings: ServerSettings) -> ModelResponse:
         domain=info.domain,
         recipes=info.recipes,
         raw_image=True,
+        max_rounds=1 if info.answers_only else MAX_ROUNDS,
     )
 
 

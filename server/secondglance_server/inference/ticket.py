@@ -26,6 +26,7 @@ class Ticket:
 
     def __init__(self, deadline: float = math.inf) -> None:
         self.deadline = deadline
+        self.is_superseded = False  # the client has what it needs to go on without the reply
         self._answer: Future[Any] | None = None
 
     @property
@@ -45,7 +46,8 @@ async def see_through(work: Coroutine[Any, Any, T], ticket: Ticket, *, is_kept: 
     """The result of `work`; raises what it raises, and ProblemError DEADLINE_EXCEEDED.
 
     If the deadline passes or the caller is cancelled, work that the device has not begun is cancelled. Other
-    work goes on by itself if its result `is_kept` for a client that comes back, and is cancelled if not.
+    work goes on by itself if its result `is_kept` for a client that comes back, and is cancelled if not, or
+    if the ticket is superseded.
     """
     task = asyncio.create_task(work)
     _unattended.add(task)
@@ -67,7 +69,7 @@ def deadline_exceeded() -> ProblemError:
 
 
 def _leave(task: asyncio.Task[Any], ticket: Ticket, is_kept: bool) -> None:
-    if ticket.drop() or not is_kept:
+    if ticket.drop() or ticket.is_superseded or not is_kept:
         task.cancel()
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,26 +18,46 @@ from numpy.typing import NDArray
 from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.geometry import has_shape_of, roi_of
 from secondglance_protocol.wire import ImageSize, InferenceRequest, InferenceResponse, Roi
-from secondglance_server.engine.protocol import AnswerRequest, AttentionMap, EngineError, EngineInfo, Picture
+from secondglance_server.engine.protocol import (
+    AnswerRequest,
+    AttentionMap,
+    EngineError,
+    EngineInfo,
+    GateDefaults,
+    Picture,
+    TokenStats,
+)
 from secondglance_server.errors import ProblemError, busy, not_ready
-from secondglance_server.inference.async_engine import AsyncEngine, OnToken, QueueClosed, QueueFull, TooLate
+from secondglance_server.inference.async_engine import (
+    Answered,
+    AsyncEngine,
+    OnToken,
+    QueueClosed,
+    QueueFull,
+    TooLate,
+)
 from secondglance_server.inference.decoding import Decoders
 from secondglance_server.inference.facts import RequestFacts
-from secondglance_server.inference.gate import is_doubtful, judge, resolve_gate
+from secondglance_server.inference.gate import EarlyGate, is_doubtful, judge, resolve_gate
 from secondglance_server.inference.images import EncodedImage, Upload, image_id
 from secondglance_server.inference.intake import (
     ImageLimits,
     image_limits,
     patch_limits,
 )
-from secondglance_server.inference.localization import locate, relative_attention
-from secondglance_server.inference.replies import Findings, build_reply, patch_offer
-from secondglance_server.inference.sessions import PendingPatch, Session, new_inference_id
+from secondglance_server.inference.localization import further_regions, locate, relative_attention
+from secondglance_server.inference.replies import Findings, build_reply, patch_offer, with_surer_answer
+from secondglance_server.inference.sessions import PendingPatch, Session, further_look, new_inference_id
 from secondglance_server.inference.skip import SkipReason, seen_size, skip_before_looking, skip_region
 from secondglance_server.inference.stores.expiring import ExpiringStore
 from secondglance_server.inference.stores.protocol import ImageStore, PatchClaim, SessionStore
 from secondglance_server.inference.ticket import Ticket, deadline_exceeded
 from secondglance_server.settings import ServerSettings
+
+Tell: TypeAlias = Callable[[TokenStats | InferenceResponse], None]
+"""Is told what there is of a reply that is being made."""
+
+_SHARPER = 1.5  # times the pixels: with fewer more the same region shows nothing new
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,9 +65,26 @@ class _Search:
     """Where to look, or why nowhere."""
 
     roi: Roi | None = None
+    further: tuple[Roi, ...] = ()  # where to look if that leaves doubt
     skip: SkipReason | None = None
     relevance: AttentionMap | None = None
     localize_ms: float = 0.0
+    early: InferenceResponse | None = None  # the reply that asked for it while the draft went on
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asking:
+    """A first stage that is being answered."""
+
+    id: str
+    request: InferenceRequest
+    gate: GateDefaults
+    max_new_tokens: int
+    image: EncodedImage
+    picture: Picture
+    n_uploaded_pixels: int
+    decode_ms: float
+    facts: RequestFacts
 
 
 class TwoStages:
@@ -80,11 +118,15 @@ class TwoStages:
         upload: Upload | None,
         facts: RequestFacts,
         ticket: Ticket,
-        on_token: OnToken | None = None,
+        tell: Tell | None = None,
+        *,
+        is_early: bool = False,
     ) -> InferenceResponse:
         """Stage one. `upload` is the encoded global image, None if the request names one by id.
 
-        `on_token` is told each token of the draft as `AsyncEngine.answer` says.
+        `tell` is told each token of the draft as `AsyncEngine.answer` says and, with the early gate
+        (`is_early`), the reply as far as it is once a region is wanted. From then on the patch may come, and
+        the ticket is superseded.
         """
         with _translated_failures():
             max_new_tokens = self._max_new_tokens(request.max_new_tokens)
@@ -97,50 +139,113 @@ class TwoStages:
             decode_ms = _ms_since(began)
             await self._images.remember(facts.tenant, image)
 
+            n_uploaded = 0 if upload is None else rgb.shape[0] * rgb.shape[1]
+            inference_id = new_inference_id(self._settings.server_tag)
             picture = Picture(image.id, rgb)
-            with facts.phase("answer"):
-                answered = await self._device.answer(
-                    AnswerRequest(picture, request.question, max_new_tokens=max_new_tokens), ticket, on_token
-                )
-            result = answered.result
-            confidence = judge(result.tokens, gate)
+            asking = _Asking(
+                inference_id, request, gate, max_new_tokens, image, picture, n_uploaded, decode_ms, facts
+            )
+            answered, search = await self._draft(asking, ticket, tell, is_early=is_early)
+            if search is None:
+                search = await self._search_if_wanted(asking, answered)
+        if search.early is None:
+            return await self._conclude(asking, answered, search)
+        return self._first_reply(asking, answered, search)
 
-            search = _Search()
-            asks = request.mode == "always" or is_doubtful(confidence, result.tokens)
-            if asks and request.mode == "auto" and result.is_off_domain:
-                # The model says that the question is none for it. A closer look would not change that.
-                search = _Search(skip="off_domain")
-            elif asks and request.mode != "answer_only":
-                with facts.phase("localize"):
-                    search = await self._search(picture, result.attention, request.image)
+    async def _draft(
+        self, asking: _Asking, ticket: Ticket, tell: Tell | None, *, is_early: bool
+    ) -> tuple[Answered, _Search | None]:
+        """Return the draft and, if the early gate began a search, what it found."""
+        request = AnswerRequest(asking.picture, asking.request.question, max_new_tokens=asking.max_new_tokens)
+        if tell is None or not is_early:
+            with asking.facts.phase("answer"):
+                return await self._device.answer(request, ticket, tell), None
 
-        inference_id = new_inference_id(self._settings.server_tag)
+        async def search(so_far: Answered) -> _Search:
+            found = await self._localized(asking, so_far)
+            if gate.is_over or found.roi is None:
+                return found
+            reply = await self._conclude(asking, gate.so_far(), found)
+            ticket.is_superseded = asking.facts.is_superseded = True
+            tell(reply)
+            return replace(found, early=reply)
+
+        def hear(token: TokenStats) -> None:
+            tell(token)
+            gate.add(token)
+
+        gate = EarlyGate(asking.gate, asking.request.mode, search)
+        try:
+            with asking.facts.phase("answer"):
+                answered = await self._device.answer(request, ticket, hear, gate.open)
+            return answered, await gate.found()
+        finally:
+            gate.stop()
+
+    async def _search_if_wanted(self, asking: _Asking, answered: Answered) -> _Search:
+        result, mode = answered.result, asking.request.mode
+        is_wanted = mode == "always" or is_doubtful(judge(result.tokens, asking.gate), result.tokens)
+        if not is_wanted or mode == "answer_only":
+            return _Search()
+        if mode == "auto" and result.is_off_domain:
+            # The model says that the question is none for it. A closer look would not change that.
+            return _Search(skip="off_domain")
+        return await self._localized(asking, answered)
+
+    async def _localized(self, asking: _Asking, answered: Answered) -> _Search:
+        with asking.facts.phase("localize"):
+            return await self._search(
+                asking.picture,
+                answered.result.attention,
+                asking.request.image,
+                asking.request.max_rounds - 1,
+            )
+
+    async def _conclude(self, asking: _Asking, answered: Answered, search: _Search) -> InferenceResponse:
+        """Return the reply to stage one; from here on its patch may come."""
+        reply, facts = self._first_reply(asking, answered, search), asking.facts
+        pending = None
+        if search.roi is not None:
+            pending = PendingPatch(
+                asking.image,
+                asking.request.question,
+                asking.gate,
+                asking.max_new_tokens,
+                asking.request.include,
+                search.roi,
+                n_further=asking.request.max_rounds - 1,
+                regions=search.further,
+            )
+        await self._sessions.remember(Session(asking.id, facts.tenant, reply, pending))
+        return reply
+
+    def _first_reply(self, asking: _Asking, answered: Answered, search: _Search) -> InferenceResponse:
+        offer = None
+        if search.roi is not None:
+            offer = search.early.patch if search.early else patch_offer(asking.id, self.info, self._settings)
+        facts = asking.facts
         reply = build_reply(
             Findings(
-                inference_id=inference_id,
+                inference_id=asking.id,
                 stage=1,
-                image_id=image.id,
+                image_id=asking.image.id,
                 model=self.info.name,
                 answered=answered,
-                confidence=confidence,
+                confidence=judge(answered.result.tokens, asking.gate),
                 roi=search.roi,
-                patch=patch_offer(inference_id, self.info, self._settings) if search.roi else None,
+                patch=offer,
                 received_bytes=facts.received_bytes,
-                decode_ms=decode_ms,
+                decode_ms=asking.decode_ms,
                 localize_ms=search.localize_ms,
-                include=request.include,
-                gate=gate,
+                include=asking.request.include,
+                gate=asking.gate,
                 skip=search.skip,
                 relevance=search.relevance,
             )
         )
-        pending = None
-        if search.roi is not None:
-            pending = PendingPatch(image, request.question, gate, max_new_tokens, request.include, search.roi)
-        await self._sessions.remember(Session(inference_id, facts.tenant, reply, pending))
         facts.skip = search.skip
-        facts.pixels.original = request.image.width * request.image.height
-        facts.pixels.uploaded = 0 if upload is None else rgb.shape[0] * rgb.shape[1]
+        facts.pixels.original = asking.request.image.width * asking.request.image.height
+        facts.pixels.uploaded = asking.n_uploaded_pixels
         facts.pixels.asked = self._asked_pixels(search.roi) if search.roi else 0
         _note(reply, facts)
         return reply
@@ -153,7 +258,10 @@ class TwoStages:
         ticket: Ticket,
         on_token: OnToken | None = None,
     ) -> InferenceResponse:
-        """Stage two. The same bytes again give the same reply; after a failure the session waits again."""
+        """Stage two. The same bytes again give the same reply; after a failure the session waits again.
+
+        While the answer stays doubtful and the request allows it, the reply asks for a further region.
+        """
         claim = await self._sessions.claim(facts.tenant, inference_id, patch.sha256)
         session = claim.session
         facts.inference_id = inference_id  # not before: what names no session is a client's free text
@@ -165,13 +273,13 @@ class TwoStages:
             with _translated_failures():
                 self._device.check_room(2)
                 assert session.pending is not None, "a session that may run waits for a patch"
-                reply = await self._answer_with_patch(
+                reply, further = await self._answer_with_patch(
                     session, session.pending, patch, facts, ticket, on_token
                 )
         except BaseException:  # a cancelled request, too, leaves the session waiting
             await self._sessions.release(claim)
             raise
-        await self._sessions.complete(claim, reply)
+        await self._sessions.complete(claim, reply, further)
         _note(reply, facts)
         return reply
 
@@ -187,7 +295,8 @@ class TwoStages:
         facts: RequestFacts,
         ticket: Ticket,
         on_token: OnToken | None,
-    ) -> InferenceResponse:
+    ) -> tuple[InferenceResponse, PendingPatch | None]:
+        """Return the reply, and what it waits for if it asks for a further region."""
         settings, roi = self._settings, pending.roi
 
         began = time.perf_counter()
@@ -210,7 +319,7 @@ class TwoStages:
                 ticket,
                 on_token,
             )
-        return build_reply(
+        look = build_reply(
             Findings(
                 inference_id=session.id,
                 stage=2,
@@ -225,9 +334,35 @@ class TwoStages:
                 gate=pending.gate,
             )
         )
+        can_be_sharper = _SHARPER * facts.pixels.uploaded <= self._asked_pixels(roi)
+        reply, further = self._after_look(session, pending, look, can_be_sharper=can_be_sharper)
+        facts.pixels.asked = self._asked_pixels(further.roi) if further else 0
+        return reply, further
 
-    async def _search(self, picture: Picture, attention: AttentionMap | None, original: ImageSize) -> _Search:
-        """Find the region and judge whether its crop can help."""
+    def _after_look(
+        self, session: Session, pending: PendingPatch, look: InferenceResponse, *, can_be_sharper: bool
+    ) -> tuple[InferenceResponse, PendingPatch | None]:
+        """Return the reply to `look`: the surest answer so far and, if that is doubtful, a further region."""
+        reply, surest = look, pending.roi
+        if pending.surest is not None:
+            reply = with_surer_answer(look, session.reply)
+            surest = pending.roi if reply is look else pending.surest
+        further = None
+        if reply.doubtful and not look.off_domain:
+            further = further_look(pending, surest, can_be_sharper=can_be_sharper)
+        if further is None:
+            return reply.model_copy(update={"roi": surest}), None
+        asks = {
+            "status": "needs_patch",
+            "roi": further.roi,
+            "patch": patch_offer(session.id, self.info, self._settings),
+        }
+        return reply.model_copy(update=asks), further
+
+    async def _search(
+        self, picture: Picture, attention: AttentionMap | None, original: ImageSize, n_further: int
+    ) -> _Search:
+        """Find the region and judge whether its crop can help; and up to `n_further` regions after it."""
         if self.info.answers_only is not None:
             return _Search(skip="answers_only")
         height, width = picture.rgb.shape[:2]
@@ -244,9 +379,16 @@ class TwoStages:
         if not np.isfinite(attention.weights).all() or attention.weights.min() < 0:
             raise EngineError("the attention map is not finite and non-negative")
         region = locate(attention, original, how)
-        skip = skip_region(region, original, seen, self.info.patch, patch_limits(self._settings))
+        limits = patch_limits(self._settings)
+        skip = skip_region(region, original, seen, self.info.patch, limits)
+        further = () if skip else further_regions(attention, original, region, n_further)
         return _Search(
             roi=None if skip else roi_of(region, original),
+            further=tuple(
+                roi_of(each, original)
+                for each in further
+                if skip_region(each, original, seen, self.info.patch, limits) is None
+            ),
             skip=skip,
             relevance=attention,
             localize_ms=_ms_since(began),
@@ -328,7 +470,7 @@ def _earlier_reply(claim: PatchClaim) -> InferenceResponse:
     if claim.outcome == "answered":
         raise ProblemError(ErrorCode.STAGE_CONFLICT, "this inference was answered in its first stage")
     if claim.outcome == "conflict":
-        raise ProblemError(ErrorCode.PATCH_CONFLICT, "an inference takes one patch")
+        raise ProblemError(ErrorCode.PATCH_CONFLICT, "another patch was sent for this region")
     if claim.outcome == "in_progress":
         raise ProblemError(ErrorCode.IDEMPOTENCY_IN_PROGRESS, "this patch is being worked on", 1.0)
     return claim.session.reply

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from secondglance.wire.reading import MAX_REPLY_BYTES
 from secondglance_server.engine.fake import FakeEngine
 from secondglance_web import CONTENT_SECURITY_POLICY, Page
 from tests.server.exchange import (
+    GLOBAL_IMAGE,
     bearer,
     key_entry,
     message,
@@ -56,6 +58,19 @@ async def test_the_page_asks_in_two_stages_with_the_edges_key() -> None:
             assert second.json()["usage"]["received_bytes"] == len(patch)
             assert (await client.get(f"{INFERENCES}/{first['id']}")).json() == second.json()
             assert (await client.delete(f"{INFERENCES}/{first['id']}")).status_code == 204
+
+
+async def test_the_page_may_send_the_picture_as_the_body_and_the_question_as_a_header() -> None:
+    """The gateway handed on which form the server takes, but not the header that holds the question."""
+    async with running_client(FakeEngine(), keys=[key_entry("edge-key")]) as server:
+        transport = httpx.ASGITransport(server.app)  # type: ignore[attr-defined]
+        async with gateway(transport) as client:
+            assert (await client.get("/v1/model")).json()["raw_image"] is True
+            headers = {"X-Question": json.dumps(message(mode="always")), "Content-Type": "image/png"}
+            first = (await client.post(INFERENCES, content=GLOBAL_IMAGE, headers=headers)).json()
+            assert (first["stage"], first["usage"]["received_bytes"]) == (1, len(GLOBAL_IMAGE))
+            held = {"X-Question": json.dumps(message(image_id=first["image_id"]))}
+            assert (await client.post(INFERENCES, headers=held)).json()["image_id"] == first["image_id"]
 
 
 async def test_the_servers_refusals_come_through_as_they_are() -> None:

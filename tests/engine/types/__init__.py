@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-MODULES = ("squares", "free", "answering")
+MODULES = ("squares", "free", "merged", "tiles", "answering", "indexed", "older")
 
 
 def all_rows() -> dict[str, Any]:
     """Return every row by its model type."""
     rows: dict[str, Any] = {}
     for name in MODULES:
-        rows |= importlib.import_module(f"{__name__}.{name}").ROWS
+        module = importlib.import_module(f"{__name__}.{name}")
+        rows |= module.ROWS | getattr(module, "ANSWERING", {})
     return rows

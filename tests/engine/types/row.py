@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.processing_utils import ProcessorMixin
 
 from secondglance_server.engine.adapters.plain_prompts import plain_template
-from secondglance_server.engine.generic.processor import pictures_only
+from secondglance_server.engine.generic.processor import made_for_pictures
 from tests.engine.tiny.parts import Tiny, byte_tokenizer, chat, save_and_reload
 
 SIDE, PATCH = 56, 14
@@ -95,7 +96,7 @@ def build(model_type: str, row: Row, directory: pathlib.Path) -> Tiny:
     model = save_and_reload(AutoModelForImageTextToText.from_config(config), directory)
     present = [name for name in processor.get_attributes() if getattr(processor, name) is not None]
     processor.get_attributes = lambda: present  # it cannot be saved without a video processor otherwise
-    processor.save_pretrained(directory)
+    ProcessorMixin.save_pretrained(processor, directory)  # some override it for a video processor's sake
     processor.chat_template = processor.chat_template or plain_template(model_type, row.image)
     return Tiny(
         model_type,
@@ -108,10 +109,8 @@ def build(model_type: str, row: Row, directory: pathlib.Path) -> Tiny:
 
 def stock(processor_class: Any, **options: Any) -> Callable[[Any], Any]:
     """Return the maker of a stock processor around a tokenizer, without what only videos need."""
-    made = pictures_only(processor_class)
 
     def make(tokenizer: Any) -> Any:
-        absent = {n: None for n in made.get_attributes() if "video" in n or "audio" in n or "extractor" in n}
-        return made(tokenizer=tokenizer, **absent, **options)
+        return made_for_pictures(processor_class, lambda kind: kind.of(tokenizer=tokenizer, **options))
 
     return make

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from secondglance_server.engine.prefix import NEUTRAL_PROMPT
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult
+from secondglance_server.engine.vllm.tokens import AnswerTokens
 from tests.vllm.engine.conftest import Running, Stock, picture, running
 
 MOST_ATTENTION = 1e-6
@@ -106,6 +109,63 @@ def test_tokens_come_one_by_one_and_equal_the_answer(engine: Running) -> None:
     result, _ = engine.run(engine.core.answer(request, on_token=came.append))
     assert tuple(came) == result.tokens
     assert "".join(token.text for token in came).strip() == result.text
+
+
+@pytest.fixture
+def endless(engine: Running, monkeypatch: pytest.MonkeyPatch) -> Running:
+    """The engine, whose answers end with their limit only: the embedded model's own are short."""
+    core, make = engine.core, engine.core._params
+
+    def params(*args: Any, **kwargs: Any) -> Any:
+        made = make(*args, **kwargs)
+        made.ignore_eos, made.stop_token_ids = True, []
+        return made
+
+    monkeypatch.setattr(core, "_params", params)
+    monkeypatch.setattr(core._front.adapter, "end_ids", frozenset())
+    monkeypatch.setattr(core, "info", replace(core.info, max_new_tokens=40))
+    return engine
+
+
+def test_a_front_that_falls_behind_gets_every_number(
+    endless: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM puts the steps together that nobody has fetched, in a table by token id.
+
+    The chosen token is the best one, so one of its numbers overwrote another: under load requests failed.
+    """
+    core = endless.core
+    request = AnswerRequest(picture(3), QUESTIONS[0], max_new_tokens=40)
+    expected, _ = endless.run(core.answer(request))
+    together: list[int] = []
+    add = AnswerTokens.add
+
+    def count(self: AnswerTokens, output: Any) -> Any:
+        together.append(len(output.token_ids))
+        return add(self, output)
+
+    monkeypatch.setattr(AnswerTokens, "add", count)
+    slow, _ = endless.run(core.answer(request, on_token=lambda _: time.sleep(0.1)))
+    assert max(together) > 1
+    assert [token.text for token in slow.tokens] == [token.text for token in expected.tokens]
+    assert len(slow.tokens) == 40
+    for name in ("min_entropy", "shannon", "margin"):
+        got, wanted = ([getattr(token, name) for token in each.tokens] for each in (slow, expected))
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+
+
+def test_what_the_prompt_has_shown_comes_before_the_answer_is_whole(endless: Running) -> None:
+    """For the early gate: the map that comes early is the one that comes with the answer."""
+    came: list[Any] = []
+    request = AnswerRequest(picture(5), QUESTIONS[0], max_new_tokens=40)
+    result, _ = endless.run(
+        endless.core.answer(request, on_token=came.append, on_opening=lambda opening, _: came.append(opening))
+    )
+    (opening,) = (each for each in came if isinstance(each, AnswerResult))
+    print(f"\nthe map came before token {came.index(opening) + 1} of 40")
+    assert came.index(opening) < 30
+    assert (opening.attention, opening.tokens, opening.text) == (result.attention, (), "")
+    assert (opening.prompt_tokens, opening.is_off_domain) == (result.prompt_tokens, result.is_off_domain)
 
 
 def test_a_cancelled_request_frees_its_place_and_leaves_no_map(engine: Running) -> None:

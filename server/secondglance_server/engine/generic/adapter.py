@@ -31,10 +31,11 @@ from secondglance_server.engine.protocol import EncoderBudget
 TOKENS_PER_PICTURE = 576  # as many as LLaVA-1.5 spends on one
 _MAX_SIDE = 4096
 _SIDES = (16, 28, 56, 112, 168, 224, 280, 336, 384, 448, 560, 672, 784, 896, 1024)
-_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids")
-_TYPE_INPUTS = ("token_type_ids", "mm_token_type_ids")
+_TYPE_INPUTS = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+_TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids", *_TYPE_INPUTS)
 _VIEW_SETTINGS = ("image_seq_length", "image_seq_len", "num_image_tokens", "mm_tokens_per_image")
 _USUAL_PLACEHOLDERS = ("<image>", "<|image|>", "<|image_pad|>")  # where a processor names none that it takes
+_SEES_ALL = ("full_attention", "attention", "indexed_attention")  # the last may choose among all tokens
 _FREE_BASE_SIDE = 224  # ViCrop's base window where pictures keep their ratio
 
 
@@ -84,7 +85,7 @@ class GenericAdapter(TransformersAdapter):
             return full_layers(self.text_config)
         except ValueError:
             kinds = getattr(self.text_config, "layer_types", None) or ()
-            return tuple(i for i, kind in enumerate(kinds) if kind in ("full_attention", "attention"))
+            return tuple(i for i, kind in enumerate(kinds) if kind in _SEES_ALL)
 
     def find_image_token(self) -> int:
         """Return the id that stands where features go."""
@@ -214,6 +215,8 @@ class GenericAdapter(TransformersAdapter):
         uploaded = {k: self.upload(v) if isinstance(v, Tensor) else v for k, v in picture.items()}
         outputs = self._get_features(**uploaded, return_dict=True)
         features = outputs.pooler_output
+        if features is None:
+            raise ValueError("its encoder gives no features of a last layer")
         parts = [features] if isinstance(features, Tensor) else list(features)
         return EncodedPicture(torch.cat([p.reshape(-1, p.shape[-1]) for p in parts]), outputs=outputs)
 
@@ -251,11 +254,24 @@ class GenericAdapter(TransformersAdapter):
             inputs["input_ids"] = chunk.ids
         if chunk.features and chunk.ids is not None:
             inputs["mm_encoder_outputs"] = {"image": joined([f.outputs for f in chunk.features])}  # type: ignore[attr-defined]
-            types = self.processor.create_mm_token_type_ids(chunk.ids.tolist())
-            for name in self.type_inputs:
-                inputs[name] = torch.tensor(types, device=chunk.ids.device)
+        if chunk.ids is not None and chunk.ids.shape[1] > 1:
+            inputs |= self._types(chunk.ids, has_pictures=bool(chunk.features))
         logits: Tensor = self.model(**inputs).logits[:, -1]
         return logits
+
+    def _types(self, ids: Tensor, *, has_pictures: bool) -> dict[str, Tensor]:
+        """Return the tokens' types [B, S] by input, those that say something.
+
+        A model whose experts depend on them counts the tokens around a picture too, wherever they stand.
+        """
+        found: dict[str, Tensor] = {}
+        listed = ids.tolist() if self.type_inputs else []
+        for name in self.type_inputs:
+            own = getattr(self.processor, f"create_{name}", None) if name.startswith("moe_") else None
+            types = torch.tensor((own or self.processor.create_mm_token_type_ids)(listed), device=ids.device)
+            if has_pictures or (own is not None and bool(types.any())):
+                found[name] = types
+        return found
 
 
 def _first_method(name: str, *owners: Any) -> Any:

@@ -72,12 +72,26 @@ def by_rows(seen: Seen) -> Grid | None:
     return block(0, len(seen.stretches), lengths.pop())
 
 
+_SHAPES = ("spatial_shapes", "image_sizes", "target_sizes", "tgt_sizes")
+
+
+def by_first_shape(seen: Seen) -> Grid | None:
+    """Read the first view's rows and columns: the thumbnail before the tiles."""
+    for name in _SHAPES:
+        shapes = _rows(seen, name)
+        if shapes and len(shapes[0]) == 2:
+            found = _shrunk(shapes[0][0], shapes[0][1], seen.stretches[0], start=0)
+            if found is not None:
+                return found
+    return None
+
+
 def by_shapes(seen: Seen) -> Grid | None:
     """Read `spatial_shapes` or `image_sizes`: the last view's rows and columns, in patches or pixels.
 
     The last view is the only one, or the thumbnail behind the tiles.
     """
-    for name in ("spatial_shapes", "image_sizes", "target_sizes", "tgt_sizes"):
+    for name in _SHAPES:
         shape = _last_row(seen, name)
         if shape is not None and len(shape) == 2:
             last = (
@@ -145,6 +159,7 @@ def rules() -> Iterator[tuple[str, Rule]]:
     yield "the processor's grid of patches", by_patch_grid
     yield "rows between other tokens", by_rows
     yield "the processor's shapes", by_shapes
+    yield "the processor's first shape", by_first_shape
     for stretch, name in ((0, "first"), (-1, "last")):
         yield f"a square in the {name} stretch", by_square(stretch)
         yield f"a square behind one token in the {name} stretch", by_square(stretch, skipped=1)

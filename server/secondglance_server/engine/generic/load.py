@@ -6,13 +6,15 @@ prompts run whole and the model only answers. The reason for each step down is i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from secondglance_server.engine.attention import register_capture
 from secondglance_server.engine.generic.adapter import GenericAdapter, placeholder_of
-from secondglance_server.engine.generic.probe import compare, find_grid, squares
+from secondglance_server.engine.generic.probe import compare, differing_statistics, find_grid, squares
 from secondglance_server.engine.generic.stock import StockEngine, StockPrompts
 from secondglance_server.engine.greedy import ignored_settings, note_of, plain_greedy
 from secondglance_server.engine.model_defaults import ModelDefaults
@@ -20,6 +22,7 @@ from secondglance_server.engine.prefix import PrefixEngine
 from secondglance_server.engine.prompt import PromptBuilder, first_that_places_pictures, rendered
 from secondglance_server.engine.protocol import (
     AnswerRequest,
+    AnswerResult,
     EncoderBudget,
     EngineError,
     EngineInfo,
@@ -65,18 +68,30 @@ def _places_one(tokenizer: Any, template: str) -> bool:
         return False
 
 
-def capture_attention(model: Any, attention: str) -> None:
-    """Set the text model's layers to the capturing twin of the kernel `attention`.
+def capture_attention(model: Any, attention: str) -> Callable[[], None]:
+    """Set the text model's layers to the capturing twin of the kernel `attention`; return what undoes it.
 
-    Raises ValueError where they have a kernel of their own only.
+    Raises ValueError where they have a kernel of their own only, or choose their tokens by its name.
     """
     decoder = model.get_decoder()
+    if (
+        getattr(decoder.config, "index_topk", None) is not None
+    ):  # dense under any other name than sdpa and eager
+        raise ValueError("its layers choose the tokens that they look at, and read they would look at all")
     if not getattr(decoder, "_supports_sdpa", False):
         raise ValueError("its attention runs through no function that can be read")
     name = register_capture(attention)
     owners = [decoder, *(module for module in decoder.modules() if hasattr(module, "layer_idx"))]
-    for config in {id(m.config): m.config for m in owners if hasattr(m, "config")}.values():
+    configs = {id(m.config): m.config for m in owners if hasattr(m, "config")}.values()
+    previous = [(config, config._attn_implementation) for config in configs]
+
+    def undo() -> None:
+        for config, kernel in previous:
+            config._attn_implementation = kernel
+
+    for config in configs:
         config._attn_implementation = name
+    return undo
 
 
 def serve(
@@ -96,11 +111,14 @@ def serve(
     """
     placeholder = placeholder_or_none(processor) or ""
     prompts = StockPrompts(model, processor, template, placeholder)
+    end_ids = _end_ids(model, processor.tokenizer)
+    unread = _first_answer(StockEngine(model, prompts, info, end_ids=end_ids))
+    undo = _nothing
     try:
         if getattr(model.config, "is_encoder_decoder", False):
             raise ValueError("its answers come from a decoder of its own, which sees no picture's tokens")
         adapter = GenericAdapter(model, processor, template)
-        capture_attention(model, attention)
+        undo = capture_attention(model, attention)
         found = find_grid(adapter, probe_sizes(adapter.image))
         adapter.use_grid(found.rule, found.content)
         layers = defaults.layers(adapter.layers, adapter.n_layers)
@@ -116,24 +134,35 @@ def serve(
         stock = StockEngine(
             model, prompts, info_of_regions, layers=layers, adapter=adapter, end_ids=adapter.end_ids
         )
-        _refuse_dumb(stock)
+        _refuse_other_answer(_first_answer(stock), unread, rounding_of(model))
     except Exception as exc:  # whatever a model does not have or do: it may answer all the same
+        undo()
         why = str(exc) if isinstance(exc, (ValueError, ModelLoadError)) else f"{type(exc).__name__}: {exc}"
     else:
         return _shared(stock, adapter, info_of_regions, layers, cache_bytes, is_recording)
     notes = (*info.notes, f"answers only: {why}")
     info = replace(info, image=_ANSWERS_ONLY, patch=_ANSWERS_ONLY, answers_only=why, notes=notes)
-    stock = StockEngine(model, prompts, info, end_ids=_end_ids(model, processor.tokenizer))
-    _refuse_dumb(stock)
-    return Served(stock, is_shared=False)
+    return Served(StockEngine(model, prompts, info, end_ids=end_ids), is_shared=False)
 
 
-def _refuse_dumb(stock: StockEngine) -> None:
-    """Raise ModelLoadError for a model that does not answer a first question by its own `generate`."""
+def _nothing() -> None:
+    """Undo nothing: the attention is the model's own."""
+
+
+def _first_answer(stock: StockEngine) -> AnswerResult:
+    """Return the answer to a first question. Raises ModelLoadError where `generate` itself fails."""
     picture = Picture("first", squares(_FIRST_SIDE, _FIRST_SIDE, 0))
     (outcome,) = stock.answer([AnswerRequest(picture, "What is this?", max_new_tokens=2)])
     if isinstance(outcome, EngineError):
         raise ModelLoadError(f"it does not answer a question about a picture: {outcome}")
+    return outcome
+
+
+def _refuse_other_answer(read: AnswerResult, unread: AnswerResult, dtype: torch.dtype) -> None:
+    """Raise ValueError where a model answers otherwise as soon as its attention is read."""
+    why = differing_statistics(read, unread, dtype)
+    if why is not None:
+        raise ValueError(f"reading its attention would change its answers: {why}")
 
 
 def _shared(
@@ -167,7 +196,7 @@ def _shared(
             is_recording=is_recording,
         )
         with plain_greedy(adapter.model.generation_config):
-            why = compare(engine, stock, width, height, adapter.model.dtype, is_batched=True)
+            why = compare(engine, stock, width, height, rounding_of(adapter.model), is_batched=True)
         engine.prefixes.clear()
     except Exception as exc:  # a model's code may raise anything
         why = f"{type(exc).__name__}: {exc}"
@@ -175,6 +204,12 @@ def _shared(
         return Served(engine, is_shared=True)
     stock.add_note(f"every prompt runs whole: with a shared prefix {why}")
     return Served(stock, is_shared=False)
+
+
+def rounding_of(model: Any) -> torch.dtype:
+    """Return the type that rounds as the model does: some quantised ones depend on what runs together."""
+    dtype: torch.dtype = torch.float16 if getattr(model, "is_quantized", False) else model.dtype
+    return dtype
 
 
 def probe_sizes(image: EncoderBudget) -> tuple[tuple[int, int], ...]:

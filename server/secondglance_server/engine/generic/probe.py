@@ -26,6 +26,7 @@ from secondglance_server.engine.protocol import (
 )
 
 ENOUGH = 0.8  # of the squares must change their own cell most, at every size
+_SEES = 0.2  # of the strongest change of any token: the share from which a view shows a square
 _BACKGROUND, _BRIGHT = 90, 255
 _TOLERANCE = {torch.float32: 2e-3}  # nats; a half's rounding moves a statistic by far more
 _HALF_TOLERANCE = 0.3
@@ -103,7 +104,8 @@ def find_grid(adapter: GenericAdapter, sizes: Sequence[tuple[int, int]]) -> Foun
 def hit_rate(seen: Sensitivity, grid: Grid, content: Content, width: int, height: int) -> float:
     """Return the share of bright squares, one over a cell each, that change that cell's token most.
 
-    Tokens that change with every square (some encoders have them) count by how much more they do.
+    Tokens that change with every square (some encoders have them) count by how much more they do. A token
+    that hardly changes beside one of another view does not see the square: its view shows another part.
     """
     chosen = _cells(grid, content)
     if not chosen:
@@ -112,11 +114,14 @@ def hit_rate(seen: Sensitivity, grid: Grid, content: Content, width: int, height
     changes = torch.stack([seen.change(width, height, box) for box in boxes])  # [squares, run]
     if changes.shape[1] <= max(grid.cells):
         return 0.0
+    most = changes.amax(dim=1)
     changes = changes[:, list(grid.cells)]  # tiles show the same square once more
+    sees = changes.amax(dim=1) >= _SEES * most
     usual = changes.mean(dim=0) + 1e-6 * float(changes.mean())
     strongest = (changes / usual * changes.clamp(min=0).sqrt()).argmax(dim=1).tolist()
     own = [row * grid.cols + col for row, col in chosen]
-    return float(np.mean([one == other for one, other in zip(strongest, own, strict=True)]))
+    hits = [one == other for one, other in zip(strongest, own, strict=True)]
+    return float(np.mean(np.array(hits) & sees.numpy()))
 
 
 def _grid_of(adapter: GenericAdapter, rule: Rule, width: int, height: int) -> Grid | None:
@@ -206,16 +211,10 @@ def _difference(
         raise other
     if isinstance(one, EngineError):
         return str(one)
-    tolerance = _TOLERANCE.get(dtype, _HALF_TOLERANCE)
     if one.prompt_tokens != other.prompt_tokens:
         return f"{one.prompt_tokens} tokens in the prompt instead of {other.prompt_tokens}"
-    compared = list(zip(one.tokens, other.tokens, strict=False))
-    if dtype != torch.float32:
-        compared = compared[:1]  # afterwards rounding may have chosen another token
-    for left, right in compared:
-        values = np.array([left.min_entropy - right.min_entropy, left.shannon - right.shannon])
-        if not np.all(np.abs(values) <= tolerance):
-            return f"statistics differ by {np.abs(values).max():.3g} nats"
+    if (why := differing_statistics(one, other, dtype)) is not None:
+        return why
     if (one.attention is None) != (other.attention is None):
         return "one has a map"
     if one.attention is not None and other.attention is not None:
@@ -223,4 +222,17 @@ def _difference(
         apart = float(np.abs(one.attention.weights - other.attention.weights).max()) / scale
         if apart > (1e-2 if dtype == torch.float32 else 0.3):
             return f"attention differs by {apart:.0%}"
+    return None
+
+
+def differing_statistics(one: AnswerResult, other: AnswerResult, dtype: torch.dtype) -> str | None:
+    """Return by how much the tokens' statistics differ, None where it may be rounding."""
+    tolerance = _TOLERANCE.get(dtype, _HALF_TOLERANCE)
+    compared = list(zip(one.tokens, other.tokens, strict=False))
+    if dtype != torch.float32:
+        compared = compared[:1]  # afterwards rounding may have chosen another token
+    for left, right in compared:
+        values = np.array([left.min_entropy - right.min_entropy, left.shannon - right.shannon])
+        if not np.all(np.abs(values) <= tolerance):
+            return f"statistics differ by {np.abs(values).max():.3g} nats"
     return None

@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import NoneType
 from typing import Any
 
 from transformers import AutoImageProcessor
@@ -33,20 +34,50 @@ def load_processor(source: str, config: Any, **hub: Any) -> Any:
         raise ValueError(f"transformers has no processor for model_type {config.model_type!r}")
     if "image_processor" not in stock.get_attributes():
         raise ValueError(f"{stock.__name__} takes no pictures")
-    processor = pictures_only(stock).from_pretrained(source, **hub)
+    processor = made_for_pictures(stock, lambda kind: kind.from_pretrained(source, **hub))
     if processor.image_processor is None:
         raise ValueError(f"{stock.__name__} has no image processor that runs without torchvision")
     return processor
 
 
-def pictures_only(stock: type[ProcessorMixin]) -> type[ProcessorMixin]:
-    """Return the processor class with None for its parts that deal with videos and sound."""
+class _Absent(dict[str, Any]):  # transformers logs a processor with its parts, as JSON
+    """A part that is not there: whatever is asked of it is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def made_for_pictures(stock: type[ProcessorMixin], make: Callable[[Any], Any]) -> Any:
+    """Return what `make` makes of the processor class, without its parts that deal with videos and sound."""
+    try:
+        return make(pictures_only(stock))
+    except AttributeError as exc:  # its constructor asks the video processor for settings
+        if not isinstance(exc.obj, NoneType):
+            raise
+    processor = make(pictures_only(stock, absent=_Absent()))
+    for name in processor.get_attributes():
+        if isinstance(getattr(processor, name, None), _Absent):
+            setattr(processor, name, None)
+    return processor
+
+
+def pictures_only(stock: type[ProcessorMixin], absent: _Absent | None = None) -> type[ProcessorMixin]:
+    """Return the processor class with `absent` for its parts that deal with videos and sound."""
 
     class PicturesOnly(stock):  # type: ignore[misc, valid-type]  # any class of transformers'
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-            if argument is None:
-                return type(None)
+            if argument is absent:
+                return type(argument)
             return super().check_argument_for_proper_class(argument_name, argument)
+
+        @classmethod
+        def of(cls, **parts: Any) -> Any:
+            """Return a processor of these parts."""
+            missing = [
+                name for name in cls.get_attributes() if any(part in name for part in _NOT_FOR_PICTURES)
+            ]
+            return cls(**dict.fromkeys(missing, absent), **parts)
 
         @classmethod
         def _get_arguments_from_pretrained(
@@ -54,8 +85,8 @@ def pictures_only(stock: type[ProcessorMixin]) -> type[ProcessorMixin]:
         ) -> list[Any]:
             loaded: list[Any] = []
             for name in cls.get_attributes():
-                if any(part in name for part in _NOT_FOR_PICTURES):
-                    loaded.append(None)
+                if _is_for_others(name):
+                    loaded.append(absent)
                 elif name == "image_processor":
                     auto: Any = AutoImageProcessor
                     loaded.append(auto.from_pretrained(source, backend="pil", **kwargs))
@@ -65,6 +96,10 @@ def pictures_only(stock: type[ProcessorMixin]) -> type[ProcessorMixin]:
 
     PicturesOnly.__name__ = stock.__name__  # transformers looks at it
     return PicturesOnly
+
+
+def _is_for_others(part: str) -> bool:
+    return any(kind in part for kind in _NOT_FOR_PICTURES)
 
 
 def _stock_class(source: str, config: Any, hub: dict[str, Any]) -> Any:

@@ -7,6 +7,7 @@ at a time.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,10 @@ class StockPrompts:
             self.tokenizer, image_token_id if isinstance(image_token_id, int) else fallback, placeholder
         )
         self._model = model
+        rope_index = getattr(getattr(model, "model", model), "get_rope_index", None)
+        wanted = inspect.signature(rope_index).parameters if rope_index is not None else {}
+        # some processors leave out what their own model asks for
+        self._options = {"return_mm_token_type_ids": True} if "mm_token_type_ids" in wanted else {}
 
     def inputs(self, question: str, pictures: Sequence[Picture]) -> dict[str, Any]:
         """Return the model's inputs on its device. Raises EngineError where the processor refuses."""
@@ -68,6 +73,7 @@ class StockPrompts:
                 images=[Image.fromarray(picture.rgb) for picture in pictures],
                 add_special_tokens=not (start and text.startswith(start)),
                 return_tensors="pt",
+                **self._options,
             )
         except (ValueError, TypeError, IndexError, RuntimeError) as exc:
             raise EngineError(f"{type(exc).__name__}: {exc}") from exc

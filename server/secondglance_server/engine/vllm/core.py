@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from vllm import SamplingParams
@@ -80,6 +81,7 @@ class VllmCore:
         request: AnswerRequest,
         *,
         on_token: Callable[[TokenStats], None] = lambda _: None,
+        on_opening: Callable[[AnswerResult, float], None] = lambda _, __: None,
         is_urgent: bool = False,
         check: str | None = None,
     ) -> tuple[AnswerResult, float]:
@@ -90,7 +92,9 @@ class VllmCore:
         """
         with _translated_failures():
             prepared = await asyncio.to_thread(self._inputs.prepare, request)
-            return await self._generate(request, prepared, on_token, is_urgent=is_urgent, check=check)
+            return await self._generate(
+                request, prepared, on_token, on_opening, is_urgent=is_urgent, check=check
+            )
 
     async def neutral_attention(self, picture: Picture) -> AttentionMap:
         """Raises EngineError, BrokenDeviceError."""
@@ -110,6 +114,7 @@ class VllmCore:
         request: AnswerRequest,
         prepared: Prepared,
         on_token: Callable[[TokenStats], None],
+        on_opening: Callable[[AnswerResult, float], None],
         *,
         is_urgent: bool,
         check: str | None,
@@ -122,12 +127,17 @@ class VllmCore:
         params = self._params(prepared, key if wants_map else None, limit, check=check is not None)
         fetching: asyncio.Task[AttentionMap | None] | None = None
         last: Any = None
+        is_opened = False
         try:
             async with aclosing(self._steps(prepared, params, is_urgent=is_urgent)) as steps:
                 async for last in steps:
                     if wants_map and fetching is None:  # a token is there, so the prompt has run
                         fetching = asyncio.create_task(self._attention(key, prepared))
-                    for token in tokens.add(last.outputs[0]):
+                    new = tokens.add(last.outputs[0])
+                    if fetching and fetching.done() and not is_opened:
+                        is_opened = True
+                        on_opening(*self._opening(prepared, tokens, fetching.result(), last))
+                    for token in new:
                         on_token(token)
             for token in tokens.end():
                 on_token(token)
@@ -138,16 +148,31 @@ class VllmCore:
             if wants_map:
                 self._maps.drop(key)
             raise
-        times, refusals = last.metrics, adapter.off_domain_ids
-        result = AnswerResult(
+        opening, waited_ms = self._opening(prepared, tokens, attention, last)
+        result = replace(
+            opening,
             text=tokens.text,
             tokens=tuple(tokens.stats),
+            completion_tokens=len(tokens.ids),
+            generate_ms=1e3 * (last.metrics.last_token_ts - last.metrics.first_token_ts),
+        )
+        return result, waited_ms
+
+    def _opening(
+        self, prepared: Prepared, tokens: AnswerTokens, attention: AttentionMap | None, output: Any
+    ) -> tuple[AnswerResult, float]:
+        """Return what the prompt has shown, as a result that says nothing yet, and the milliseconds that it
+        waited; `output`: vLLM's latest."""
+        times, refusals = output.metrics, self._front.adapter.off_domain_ids
+        result = AnswerResult(
+            text="",
+            tokens=(),
             attention=attention,
             prompt_tokens=len(prepared.prompt.ids),
-            cached_tokens=last.num_cached_tokens or 0,
-            completion_tokens=len(tokens.ids),
+            cached_tokens=output.num_cached_tokens or 0,
+            completion_tokens=0,
             prefill_ms=1e3 * (times.first_token_ts - times.scheduled_ts),
-            generate_ms=1e3 * (times.last_token_ts - times.first_token_ts),
+            generate_ms=0.0,
             is_off_domain=bool(tokens.ids) and tokens.ids[0] in refusals if refusals else None,
         )
         return result, 1e3 * (times.scheduled_ts - times.queued_ts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pathlib
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -46,9 +47,14 @@ class Front:
 
     @property
     def model_impl(self) -> str:
-        """vLLM's name of the implementation: for our tower transformers', as vLLM's own do not know it."""
+        """vLLM's name of the implementation: transformers' where vLLM's own cannot run.
+
+        That is with our tower, which it does not know, and without torchvision, which its LLaVA imports by
+        way of Pixtral: on a CPU it is not there (docs/vllm.md).
+        """
         has_our_tower = self.adapter.config.vision_config.model_type == TowerConfig.model_type
-        return "transformers" if has_our_tower else "auto"
+        has_its_own = not has_our_tower and find_spec("torchvision") is not None
+        return "auto" if has_its_own else "transformers"
 
 
 def load_front(options: VllmOptions, device: str) -> Front:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, AttentionMap, EngineInfo, Picture
@@ -25,9 +26,18 @@ class ServingCore(Protocol):
         ...
 
     async def answer(
-        self, request: AnswerRequest, *, on_token: OnToken, is_urgent: bool
+        self,
+        request: AnswerRequest,
+        *,
+        on_token: OnToken,
+        on_opening: Callable[[AnswerResult, float], None],
+        is_urgent: bool,
     ) -> tuple[AnswerResult, float]:
-        """Return the answer and the milliseconds that it waited. Raises EngineError, BrokenDeviceError."""
+        """Return the answer and the milliseconds that it waited. Raises EngineError, BrokenDeviceError.
+
+        `on_opening` is called as early as can be with what the prompt has shown, as a result without text and
+        tokens, and those milliseconds.
+        """
         ...
 
     async def neutral_attention(self, picture: Picture) -> AttentionMap:

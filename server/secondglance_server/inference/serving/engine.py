@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 
 from secondglance_server.engine.protocol import (
     AnswerRequest,
+    AnswerResult,
     AttentionMap,
     BrokenDeviceError,
     Picture,
 )
 from secondglance_server.inference.async_engine import (
     Answered,
+    OnOpening,
     OnToken,
     QueueClosed,
     QueueFull,
@@ -116,7 +118,11 @@ class ServingEngine:
             self._preparing[stage] -= 1
 
     async def answer(
-        self, request: AnswerRequest, ticket: Ticket | None = None, on_token: OnToken | None = None
+        self,
+        request: AnswerRequest,
+        ticket: Ticket | None = None,
+        on_token: OnToken | None = None,
+        on_opening: OnOpening | None = None,
     ) -> Answered:
         """As `AsyncEngine.answer`; cancelling the call also ends work that has begun."""
         stage: Stage = 1 if request.patch is None else 2
@@ -124,9 +130,19 @@ class ServingEngine:
         if ticket is not None and ticket.is_late:
             raise TooLate
         core = self._open_core()
+
+        def opened(result: AnswerResult, waited_ms: float) -> None:
+            if on_opening is not None:
+                on_opening(Answered(result, waited_ms))
+
         async with self._counted(stage):
             result, queue_ms = await self._do(
-                core.answer(request, on_token=on_token or _ignore, is_urgent=stage == 2)
+                core.answer(
+                    request,
+                    on_token=on_token or _ignore,
+                    on_opening=opened,
+                    is_urgent=stage == 2,
+                )
             )
         return Answered(result, queue_ms)
 

@@ -13,7 +13,12 @@ from secondglance_protocol.errors import ErrorCode
 from secondglance_protocol.wire import InferenceResponse
 from secondglance_server.errors import ProblemError
 from secondglance_server.inference.images import EncodedImage
-from secondglance_server.inference.sessions import Session, inference_expired, unknown_inference
+from secondglance_server.inference.sessions import (
+    PendingPatch,
+    Session,
+    inference_expired,
+    unknown_inference,
+)
 from secondglance_server.inference.stores.expiring import ExpiringStore
 from secondglance_server.inference.stores.protocol import Holding, PatchClaim, ReplyClaim, Stores
 from secondglance_server.inference.stores.quotas import MemoryQuotaStore
@@ -36,11 +41,10 @@ def memory_stores(settings: ServerSettings, clock: Callable[[], float] = time.mo
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A session; `patch_sha256` is set from the moment a patch is worked on."""
+    """A session; `running` is the SHA-256 of the patch that is worked on."""
 
     session: Session
-    patch_sha256: str | None = None
-    is_running: bool = False
+    running: str | None = None
 
 
 class MemorySessionStore:
@@ -74,17 +78,22 @@ class MemorySessionStore:
     async def claim(self, tenant: str, inference_id: str, patch_sha256: str) -> PatchClaim:
         held = self._held(tenant, inference_id)
         session = held.session
-        if held.patch_sha256 is None:
-            if session.pending is None:
-                return PatchClaim("answered", session, patch_sha256)
-            self._store.put((tenant, inference_id), _Held(session, patch_sha256, is_running=True))
-            return PatchClaim("run", session, patch_sha256, owner="this process")
-        if held.patch_sha256 != patch_sha256:
-            return PatchClaim("conflict", session, patch_sha256)
-        return PatchClaim("in_progress" if held.is_running else "replay", session, patch_sha256)
+        if patch_sha256 in session.taken:
+            is_latest = patch_sha256 == session.taken[-1]
+            return PatchClaim("replay" if is_latest else "conflict", session, patch_sha256)
+        if session.pending is None:
+            return PatchClaim("conflict" if session.taken else "answered", session, patch_sha256)
+        if held.running is not None:
+            is_same = patch_sha256 == held.running
+            return PatchClaim("in_progress" if is_same else "conflict", session, patch_sha256)
+        self._store.put((tenant, inference_id), _Held(session, patch_sha256))
+        return PatchClaim("run", session, patch_sha256, owner="this process")
 
-    async def complete(self, claim: PatchClaim, reply: InferenceResponse) -> None:
-        self._replace(_Held(replace(claim.session, reply=reply, pending=None), claim.patch_sha256))
+    async def complete(
+        self, claim: PatchClaim, reply: InferenceResponse, further: PendingPatch | None = None
+    ) -> None:
+        taken = (*claim.session.taken, claim.patch_sha256)
+        self._replace(_Held(replace(claim.session, reply=reply, pending=further, taken=taken)))
 
     async def release(self, claim: PatchClaim) -> None:
         self._replace(_Held(claim.session))

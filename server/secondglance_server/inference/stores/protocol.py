@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from secondglance_protocol.wire import InferenceResponse
 from secondglance_server.inference.images import EncodedImage
-from secondglance_server.inference.sessions import Session
+from secondglance_server.inference.sessions import PendingPatch, Session
 from secondglance_server.keys import ApiKey
 
 
@@ -31,7 +31,8 @@ class PatchClaim:
     """Whether a patch may be worked on.
 
     `run`: by `owner`, who must `complete` or `release` it. `in_progress`: it is worked on. `replay`: it was
-    answered with `session.reply`. `conflict`: another patch was given. `answered`: none was asked for.
+    answered with `session.reply`, the latest. `conflict`: another patch was given, or this one before the
+    latest. `answered`: none was asked for.
     """
 
     outcome: Literal["run", "in_progress", "replay", "conflict", "answered"]
@@ -68,8 +69,13 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def complete(self, claim: PatchClaim, reply: InferenceResponse) -> None:
-        """Keep the second reply, renewed; not if the session was deleted or the claim was taken over."""
+    async def complete(
+        self, claim: PatchClaim, reply: InferenceResponse, further: PendingPatch | None = None
+    ) -> None:
+        """Keep the patch's reply, renewed; not if the session was deleted or the claim was taken over.
+
+        With `further`, the session waits for another patch.
+        """
         ...
 
     async def release(self, claim: PatchClaim) -> None:

@@ -27,6 +27,11 @@ class _PendingRecord(BaseModel):
     max_new_tokens: int
     include: tuple[Include, ...]
     roi: Roi
+    # Older servers write none of these, and pass them over.
+    n_further: int = 0
+    regions: tuple[Roi, ...] = ()
+    is_sharper: bool = False
+    surest: Roi | None = None
 
 
 def packed_reply(reply: InferenceResponse) -> bytes:
@@ -48,6 +53,10 @@ def packed_pending(pending: PendingPatch) -> bytes:
         max_new_tokens=pending.max_new_tokens,
         include=pending.include,
         roi=pending.roi,
+        n_further=pending.n_further,
+        regions=pending.regions,
+        is_sharper=pending.is_sharper,
+        surest=pending.surest,
     )
     return record.model_dump_json().encode()
 
@@ -62,6 +71,10 @@ def unpacked_pending(data: bytes, image: bytes) -> PendingPatch:
         max_new_tokens=record.max_new_tokens,
         include=record.include,
         roi=record.roi,
+        n_further=record.n_further,
+        regions=record.regions,
+        is_sharper=record.is_sharper,
+        surest=record.surest,
     )
 
 

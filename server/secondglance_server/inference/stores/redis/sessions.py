@@ -2,6 +2,9 @@
 
 A marker outlives its session, so that an id that expired is told from one that never was. It has no schema:
 what a server of another version keeps is expired for this one, and the edge starts again.
+
+Field `pending` waits for the first patch, `next` for a further one, and then `patch` is the latest that was
+answered. Servers that know no further looks see an answered inference: they replay it, or say conflict.
 """
 
 from __future__ import annotations
@@ -61,29 +64,38 @@ _CLAIM = Script(
     NOW
     + _GONE
     + """
-local held = redis.call('HMGET', KEYS[1], 'reply', 'pending', 'patch', 'owner', 'until')
-local reply, pending, patch, owner = held[1], held[2], held[3], held[4]
+local held = redis.call('HMGET', KEYS[1],
+  'reply', 'pending', 'patch', 'owner', 'until', 'next', 'trying', 'taken')
+local reply, pending, patch, owner, further, taken = held[1], held[2], held[3], held[4], held[6], held[8]
 if not reply then return gone() end
 if not pending then
   if not patch then return {'answered', reply} end
-  return {patch == ARGV[1] and 'replay' or 'conflict', reply}
+  if patch == ARGV[1] then return {'replay', reply} end
+  if not further or string.find(taken or '', ARGV[1], 1, true) then return {'conflict', reply} end
 end
+local working = further and 'trying' or 'patch'
 local is_alive = owner and owner ~= ARGV[2] and tonumber(held[5]) > now
-if is_alive then return {patch == ARGV[1] and 'in_progress' or 'conflict', reply} end
-redis.call('HSET', KEYS[1], 'patch', ARGV[1], 'owner', ARGV[2], 'until', now + ARGV[3])
+if is_alive then return {held[further and 7 or 3] == ARGV[1] and 'in_progress' or 'conflict', reply} end
+redis.call('HSET', KEYS[1], working, ARGV[1], 'owner', ARGV[2], 'until', now + ARGV[3])
 redis.call('PEXPIRE', KEYS[1], math.max(ARGV[3], ARGV[4]))
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
-return {'run', reply, pending}
+return {'run', reply, pending or further, further and ((taken or '') .. ' ' .. patch) or ''}
 """,
 )
-# ARGV: owner, milliseconds of the session, of the marker, reply, image id, patch
+# ARGV: owner, milliseconds of the session, of the marker, reply, image id, patch; if it waits for a further
+# one: the patches before, and what waits. Gives 1: kept; 0: another's; -1: the session is gone.
 _COMPLETE = Script(
     "complete",
     """
 local owner = redis.call('HGET', KEYS[1], 'owner')
-if owner ~= ARGV[1] and redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-redis.call('HDEL', KEYS[1], 'pending', 'owner', 'until')
+if owner ~= ARGV[1] and redis.call('GET', KEYS[2]) ~= ARGV[1] then
+  local held = redis.call('HMGET', KEYS[1], 'reply', 'patch', 'owner')
+  if held[1] == ARGV[4] and held[2] == ARGV[6] and not held[3] then return 1 end  -- the script ran twice
+  return redis.call('EXISTS', KEYS[1]) - 1
+end
+redis.call('HDEL', KEYS[1], 'pending', 'owner', 'until', 'next', 'trying', 'taken')
 redis.call('HSET', KEYS[1], 'reply', ARGV[4], 'image', ARGV[5], 'patch', ARGV[6])
+if ARGV[8] then redis.call('HSET', KEYS[1], 'taken', ARGV[7], 'next', ARGV[8]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('SET', KEYS[2], '', 'PX', ARGV[3])
 return 1
@@ -94,7 +106,8 @@ _RELEASE = Script(
     "release",
     """
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
-redis.call('HDEL', KEYS[1], 'patch', 'owner', 'until')
+local working = redis.call('HEXISTS', KEYS[1], 'next') == 1 and 'trying' or 'patch'
+redis.call('HDEL', KEYS[1], working, 'owner', 'until')
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1
@@ -188,17 +201,25 @@ class RedisSessionStore:
             data = await self._pictures.fetch(tenant, reply.image_id, _holder(inference_id), ttl_ms)
             if data is None:
                 raise inference_expired()
-            session = Session(inference_id, tenant, reply, _pending_of(found, data))
+            taken = tuple(text_of(found[3]).split())
+            session = Session(inference_id, tenant, reply, _pending_of(found, data), taken)
         except BaseException:  # Redis may have heard of a claim whose answer never came
             self._leases.end_later(owner, undo)
             raise
         return PatchClaim("run", session, patch_sha256, owner)
 
-    async def complete(self, claim: PatchClaim, reply: InferenceResponse) -> None:
+    async def complete(
+        self, claim: PatchClaim, reply: InferenceResponse, further: PendingPatch | None = None
+    ) -> None:
         tenant, name = claim.session.tenant, claim.session.id
+        waits: list[bytes | str] = []
+        if further is not None:
+            waits = [" ".join(claim.session.taken), packed_pending(further)]
 
         async def tell() -> None:
-            is_kept = await self._connection.run(
+            if further is not None:  # before anybody can claim it; making room may have let go of it
+                await self._pictures.hold(tenant, further.image, _holder(name), self._ttl_ms)
+            kept = await self._connection.run(
                 _COMPLETE,
                 self._keys(tenant, name),
                 claim.owner,
@@ -207,10 +228,12 @@ class RedisSessionStore:
                 packed_reply(reply),
                 reply.image_id,
                 claim.patch_sha256,
+                *waits,
             )
-            await self._pictures.drop(tenant, reply.image_id, _holder(name))
-            if is_kept:
-                await self._enter(tenant, name, 0)
+            if kept < 0 or (kept and further is None):  # else another server may be waiting with it
+                await self._pictures.drop(tenant, reply.image_id, _holder(name))
+            if kept > 0:
+                await self._enter(tenant, name, 0 if further is None else len(further.image.data))
 
         await self._leases.end(claim.owner, tell)
 

@@ -12,12 +12,13 @@ import torch
 
 from benchmarks.instruments.off_domain import QUESTIONS
 from secondglance_server.engine.reader.alphabet import INDEX
+from secondglance_server.engine.reader.tower import CLASSES
 from secondglance_server.engine.reader.vocabulary import CANNOT, NOTHING, Vocabulary
 from tests.engine.reader_lines import read_line
 from training.reader import decoder_stage
-from training.reader.asking import Asked, at_place, dominant
+from training.reader.asking import Asked, Asker, at_place, dominant
 from training.reader.foreign import OFF_DOMAIN
-from training.reader.model import Example, Outcome, Picture, Reader, cell_mask, run
+from training.reader.model import Example, Outcome, Picture, Reader, cell_mask, dimmed, known_shares, run
 from training.reader.records import TrueLine, TrueSign, View
 from training.reader.symbolic import read_of
 from training.reader.targets import expected_text, see, target_of
@@ -123,6 +124,41 @@ def test_the_sign_means_the_only_one_or_one_much_larger() -> None:
     assert dominant([TWO_LINES]) == 0
     assert dominant([small, TWO_LINES]) == 1
     assert dominant([TWO_LINES, TWO_LINES]) is None
+
+
+def questions_about(*signs: TrueSign) -> list[Asked]:
+    return Asker(np.random.default_rng(3), off_domain=0.0).ask(signs, 300)
+
+
+@needs_words
+def test_a_colour_that_no_sign_has_means_the_largest_sign() -> None:
+    """People and nets name colours differently; "nothing" was the answer to a sign in plain view."""
+    misnamed = [asked for asked in questions_about(TWO_LINES) if asked.kind == "misnamed"]
+    assert misnamed
+    assert all(asked.expected in ("sign", "line") and asked.sign == 0 for asked in misnamed)
+    assert not any(" red " in asked.text for asked in misnamed)
+    assert {asked.expected for asked in questions_about() if asked.kind == "nothing"} == {"nothing"}
+
+
+@needs_words
+def test_a_question_for_a_name_means_the_largest_line() -> None:
+    plaque = sign("blue", ("Ada", (0.1, 0.1, 0.5, 0.2)), ("wrote this", (0.1, 0.22, 0.5, 0.26)))
+    named = [a for a in questions_about(plaque) if a.kind in ("color", "only") and " name " in a.text]
+    assert named
+    assert {(asked.expected, asked.line) for asked in named} == {("line", 0)}
+
+
+def test_a_dimmed_view_is_taken_for_no_sign() -> None:
+    generator = torch.Generator().manual_seed(0)
+    seen = [torch.randn(2, channels, 4, 4, generator=generator) for channels in (3, CLASSES, 5, CLASSES)]
+    fine, believed, coarse = dimmed((seen[0], seen[1], seen[2], seen[3]), torch.tensor([1.0, 0.0]))
+    assert torch.equal(fine[0], seen[0][0])
+    assert torch.allclose(believed[0], seen[1][0].softmax(dim=0))
+    assert not fine[1].any()
+    assert not coarse[1].any()
+    assert torch.allclose(believed[1, -1], torch.ones(4, 4))
+    shares = known_shares(np.random.default_rng(0), 1000)
+    assert 0.25 < (shares < 1).float().mean() < 0.4
 
 
 def test_places_are_named_only_where_one_sign_is_alone_there() -> None:

@@ -17,6 +17,7 @@ from training.reader.records import TrueLine, TrueSign
 # How often each maker of `Asker.ask` is drawn, in its order: colour, only, size, place, kind, presence,
 # colour of a text, count, says, any text.
 WEIGHTS = (0.27, 0.1, 0.08, 0.08, 0.1, 0.08, 0.25, 0.1, 0.05, 0.02)
+MISNAMED = 0.15  # of the questions for a colour: people and nets see other ones, and mean the largest sign
 Expected = Literal["sign", "line", "word", "nothing", "cannot"]
 
 
@@ -83,24 +84,43 @@ class Asker:
         return chosen.format(**{"n": noun, **values})
 
     def _color(self, signs: Sequence[TrueSign]) -> Asked | None:
-        colored = [i for i, s in enumerate(signs) if s.color and _unique(signs, s.color)]
         absent = [c for c in ALL_COLORS if all(s.color != c for s in signs)]
-        if absent and (self._rng.random() < 0.07 or not signs):
-            return Asked(
-                "nothing", self._wording(w.SHORT_COLOR, w.READ_COLOR, c=self._pick(absent)), "nothing"
+        if not signs:
+            text = self._wording(w.SHORT_COLOR, w.READ_COLOR, c=self._pick(absent))
+            return Asked("nothing", text, "nothing")
+        if absent and self._rng.random() < MISNAMED:
+            return self._read(
+                w.SHORT_COLOR, w.READ_COLOR, "misnamed", signs, dominant(signs), self._pick(absent)
             )
+        colored = [i for i, s in enumerate(signs) if s.color and _unique(signs, s.color)]
         if not colored:
             return None
         index = int(self._rng.choice(colored))
-        color = str(signs[index].color)
-        return Asked("color", self._wording(w.SHORT_COLOR, w.READ_COLOR, c=color), "sign", sign=index)
+        return self._read(w.SHORT_COLOR, w.READ_COLOR, "color", signs, index, str(signs[index].color))
+
+    def _read(
+        self,
+        short: Sequence[str],
+        full: Sequence[str],
+        kind: str,
+        signs: Sequence[TrueSign],
+        index: int | None,
+        color: str = "",
+    ) -> Asked | None:
+        """Return a question for all that a sign says, or, where it asks for a name, for its largest line."""
+        if index is None:
+            return None
+        text = self._wording(short, full, c=color)
+        lines = signs[index].lines
+        if len(lines) > 1 and " name " in text:
+            line = int(np.argmax([line_height(each) for each in lines]))
+            return Asked(kind, text, "line", sign=index, line=line)
+        return Asked(kind, text, "sign", sign=index)
 
     def _only(self, signs: Sequence[TrueSign]) -> Asked | None:
-        text = self._wording(w.SHORT_ONLY, w.READ_ONLY)
         if not signs:
-            return Asked("nothing", text, "nothing")
-        index = dominant(signs)
-        return None if index is None else Asked("only", text, "sign", sign=index)
+            return Asked("nothing", self._wording(w.SHORT_ONLY, w.READ_ONLY), "nothing")
+        return self._read(w.SHORT_ONLY, w.READ_ONLY, "only", signs, dominant(signs))
 
     def _size(self, signs: Sequence[TrueSign]) -> Asked | None:
         lines = [(line_height(line), i, k) for i, s in enumerate(signs) for k, line in enumerate(s.lines)]

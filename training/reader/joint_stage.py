@@ -19,7 +19,7 @@ from training.muon import Optimizers
 from training.reader.asking import Asked, Asker
 from training.reader.decoder_stage import LEVELS, symbolic_example
 from training.reader.drawing.views import load_records, padded_pixels
-from training.reader.model import Example, Picture, Reader, run
+from training.reader.model import Example, Picture, Reader, known_shares, run
 from training.reader.records import Record
 from training.reader.symbolic import pool_of
 from training.reader.targets import SeenView, see, target_of
@@ -123,7 +123,7 @@ def train(
             rows = _rows(rng, data, batch, is_pair)
             drawn = [joint_example(rng, data, vocabulary, row, is_pair=is_pair) for row in rows]
         with torch.autocast("cpu", torch.bfloat16):  # a third faster where the processor has bf16 matrices
-            outcome = run(model, [example for example, _ in drawn], rng)
+            outcome = run(model, [example for example, _ in drawn], rng, known_shares(rng, batch))
         loss = outcome.loss()
         optimizer.scale(cosine(step, steps, peak=1.0, warmup=50))
         optimizer.zero_grad()

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from secondglance_server.engine.reader.slots import ASK_POSITION, EMPTY, Slots
-from secondglance_server.engine.reader.tower import COARSE, ReaderTower, ReaderTowerConfig
+from secondglance_server.engine.reader.tower import CLASSES, COARSE, ReaderTower, ReaderTowerConfig
 from secondglance_server.engine.reader.vocabulary import ASK, BOS, IMAGE, SYMBOLS, Vocabulary
 from training.gaze import Gaze
 from training.reader.targets import Target
@@ -21,6 +21,7 @@ from training.reader.targets import Target
 WIDTH = 192
 CELLS = COARSE * COARSE
 CHOOSING_WEIGHT = 4.0
+DIMMED = 0.33  # of the examples
 
 
 def decoder_config(vocabulary: int) -> LlamaConfig:
@@ -136,8 +137,25 @@ def _used(slots: Slots) -> int:
     return int((slots.kind != EMPTY).sum())
 
 
+def known_shares(rng: np.random.Generator, count: int) -> Tensor:
+    """Return, for each example, how much of the dense net's view is left: a third see little of it."""
+    dim = rng.random(count) < DIMMED
+    return torch.from_numpy(np.where(dim, rng.uniform(0, 0.5, count), 1.0).astype(np.float32))
+
+
+def dimmed(seen: tuple[Tensor, Tensor, Tensor, Tensor], known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return fine features, colours and coarse features as if the net took much of a view for no sign.
+
+    On photographs of real signs it does, and the decoder has to choose a line without its colour.
+    """
+    fine, colors, coarse, _centers = seen
+    share = known[:, None, None, None]
+    nothing = functional.one_hot(torch.tensor(CLASSES - 1), CLASSES).float()[None, :, None, None]
+    return fine * share, colors.softmax(dim=1) * share + nothing * (1 - share), coarse * share
+
+
 def view_tokens(
-    model: Reader, pictures: Sequence[Picture], length: int, *, is_second: bool
+    model: Reader, pictures: Sequence[Picture], length: int, known: Tensor, *, is_second: bool
 ) -> tuple[Tensor, Tensor]:
     """Return tokens [B, T, width] and rotary positions [B, T] of one view of each example."""
     slots = slot_tensors([p.slots for p in pictures], length)
@@ -146,9 +164,8 @@ def view_tokens(
         colors = [_line_colors(p, length) for p in pictures]
         tokens = model.tower.slots(slots, model.symbols, torch.from_numpy(np.stack(colors)), None)
     else:
-        tokens = model.tower.tokens(
-            pixel_values([p.pixels for p in pictures if p.pixels is not None]), slots, model.symbols
-        )
+        pixels = pixel_values([p.pixels for p in pictures if p.pixels is not None])
+        tokens = model.tower.assembled(*dimmed(model.tower.dense(pixels), known), slots, model.symbols)
         positions = torch.cat([torch.full((len(pictures), CELLS), ASK_POSITION), positions], dim=1)
     return (tokens + model.tower.second_view if is_second else tokens), positions
 
@@ -160,17 +177,23 @@ def _line_colors(picture: Picture, length: int) -> NDArray[np.float32]:
     return picture.colors[np.minimum(picture.slots.line[:length], len(picture.colors) - 1)]
 
 
-def run(model: Reader, examples: Sequence[Example], rng: np.random.Generator) -> Outcome:
-    """Ask all questions of a batch; all have as many views, all with pixels or all without."""
+def run(
+    model: Reader, examples: Sequence[Example], rng: np.random.Generator, known: Tensor | None = None
+) -> Outcome:
+    """Ask all questions of a batch; all have as many views, all with pixels or all without.
+
+    `known` [examples]: how much of the dense net's view is left (`known_shares`); all of it by default.
+    """
     vocabulary = model.vocabulary
     embed = model.decoder.model.embed_tokens
     parts = [embed(torch.tensor([[vocabulary.ids[BOS]]])).expand(len(examples), -1, -1)]
     places = [torch.zeros(len(examples), 1, dtype=torch.long)]
+    known = torch.ones(len(examples)) if known is None else known
     for number in range(len(examples[0].views)):
         pictures = [example.views[number] for example in examples]
         full = len(pictures[0].slots.kind)
         length = min(max(_used(p.slots) for p in pictures) + int(rng.integers(1, 40)), full)
-        tokens, positions = view_tokens(model, pictures, length, is_second=number > 0)
+        tokens, positions = view_tokens(model, pictures, length, known, is_second=number > 0)
         parts.append(tokens)
         places.append(positions)
     prefix = torch.cat(parts, dim=1)

@@ -7,7 +7,7 @@ and doubled, short lines lost. Where real lines are at hand, their posteriors st
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,9 @@ def _posterior(
     return chosen[order].astype(np.uint8), values[order]
 
 
+_PLAQUES = 0.25  # of the pictures with signs of several lines: nothing but one or two such signs
+
+
 def symbolic_view(
     rng: np.random.Generator, difficulty: Difficulty, pool: Sequence[PooledLine]
 ) -> tuple[View, NDArray[np.float32]]:
@@ -116,7 +119,10 @@ def symbolic_view(
     seem: list[NDArray[np.float32]] = []
     colors = [str(c) for c in rng.permutation(ALL_COLORS)]
     taken: list[tuple[float, float, float, float]] = []
-    for index in range(int(rng.integers(1, difficulty.signs + 1))):
+    count = int(rng.integers(1, difficulty.signs + 1))
+    if difficulty.multi and rng.random() < _PLAQUES:
+        count, difficulty = 1 + int(rng.random() < 0.3), replace(difficulty, multi=1.0)
+    for index in range(count):
         color = None if rng.random() < 0.2 else colors[index % len(colors)]
         sign = _sign(rng, difficulty, pool, color, size, taken)
         if sign is None:
@@ -164,7 +170,7 @@ def _sign(
 ) -> tuple[TrueSign, list[ReadLine]] | None:
     """Return a sign at a free place and what is read of it, or None."""
     many = (
-        int(rng.choice((2, 3, 4, 5, 6), p=(0.4, 0.25, 0.15, 0.1, 0.1)))
+        int(rng.choice((2, 3, 4, 5, 6, 8), p=(0.35, 0.2, 0.15, 0.1, 0.1, 0.1)))
         if rng.random() < difficulty.multi
         else 1
     )

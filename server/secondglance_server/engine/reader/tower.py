@@ -155,7 +155,17 @@ class ReaderTower(PreTrainedModel):  # type: ignore[no-untyped-call]  # transfor
     ) -> Tensor:
         """Return the tokens; `symbols` replaces the tower's own copy of the decoder's characters."""
         fine, colors, coarse, _centers = self.dense(pixel_values)
-        believed = colors.softmax(dim=1)
+        return self.assembled(fine, colors.softmax(dim=1), coarse, slots, symbols)
+
+    def assembled(
+        self,
+        fine: Tensor,
+        believed: Tensor,
+        coarse: Tensor,
+        slots: Mapping[str, Tensor],
+        symbols: Tensor | None = None,
+    ) -> Tensor:
+        """Return the tokens of what the dense net saw; `believed` [B, CLASSES, 24, 24] sums to one."""
         corners = slots["slot_corners"]
         symbols = self.symbols if symbols is None else symbols
         read = self.slots(slots, symbols, at_lines(believed, corners), at_lines(fine, corners))

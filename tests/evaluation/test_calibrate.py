@@ -156,7 +156,7 @@ def test_a_dataset_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert code == 1
     assert "TextVQA_0.5.1_val.json" in complaint
     assert (
-        "data set 'imagenet': one of scenes, jsonl:FILE"
+        "data set 'imagenet': one of scenes, textures, jsonl:FILE"
         in run_cli("--max-retransmit", "0.3", "--dataset", "imagenet")[2]
     )
 

@@ -186,7 +186,7 @@ def test_a_byte_limit_holds_over_all_connections(echo) -> None:
             client.sendall(DATA[:600])
             assert client.recv(600, socket.MSG_WAITALL) == DATA[:600]
         for _ in range(2):
-            with connected(relay) as client, pytest.raises(ConnectionError):
+            with pytest.raises(ConnectionError), connected(relay) as client:
                 talk_until_it_breaks(client)
         assert relay.passed.up == 1_000
 

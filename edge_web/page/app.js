@@ -107,7 +107,7 @@ async function ask() {
 const events = {
   sending(stage, bytes) {
     bar.begin(bytes);
-    say(`Sending ${bytesInWords(bytes)} bytes: ${stage === 1 ? "the small copy" : "the region, in full detail"}`);
+    say(`Sending ${bytesInWords(bytes)} bytes: ${stage === 1 ? "the small copy" : "the region, in more detail"}`);
   },
   waiting(seconds) {
     bar.begin(0);

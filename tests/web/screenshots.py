@@ -43,7 +43,7 @@ def ask(page: Any, question: str = TRUTH["question"]) -> None:
 
 def first(page: Any) -> None:
     ask(page)
-    page.get_by_text("the region, in full detail").wait_for()
+    page.get_by_text("the region, in more detail").wait_for()
 
 
 def final(page: Any) -> None:

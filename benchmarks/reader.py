@@ -40,7 +40,7 @@ from secondglance_server.inference.localization import locate
 from training.reader.asking import Asker
 from training.reader.drawing.textures import texture_files
 from training.reader.drawing.worlds import VIEW_SIDE_PX, Box, make_world
-from training.reader.records import Subject, TrueLine, TrueSign
+from training.reader.records import Subject, true_signs
 from training.reader.targets import expected_text
 from training.reader.tokenizer import CANNOT_TEXT, NOTHING_TEXT
 
@@ -114,15 +114,7 @@ def drawn_scene(seed: int) -> Scene:
 def photo_scene(seed: int, count: int) -> Scene:
     subject = Subject(make_world(seed, "test"))
     width, height = subject.size
-    truth = [
-        TrueSign(
-            s.color,
-            _part(s.box, width, height),
-            1.0,
-            tuple(TrueLine(text, kind, _part(box, width, height)) for text, kind, box in s.lines),
-        )
-        for s in subject.signs
-    ]
+    truth = true_signs(subject.signs, (0.0, 0.0, float(width), float(height)))
     questions = []
     for asked in Asker(np.random.default_rng([seed, 3]), off_domain=0.0).ask(truth, count):
         if asked.expected in ("nothing", "cannot"):
@@ -136,10 +128,6 @@ def photo_scene(seed: int, count: int) -> Scene:
         kind = "read" if asked.expected in ("sign", "line") else asked.kind
         questions.append(Question(asked.text, (expected_text(asked, truth),), kind, box, tall))
     return Scene(subject.size, subject, tuple(questions))
-
-
-def _part(box: Box, width: int, height: int) -> Box:
-    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
 
 
 class Photo:

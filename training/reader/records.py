@@ -162,7 +162,13 @@ def make_view(
     image: Image.Image, box: Box, signs: Iterable[_Sign], target: int | None, reader: TextReader
 ) -> View:
     """Read an image that shows `box` of the original."""
-    true = tuple(
+    lines = tuple(reader.read(np.asarray(image)))
+    return View(image.size, thumbnail(image), lines, true_signs(signs, box), target)
+
+
+def true_signs(signs: Iterable[_Sign], box: Box) -> tuple[TrueSign, ...]:
+    """Return the ground truth of a view that shows `box` of the original."""
+    return tuple(
         TrueSign(
             sign.color,
             _inside(sign.box, box),
@@ -171,7 +177,6 @@ def make_view(
         )
         for sign in signs
     )
-    return View(image.size, thumbnail(image), tuple(reader.read(np.asarray(image))), true, target)
 
 
 def thumbnail(image: Image.Image) -> bytes:

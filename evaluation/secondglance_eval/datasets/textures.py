@@ -18,8 +18,8 @@ from secondglance_protocol.geometry import cover_pixels
 from secondglance_protocol.wire import ImageSize, PixelBox
 from secondglance_server.engine.reader.alphabet import folded
 from training.reader.asking import Asked, Asker
-from training.reader.drawing.worlds import VIEW_SIDE_PX, Box, make_world, render_world
-from training.reader.records import Subject, TrueLine, TrueSign
+from training.reader.drawing.worlds import VIEW_SIDE_PX, make_world, render_world
+from training.reader.records import Subject, true_signs
 from training.reader.targets import expected_text
 
 QUESTIONS = 10  # about a picture, before those that no picture answers are left out
@@ -68,15 +68,7 @@ class PhotoTextures:
 def _examples(seed: int) -> Iterator[Example]:
     subject = Subject(make_world(seed, "test"))
     width, height = subject.size
-    truth = [
-        TrueSign(
-            sign.color,
-            _part(sign.box, width, height),
-            1.0,
-            tuple(TrueLine(text, kind, _part(box, width, height)) for text, kind, box in sign.lines),
-        )
-        for sign in subject.signs
-    ]
+    truth = true_signs(subject.signs, (0.0, 0.0, float(width), float(height)))
     asked_about = Asker(np.random.default_rng([seed, _QUESTION_SALT]), off_domain=0.0).ask(truth, QUESTIONS)
     for number, asked in enumerate(asked_about):
         if asked.expected in ("nothing", "cannot"):
@@ -108,10 +100,6 @@ def _place(subject: Subject, asked: Asked) -> tuple[PixelBox | None, float | Non
     smallest = min(line[3] - line[1] for _, _, line in lines)
     size = ImageSize(width=width, height=height)
     return cover_pixels(*box, size), smallest * VIEW_SIDE_PX / max(width, height)
-
-
-def _part(box: Box, width: int, height: int) -> Box:
-    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
 
 
 def _letters(text: str) -> str:

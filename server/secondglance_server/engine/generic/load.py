@@ -74,9 +74,8 @@ def capture_attention(model: Any, attention: str) -> Callable[[], None]:
     Raises ValueError where they have a kernel of their own only, or choose their tokens by its name.
     """
     decoder = model.get_decoder()
-    if (
-        getattr(decoder.config, "index_topk", None) is not None
-    ):  # dense under any other name than sdpa and eager
+    if getattr(decoder.config, "index_topk", None) is not None:
+        # Dense under any other name than sdpa and eager.
         raise ValueError("its layers choose the tokens that they look at, and read they would look at all")
     if not getattr(decoder, "_supports_sdpa", False):
         raise ValueError("its attention runs through no function that can be read")

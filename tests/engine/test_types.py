@@ -37,7 +37,7 @@ SLOW |= {
     "vipllava",
 }
 SLOW |= {*merged.ROWS, *tiles.ROWS} - {"ernie4_5_vl_moe", "minicpmv4_6"}
-# a picture that sees the question, or whose features depend on the other one
+# a picture that sees the question, or a second stage that differs with a prefix computed alone
 WHOLE = {"minicpmv4_6", "minicpmv4_7", "paligemma", "paligemma 2"}
 # linear attention and convolutions: a state that is not keys and values
 STATES = {"lfm3_vl", "qwen3_5", "qwen3_5_moe", "qwen4_exp"}

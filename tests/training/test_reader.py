@@ -17,6 +17,7 @@ from secondglance_server.engine.reader.vocabulary import CANNOT, NOTHING, Vocabu
 from tests.engine.reader_lines import read_line
 from training.reader import decoder_stage
 from training.reader.asking import Asked, Asker, at_place, dominant
+from training.reader.dense_stage import moved
 from training.reader.foreign import OFF_DOMAIN
 from training.reader.model import Example, Outcome, Picture, Reader, cell_mask, dimmed, known_shares, run
 from training.reader.records import TrueLine, TrueSign, View
@@ -159,6 +160,17 @@ def test_a_dimmed_view_is_taken_for_no_sign() -> None:
     assert torch.allclose(believed[1, -1], torch.ones(4, 4))
     shares = known_shares(np.random.default_rng(0), 1000)
     assert 0.25 < (shares < 1).float().mean() < 0.4
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0, 0), (2, -3), (-3, 1)])
+def test_a_shifted_view_keeps_its_labels_on_its_cells(dx: int, dy: int) -> None:
+    pixels, labels = torch.zeros(1, 3, 192, 192), torch.zeros(1, 12, 12)
+    pixels[..., 80:96, 64:80], labels[0, 5, 4] = 1.0, 1.0
+    pixels, labels = moved(pixels, dx * 16, dy * 16, 0.5), moved(labels, dx, dy, 7.0)
+    assert labels[0, 5 + dy, 4 + dx] == 1.0
+    assert pixels[0, 0].unfold(0, 16, 16).unfold(1, 16, 16)[5 + dy, 4 + dx].eq(1.0).all()
+    assert (pixels == 0.5).float().mean() == (labels == 7.0).float().mean()
+    assert (pixels == 1.0).sum() == 3 * 16 * 16
 
 
 def test_places_are_named_only_where_one_sign_is_alone_there() -> None:

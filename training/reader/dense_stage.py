@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from secondglance_server.engine.reader.tower import CLASSES, DenseNet, ReaderTowerConfig
+from secondglance_server.engine.reader.tower import CLASSES, COARSE, FINE, DenseNet, ReaderTowerConfig
 from training.journal import Journal, cosine, load_checkpoint, save_checkpoint
 from training.muon import Optimizers
 from training.reader.drawing.views import IGNORED, dense_labels, load_records, padded_pixels
-from training.reader.records import View
+from training.reader.records import THUMB_PX, View
 
-STEPS = 1200
-_HELD_BACK = 100  # views of the last records, never trained on
+STEPS = 6000
+_HELD_BACK = 400  # views of the last records, never trained on
+_SHIFTED = 0.5  # of the batches
+_MOST_SHIFT = 3  # coarse cells
+_GREY = 127 / 127.5 - 1  # what a picture is padded with
 
 
 class DenseData:
@@ -46,7 +49,27 @@ class DenseData:
         gain = torch.from_numpy(rng.uniform(0.85, 1.1, (len(rows), 1, 1, 1))).float()
         tint = torch.from_numpy(rng.uniform(0.95, 1.05, (len(rows), 3, 1, 1))).float()
         shift = torch.from_numpy(rng.uniform(-0.08, 0.08, (len(rows), 1, 1, 1))).float()
-        return (((pixels + 1) * gain * tint - 1) + shift).clamp(-1, 1), fine, coarse
+        pixels = (((pixels + 1) * gain * tint - 1) + shift).clamp(-1, 1)
+        if rng.random() >= _SHIFTED:
+            return pixels, fine, coarse
+        dx, dy = (int(rng.integers(-_MOST_SHIFT, _MOST_SHIFT + 1)) for _ in range(2))
+        nothing = CLASSES - 1
+        cell = THUMB_PX // COARSE
+        return (
+            moved(pixels, dx * cell, dy * cell, _GREY),
+            moved(fine, dx * (FINE // COARSE), dy * (FINE // COARSE), nothing),
+            moved(coarse, dx, dy, nothing),
+        )
+
+
+def moved(values: Tensor, dx: int, dy: int, fill: float) -> Tensor:
+    """Return [..., H, W] moved right by `dx` and down by `dy`; what comes in is `fill`."""
+    height, width = values.shape[-2:]
+    result = torch.full_like(values, fill)
+    result[..., max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)] = values[
+        ..., max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)
+    ]
+    return result
 
 
 def dense_loss(net: DenseNet, pixels: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
@@ -63,7 +86,8 @@ def evaluate(net: DenseNet, data: DenseData) -> dict[str, float]:
     """Return the share of right colours on signs, of right empty cells, and of pictures counted right."""
     net.eval()
     pixels, fine, coarse = data.batch(np.arange(len(data)), None)
-    _, colors, _, centers = net(pixels)
+    seen = [net(part) for part in pixels.split(100)]
+    colors, centers = (torch.cat([maps[place] for maps in seen]) for place in (1, 3))
     net.train()
     best, on_sign, empty = colors.argmax(1), (fine >= 0) & (fine < CLASSES - 1), fine == CLASSES - 1
     counted = (centers.argmax(1) < CLASSES - 1).sum((1, 2))
@@ -83,7 +107,7 @@ def train(
     views = [view for record in load_records(scenes, most=shards) for view in record.views]
     data, kept = DenseData(views[:-_HELD_BACK]), DenseData(views[-_HELD_BACK:])
     config = ReaderTowerConfig()
-    net = DenseNet(config.fine_channels, config.coarse_channels)
+    net = DenseNet(config.fine_channels, config.coarse_channels).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Optimizers(net, rest=[], matrix_lr=0.02, lr=2e-3)
     checkpoint = root / "dense.pt"
     first = load_checkpoint(checkpoint, {"dense": net}, optimizer)
@@ -94,7 +118,9 @@ def train(
         rng = np.random.default_rng([seed, step])
         rows = rng.integers(0, len(data), batch)
         optimizer.scale(cosine(step, steps, peak=1.0))
-        loss = dense_loss(net, *data.batch(rows, rng))
+        pixels, fine, coarse = data.batch(rows, rng)
+        with torch.autocast("cpu", torch.bfloat16):  # a third of the time
+            loss = dense_loss(net, pixels.contiguous(memory_format=torch.channels_last), fine, coarse)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 2.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from secondglance_server.engine.generic.snapshot import SnapshotEngine
 from secondglance_server.engine.generic.stock import StockEngine
 from secondglance_server.engine.loader import load_engine
 from secondglance_server.engine.prefix import NEUTRAL_PROMPT, PrefixEngine
@@ -36,9 +37,11 @@ SLOW |= {
     "vipllava",
 }
 SLOW |= {*merged.ROWS, *tiles.ROWS} - {"ernie4_5_vl_moe", "minicpmv4_6"}
-# a picture that sees the question, or a state that is not keys and values
-WHOLE = {"lfm3_vl", "minicpmv4_6", "minicpmv4_7", "paligemma", "qwen3_5", "qwen3_5_moe", "qwen4_exp"}
-ROWS = {**squares.ROWS, **free.ROWS, **merged.ROWS, **tiles.ROWS}
+# a picture that sees the question, or a second stage that differs with a prefix computed alone
+WHOLE = {"minicpmv4_6", "minicpmv4_7", "paligemma", "paligemma 2"}
+# linear attention and convolutions: a state that is not keys and values
+STATES = {"lfm3_vl", "qwen3_5", "qwen3_5_moe", "qwen4_exp"}
+ROWS = {**squares.ROWS, **squares.VARIANTS, **free.ROWS, **merged.ROWS, **tiles.ROWS}
 TYPES = [pytest.param(t, marks=pytest.mark.slow if t in SLOW else ()) for t in sorted(ROWS)]
 ODD = (picture(101, 37, seed=4), picture(37, 101, seed=5), picture(79, 83, seed=6))
 QUESTIONS = ("Hi", QUESTION, "And what stands on the left of it, if anything does?")
@@ -47,16 +50,17 @@ QUESTIONS = ("Hi", QUESTION, "And what stands on the left of it, if anything doe
 @pytest.fixture(scope="session", params=TYPES)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
     """A type's stock side, and the engine that the loader chose for it."""
-    directory = tmp_path_factory.mktemp(request.param)
-    tiny = build(request.param, ROWS[request.param], directory)
+    directory = tmp_path_factory.mktemp(request.param.replace(" ", "_"))
+    tiny = build(request.param.partition(" ")[0], ROWS[request.param], directory)
     engine = load_engine(str(directory), device="cpu", dtype="float32")
-    assert isinstance(engine, StockEngine if request.param in WHOLE else PrefixEngine), engine.info.notes
+    expected = {**dict.fromkeys(WHOLE, StockEngine), **dict.fromkeys(STATES, SnapshotEngine)}
+    assert type(engine) is expected.get(request.param, PrefixEngine), engine.info.notes
     assert engine.info.answers_only is None
     return Family(tiny, engine)  # type: ignore[arg-type]  # one of the two
 
 
 def start_afresh(served: Family) -> None:
-    if isinstance(served.engine, PrefixEngine):
+    if isinstance(served.engine, PrefixEngine | SnapshotEngine):
         served.engine.prefixes.clear()
 
 

@@ -1,9 +1,9 @@
 """A worker extension that breaks on demand: what vLLM's workers may do to the server, made to happen.
 
-A file named by SECONDGLANCE_FAULT_FILE holds the fault's name; the model's next step with tokens takes it:
-vLLM also runs empty ones, after a request has ended, and nobody would wait for what they break. With
-SECONDGLANCE_FAULT_KEYS=1 the keys are read as another backend lays them out, so that the check at the start
-must notice.
+A file named by SECONDGLANCE_FAULT_FILE holds the fault's name; the next step of the model with tokens to
+compute takes it: vLLM also runs empty ones, after a request has ended, and nobody would wait for what they
+break. With SECONDGLANCE_FAULT_KEYS=1 the keys are read as another backend lays them out, so that the check at
+the start must notice.
 """
 
 from __future__ import annotations

@@ -75,9 +75,14 @@ class GenericAdapter(TransformersAdapter):
         self.grid_rule, self.content_rule = rule, content
         self.layout = lru_cache(maxsize=256)(self._layout)  # type: ignore[method-assign]
 
-    def check_cache(self) -> None:
-        """Raise ValueError where the model keeps another state than keys and values."""
-        full_layers(self.text_config)
+    @property
+    def can_cut_back(self) -> bool:
+        """Whether the model keeps keys and values only, a row for each token, and no other state."""
+        try:
+            full_layers(self.text_config)
+        except ValueError:
+            return False
+        return True
 
     def find_full_layers(self) -> tuple[int, ...]:
         """Return the layers that see the whole context, for models with another kind of state too."""

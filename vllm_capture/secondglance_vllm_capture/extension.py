@@ -57,11 +57,10 @@ class CaptureExtension:
         return None if check is None else [check.keys, check.output]
 
     def capture_state(self) -> dict[str, Any]:
-        """Return how many maps and how many pictures' encodings are held, and the last failure in words."""
-        maps, failure = 0, self._capture_problem
-        if self._capture is not None:
-            maps, failure = len(self._capture.maps), self._capture.failure
-        return {"maps": maps, "pictures": len(self.model_runner.encoder_cache), "failure": failure}
+        """Return how many maps are held, and the last failure in words."""
+        if self._capture is None:
+            return {"maps": 0, "failure": self._capture_problem}
+        return {"maps": len(self._capture.maps), "failure": self._capture.failure}
 
 
 def _decoder_layers(vllm_config: Any) -> dict[int, Any]:

@@ -47,7 +47,6 @@ def start_vllm(front: Front, options: VllmOptions, on_step: Callable[[int, float
     if is_cpu:
         os.environ.update(_CPU_ENVIRONMENT | os.environ)
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
     given: dict[str, Any] = {
@@ -80,28 +79,12 @@ def start_vllm(front: Front, options: VllmOptions, on_step: Callable[[int, float
         disable_log_stats=True,
         **{name: value for name, value in given.items() if value is not None},
     )
-    config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
-    if is_cpu:
-        _keep_pictures(config.scheduler_config, front, options.max_running)
-    return AsyncLLM.from_vllm_config(config, stat_loggers=[_observer(on_step)], disable_log_stats=True)
+    return AsyncLLM.from_engine_args(arguments, stat_loggers=[_observer(on_step)])
 
 
 def stop_vllm(llm: Any) -> None:
     """End vLLM's processes."""
     llm.shutdown(timeout=_SHUTDOWN_S)
-
-
-def _keep_pictures(scheduler: Any, front: Front, count: int) -> None:
-    """Let vLLM keep the encodings of so many pictures, for the second stage and for follow-up questions.
-
-    The prefix cache shares whole blocks only, so of a known picture's tokens some are computed anew, from its
-    encoding. vLLM keeps as many encodings as one step may have tokens: of ten pictures of the embedded model.
-    Not done on a GPU, where vLLM has measured its memory without them.
-    """
-    budget = front.info.image
-    layout = front.adapter.layout(budget.max_width, budget.max_height)
-    wanted = count * layout.rows * layout.cols
-    scheduler.encoder_cache_size = max(scheduler.encoder_cache_size, wanted)
 
 
 def _extension() -> str:

@@ -165,6 +165,15 @@ class Reply:
         return self.final.confidence
 
     @property
+    def surest(self) -> Look | None:
+        """The look that the answer is from; None where no region was looked at."""
+        surest = self.looks[0] if self.looks else None
+        for before, look in pairwise(self.looks):
+            if (look.reply.answer, look.reply.confidence) != (before.reply.answer, before.reply.confidence):
+                surest = look  # it made a surer answer: the server keeps the earlier one else
+        return surest
+
+    @property
     def draft_answer(self) -> str:
         """Stage one's answer, also where stage two gave another."""
         return self.first.answer
@@ -180,11 +189,7 @@ class Reply:
 
         `box` is in [0, 1] of the upright original, `pixels` in its pixels, half-open.
         """
-        roi = self.first.roi
-        for before, look in pairwise(self.looks):
-            if (look.reply.answer, look.reply.confidence) != (before.reply.answer, before.reply.confidence):
-                roi = look.roi  # it made a surer answer: the server keeps the earlier one else
-        return roi
+        return self.first.roi if self.surest is None else self.surest.roi
 
     @property
     def id(self) -> str:

@@ -24,6 +24,7 @@ from secondglance.gateway.messages import ChatRequest, compose, parse_chat
 from secondglance.gateway.pictures import load_picture
 from secondglance.gateway.replies import ChatWriter, Form
 from secondglance.gateway.services import GatewayServices
+from secondglance.gateway.settings import GatewaySettings
 from secondglance.gateway.streaming import Arrivals, Writer, streamed
 
 T = TypeVar("T")
@@ -63,25 +64,26 @@ async def answer(
     )
     writer = writer_of(form)
     picture = await load_picture(question.picture, parts.files, parts.remote)
-    terms = _terms(chat, form, is_low_detail=question.is_low_detail)
+    terms = _terms(chat, form, parts.settings, is_low_detail=question.is_low_detail)
     if not chat.stream:
         return JSONResponse(writer.document(await parts.client.ask(picture, question.text, **terms)))
     arrivals: Arrivals = asyncio.Queue()
     hooks = Hooks(on_answer=arrivals.put_nowait, on_token=arrivals.put_nowait)
     asking = parts.client.with_options(hooks=hooks).ask(picture, question.text, **terms)
-    is_draft_final = terms["mode"] == "answer_only" or model.answers_only is not None
+    looks = 0 if terms["mode"] == "answer_only" or model.answers_only is not None else terms["max_rounds"]
     return await streamed(
-        asyncio.ensure_future(asking), arrivals, writer, model=model.name, is_draft_final=is_draft_final
+        asyncio.ensure_future(asking), arrivals, writer, model=model.name, looks=min(looks, model.max_rounds)
     )
 
 
-def _terms(chat: ChatRequest, form: Form, *, is_low_detail: bool) -> Terms:
+def _terms(chat: ChatRequest, form: Form, settings: GatewaySettings, *, is_low_detail: bool) -> Terms:
     wish = chat.second_glance
     terms: Terms = {
         "mode": wish.mode or ("answer_only" if is_low_detail else "auto"),
         "threshold": wish.threshold,
         "timeout_s": wish.timeout_s,
-        "max_uplink_bytes": wish.max_uplink_bytes,
+        "max_uplink_bytes": wish.max_uplink_bytes or settings.max_uplink_bytes,
+        "max_rounds": wish.max_rounds or settings.max_rounds,
         "strict": wish.strict,
         "max_new_tokens": form.max_new_tokens,
     }

@@ -104,6 +104,7 @@ class Extension(BaseModel):
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     max_uplink_bytes: PositiveInt | None = None
     strict: bool = False
+    max_rounds: PositiveInt | None = None
 
 
 class ChatRequest(BaseModel):

@@ -1,7 +1,7 @@
 """A finished conversation written as OpenAI's chat completion, whole or in chunks.
 
 Only the emitted token's probability is known, so `logprobs` lists no alternatives. Token counts are sums over
-both stages: that is what the model worked.
+both stages and all looks: that is what the model worked.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def extension(reply: Reply, form: Form) -> dict[str, Any]:
         "receipt",
     )
     notes = [*form.notes, *reply.notes]
-    return {"draft": reply.draft_answer, **{name: told[name] for name in names}, "notes": notes}
+    looks = {"looks": told["looks"]} if "looks" in told else {}
+    return {"draft": reply.draft_answer, **{name: told[name] for name in names}, **looks, "notes": notes}
 
 
 def _head(form: Form, kind: str, model: str) -> dict[str, Any]:
@@ -147,7 +148,8 @@ def ending(reply: Reply, form: Form) -> tuple[str, str]:
     found = [at for at in (reply.answer.find(stop) for stop in form.stops) if at >= 0]
     if found:
         return reply.answer[: min(found)], "stop"
-    is_cut = reply.usage.completion_tokens >= form.max_new_tokens
+    answered = reply.first if reply.surest is None else reply.surest.reply
+    is_cut = answered.usage.completion_tokens >= form.max_new_tokens
     return reply.answer, "length" if is_cut else "stop"
 
 
@@ -160,8 +162,8 @@ def said(answer: str, form: Form) -> dict[str, str | None]:
 
 
 def usage_of(reply: Reply) -> dict[str, Any]:
-    """Return the tokens of both stages together."""
-    stages = [stage.usage for stage in (reply.first, reply.second) if stage is not None]
+    """Return the tokens of both stages and all looks together."""
+    stages = [stage.usage for stage in (reply.first, *(look.reply for look in reply.looks))]
     prompt = sum(usage.prompt_tokens for usage in stages)
     completed = sum(usage.completion_tokens for usage in stages)
     return {

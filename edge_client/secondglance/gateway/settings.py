@@ -26,6 +26,8 @@ class GatewaySettings(BaseSettings):
     api_key: SecretStr | None = Field(default=None, min_length=1)  # None: any key will do, on loopback
     model_names: tuple[str, ...] = ()  # what apps may call the server's model besides its own name
     system: Literal["ignore", "prepend"] = "ignore"  # what becomes of system messages
+    max_rounds: PositiveInt = 1  # regions of a question, for requests that do not say
+    max_uplink_bytes: PositiveInt | None = None  # of a question, for requests that do not say; None: no limit
 
     allowed_hosts: tuple[str, ...] = ()  # pictures are fetched from these: HOST or HOST:PORT
     allow_private: bool = False  # a name in `allowed_hosts` may lead to a private address

@@ -1,8 +1,9 @@
 """An answer in chunks, a token at a time, as soon as a token is part of the final answer.
 
 A draft may be replaced, so its tokens are held until the server is sure of it; those of a second answer, and
-of a draft that nothing can replace, leave as they come. A stream begins with stage one's reply, or with such
-a token: what goes wrong before has its proper status. A failed stage two gives the draft, unless the app
+of a draft that nothing can replace, leave as they come. Where further looks may follow, the surest answer
+counts: it leaves when it is known, in one piece. A stream begins with stage one's reply, or with a token that
+may leave: what goes wrong before has its proper status. A failed stage two gives the draft, unless the app
 asked for `strict` or a part of the second answer has left already.
 """
 
@@ -61,12 +62,13 @@ class Writer(Protocol):
 
 
 async def streamed(
-    asking: asyncio.Future[Reply], arrivals: Arrivals, writer: Writer, *, model: str, is_draft_final: bool
+    asking: asyncio.Future[Reply], arrivals: Arrivals, writer: Writer, *, model: str, looks: int
 ) -> Response:
     """Return the stream of a conversation that runs. Raises what it raises before there is anything to send.
 
-    `model` is its name; `is_draft_final`: there will be no second answer.
+    `model` is its name; `looks`: at most how many regions are looked at, so many answers replace the draft.
     """
+    is_draft_final = looks == 0
     asking.add_done_callback(lambda _: arrivals.put_nowait(None))
     held: list[Token] = []
     try:
@@ -81,7 +83,7 @@ async def streamed(
         raise
     opening = first if isinstance(first, InferenceResponse) else None
     is_sure = is_draft_final or (opening is not None and opening.status == "answered")
-    answer = _Answer(writer, model, held if is_sure else [])
+    answer = _Answer(writer, model, held if is_sure else [], is_replaceable=looks > 1)
     events = _events(asking, arrivals, answer, writer.opening(opening, model))
     return StreamingResponse(events, media_type="text/event-stream")
 
@@ -112,14 +114,18 @@ class Deltas:
 
 
 class _Answer:
-    """Turns tokens and the final reply into chunks."""
+    """Turns tokens and the final reply into chunks.
 
-    def __init__(self, writer: Writer, model: str, held: list[Token]) -> None:
+    `held`: tokens of a draft that stays. `is_replaceable`: whether a surer answer may follow a second one.
+    """
+
+    def __init__(self, writer: Writer, model: str, held: list[Token], *, is_replaceable: bool) -> None:
         self.writer = writer
         self._form = form = writer.form
         self._model = model
         self._deltas = Deltas(form.stops)
         self._held = held
+        self._is_replaceable = is_replaceable
         self._waiting: list[Token] = []  # tokens of which nothing is shown yet
         self._n_told = 0
 
@@ -129,7 +135,7 @@ class _Answer:
 
     def take(self, token: Token) -> list[bytes]:
         """Return the chunk that the token gives, if any."""
-        if not self._form.answer_format.is_plain:
+        if not self._form.answer_format.is_plain or (self._is_replaceable and token.stage == 2):
             return []
         self._waiting.append(token)
         text = self._deltas.add(token.text)

@@ -6,8 +6,8 @@ It writes the model to a folder, serves it with the prefix engine here and with 
 PYTHON, and checks: that the capture's check at vLLM's start passed on this backend; that answers and regions
 are the same over HTTP; requests per second and the processor time of each; what a long answer costs the short
 ones beside it; what both do without memory and after a fault that sticks. The table goes to
-benchmarks/results/. Exit code 1 if a check failed. `--cpu` runs on a machine without a GPU, to check this
-script; its numbers say nothing about one.
+benchmarks/results/, anew after each part; a part that fails is noted and the next one runs. Exit code 1
+if a check failed. `--cpu` runs on a machine without a GPU, to check this script; its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, astuple, dataclass, field
 
 import httpx
 import numpy as np
@@ -39,27 +39,39 @@ from benchmarks.instruments.processes import ROOT, ServerProcess, server_process
 from benchmarks.throughput import KNOWN_WORDS, conversations, count_model
 from secondglance_eval.markdown import markdown_table
 from secondglance_server.engine.loader import EMBEDDED
+from secondglance_server.engine.placement import place
 
 RESULTS = ROOT / "benchmarks" / "results"
 EDGES = (1, 16, 64)
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}  # of the uncertainty that the gate reads
 FAULTS = ("memory", "exception")
 _PATIENT = {"SECONDGLANCE_SERVER_INFERENCE_DEADLINE_S": "300"}  # 64 edges at a time on a slow device
+LEVEL_HEAD = (
+    *("engine", "edges", "requests/s", "ceiling"),
+    *("CPU ms/request", "p50 ms", "p95 ms", "other replies"),
+)
+BESIDE_HEAD = (
+    *("engine", "p95 ms of short answers", "beside a long one"),
+    *("CPU ms", "beside", "first event / token"),
+)
+CHECK_HEAD = ("check", "outcome")
 SHORT_ANSWERS = 8  # of each half of a round
+MOST_SAID = 300  # characters of what went wrong
+MOST_SECONDS = 900.0  # for what breaks the prefix engine
 
 
 @dataclass
 class Level:
     """One engine with one number of edges; processor time is the server's with all its children.
 
-    `ceiling_requests_per_s`: as `benchmarks.throughput` has it; with one thread, 1000 / ceiling is the least
-    processor time of a request.
+    `ceiling_requests_per_s`: as `benchmarks.throughput` has it, None where it could not be counted; with one
+    thread, 1000 / ceiling is the least processor time of a request.
     """
 
     engine: str
     edges: int
     requests_per_s: float
-    ceiling_requests_per_s: float
+    ceiling_requests_per_s: float | None
     cpu_ms_per_request: float
     p50_ms: float
     p95_ms: float
@@ -83,15 +95,32 @@ class Report:
             self.failed.append(check)
 
 
+@dataclass
+class Shared:
+    """What one part of the check leaves for the next ones.
+
+    `asked`: the conversations, made once one server has told its budget. `expected`: the replies of the first
+    level that came to its end, by the engine `expected_of`.
+    """
+
+    asked: Sequence[Conversation] = ()
+    expected: Sequence[Exchange] = ()
+    expected_of: str = ""
+    ceiling_of: Callable[[Sequence[Exchange], int], float] | None = None
+
+
 @contextlib.contextmanager
-def noting_failure(report: Report, part: str) -> Iterator[None]:
-    """Note what ends a part, so that the others are checked and written all the same."""
+def part(report: Report, name: str) -> Iterator[None]:
+    """Note what ends a part, so that the others run all the same, and write what is known after it."""
     try:
         yield
     except httpx.HTTPStatusError as exc:
-        report.note(part, f"{exc.response.status_code}: {exc.response.text}", is_good=False)
-    except (RuntimeError, OSError, httpx.HTTPError, subprocess.SubprocessError) as exc:
-        report.note(part, f"{type(exc).__name__}: {exc}", is_good=False)
+        report.note(name, f"{exc.response.status_code}: {exc.response.text}", is_good=False)
+    except Exception as exc:  # whatever an untried machine comes up with
+        traceback.print_exc()
+        report.note(name, f"{type(exc).__name__}: {str(exc)[-MOST_SAID:]}", is_good=False)
+    finally:
+        write(report)
 
 
 def free_device() -> None:
@@ -101,37 +130,38 @@ def free_device() -> None:
         torch.cuda.empty_cache()
 
 
-def run_levels(
-    server: ServerProcess,
-    engine: str,
-    asked: Sequence[Conversation],
-    edges: Sequence[int],
-    expected: Sequence[Exchange],
-    tolerance: float,
-    ceiling_of: Callable[[Sequence[Exchange], int], float],
-) -> tuple[list[Level], list[Exchange]]:
-    """Return the levels, and the replies of the first. With no `expected`, the first level's are it."""
-    levels, first = [], list(expected)
-    for number in edges:
-        began, cpu = time.perf_counter(), server.cpu_seconds()
-        exchanges = asyncio.run(converse_all(server.url, asked, number))
-        seconds, spent = time.perf_counter() - began, server.cpu_seconds() - cpu
-        first = first or exchanges
-        p50, p95 = np.quantile([exchange.seconds for exchange in exchanges], (0.5, 0.95))
-        levels.append(
-            Level(
-                engine=engine,
-                edges=number,
-                requests_per_s=round(len(exchanges) / seconds, 2),
-                ceiling_requests_per_s=round(ceiling_of(exchanges, number), 2),
-                cpu_ms_per_request=round(1e3 * spent / len(exchanges), 1),
-                p50_ms=round(1e3 * float(p50), 1),
-                p95_ms=round(1e3 * float(p95), 1),
-                differ=differing(exchanges, first, tolerance),
-            )
+def count_ceiling(model: str, shared: Shared) -> None:
+    costs, machine, _ = count_model(model)
+
+    def ceiling_of(exchanges: Sequence[Exchange], edges: int) -> float:
+        least = (
+            costs[e.kind].least_seconds(machine, steps=e.completion_tokens, batch=edges) for e in exchanges
         )
-        print(levels[-1], flush=True)
-    return levels, first
+        return len(exchanges) / sum(least)
+
+    shared.ceiling_of = ceiling_of
+
+
+def run_level(server: ServerProcess, engine: str, edges: int, report: Report, shared: Shared) -> None:
+    """Ask all conversations with so many edges; compare with the first replies that there are."""
+    began, cpu = time.perf_counter(), server.cpu_seconds()
+    exchanges = asyncio.run(converse_all(server.url, shared.asked, edges))
+    seconds, spent = time.perf_counter() - began, server.cpu_seconds() - cpu
+    if not shared.expected:
+        shared.expected, shared.expected_of = exchanges, engine
+    p50, p95 = np.quantile([exchange.seconds for exchange in exchanges], (0.5, 0.95))
+    level = Level(
+        engine=engine,
+        edges=edges,
+        requests_per_s=round(len(exchanges) / seconds, 2),
+        ceiling_requests_per_s=shared.ceiling_of and round(shared.ceiling_of(exchanges, edges), 2),
+        cpu_ms_per_request=round(1e3 * spent / len(exchanges), 1),
+        p50_ms=round(1e3 * float(p50), 1),
+        p95_ms=round(1e3 * float(p95), 1),
+        differ=differing(exchanges, shared.expected, TOLERANCE[report.dtype]),
+    )
+    print(level, flush=True)
+    report.levels.append(level)
 
 
 def differing(got: Sequence[Exchange], expected: Sequence[Exchange], tolerance: float) -> int:
@@ -142,63 +172,70 @@ def differing(got: Sequence[Exchange], expected: Sequence[Exchange], tolerance: 
     return len(one.keys() | other.keys()) - same
 
 
-def check_engines(report: Report, source: str, options: argparse.Namespace, work: pathlib.Path) -> None:
-    vllm_python = os.environ["SECONDGLANCE_VLLM_PYTHON"]
-    common = ("--model", source, "--dtype", options.dtype)
-    costs, machine, info = count_model(options.model)
-    free_device()
+def check_engine(
+    engine: str, source: str, options: argparse.Namespace, work: pathlib.Path, report: Report, shared: Shared
+) -> None:
+    """Serve the model with the engine and measure each number of edges, then short answers beside a long one.
 
-    def ceiling_of(exchanges: Sequence[Exchange], edges: int) -> float:
-        least = (
-            costs[e.kind].least_seconds(machine, steps=e.completion_tokens, batch=edges) for e in exchanges
-        )
-        return len(exchanges) / sum(least)
+    What fails while the server runs leaves its own figures out.
+    """
+    python = sys.executable if engine == "prefix" else os.environ["SECONDGLANCE_VLLM_PYTHON"]
+    arguments = ("--model", source, "--dtype", options.dtype, "--engine", engine)
+    with server_process(python, work / f"{engine}.log", *arguments, environment=_PATIENT) as server:
+        if engine == "vllm":
+            with part(report, "capture's check at the start"):
+                reason = httpx.get(f"{server.url}/readyz").json().get("answers_only")
+                report.note("capture's check at the start", reason or "passed", is_good=reason is None)
+        if not shared.asked:
+            budget = httpx.get(f"{server.url}/v1/model").json()["image"]
+            words = None if source == EMBEDDED else KNOWN_WORDS
+            shared.asked = conversations(options.conversations, budget, words=words)
+        for edges in options.edges:
+            with part(report, f"{engine}, {edges} edges"):
+                run_level(server, engine, edges, report, shared)
+        with part(report, f"{engine}, short answers beside a long one"):
+            report.beside_long[engine] = beside_long(server, SHORT_ANSWERS)
 
-    with server_process(sys.executable, work / "prefix.log", *common, environment=_PATIENT) as prefix:
-        model = httpx.get(f"{prefix.url}/v1/model").json()
-        report.dtype = info.dtype
-        words = None if source == EMBEDDED else KNOWN_WORDS
-        asked = conversations(options.conversations, model["image"], words=words)
-        tolerance = TOLERANCE[report.dtype]
-        levels, expected = run_levels(prefix, "prefix", asked, options.edges, (), tolerance, ceiling_of)
-        report.levels += levels
-        report.beside_long["prefix"] = beside_long(prefix, SHORT_ANSWERS)
-    options_of_vllm = (*common, "--engine", "vllm")
-    with server_process(vllm_python, work / "vllm.log", *options_of_vllm, environment=_PATIENT) as vllm:
-        reason = httpx.get(f"{vllm.url}/readyz").json().get("answers_only")
-        report.note("capture's check at the start", reason or "passed", is_good=reason is None)
-        levels, _ = run_levels(vllm, "vllm", asked, options.edges, expected, tolerance, ceiling_of)
-        report.levels += levels
-        report.beside_long["vllm"] = beside_long(vllm, SHORT_ANSWERS)
-    worst = max(level.differ for level in levels)
-    outcome = f"{worst} differ of {len(expected)}"
+
+def compare_engines(report: Report, shared: Shared) -> None:
+    compared = [level for level in report.levels if level.engine == "vllm"]
+    if shared.expected_of != "prefix" or not compared:
+        report.note("replies as the prefix engine's", "one of the engines gave none", is_good=False)
+        return
+    worst = max(level.differ for level in report.levels)
+    outcome = f"{worst} differ of {len(shared.expected)}"
     is_exact = report.dtype == "float32"
     if not is_exact:  # two kernels round differently, and of random weights the best two tokens are close
         outcome += f"; not judged in {report.dtype}"
     report.note("replies as the prefix engine's", outcome, is_good=worst == 0 or not is_exact)
 
 
-def check_faults(report: Report, source: str, work: pathlib.Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.instruments.gpu_faults", source],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    said = json.loads(ran.stdout.splitlines()[-1]) if ran.stdout else {"memory": ran.stderr[-300:]}
+def check_faults(report: Report, source: str, dtype: str, work: pathlib.Path) -> None:
+    with part(report, "prefix engine, faults"):
+        prefix_faults(report, source)
+    for fault in FAULTS:
+        with part(report, f"vllm, {fault}"):
+            outcome, is_good = vllm_fault(source, dtype, fault, work)
+            report.note(f"vllm, {fault}", outcome, is_good=is_good)
+
+
+def prefix_faults(report: Report, source: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.instruments.gpu_faults", source]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=MOST_SECONDS)
+    said = json.loads(ran.stdout.splitlines()[-1]) if ran.stdout else {"memory": ran.stderr[-MOST_SAID:]}
     for name, good in (("memory", "recovered"), ("sticky", "called broken")):
         outcome = said.get(name, "not reached")
         is_good = outcome == "not on a CPU" or (good in outcome and "not recover" not in outcome)
         report.note(f"prefix engine, {name}", outcome, is_good=is_good)
-    for fault in FAULTS:
-        report.note(f"vllm, {fault}", *vllm_fault(source, fault, work))
 
 
-def vllm_fault(source: str, fault: str, work: pathlib.Path) -> Any:
+def vllm_fault(source: str, dtype: str, fault: str, work: pathlib.Path) -> tuple[str, bool]:
     """Break a step of vLLM's worker; the server must answer 503 and end with 1."""
     trigger = work / f"fault-{fault}"
     with server_process(
         os.environ["SECONDGLANCE_VLLM_PYTHON"],
         work / f"{fault}.log",
-        *("--model", source, "--engine", "vllm"),
+        *("--model", source, "--engine", "vllm", "--dtype", dtype),
         module="tests.vllm.faulty_server",
         environment={"SECONDGLANCE_FAULT_FILE": str(trigger)},
     ) as server:
@@ -218,37 +255,24 @@ def vllm_fault(source: str, fault: str, work: pathlib.Path) -> Any:
 
 
 def write(report: Report) -> None:
+    """Write what is known so far, as JSON and as a page."""
     name = f"gpu_check_{'cpu' if report.device.startswith('CPU') else 'gpu'}"
     (RESULTS / f"{name}.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
-    rows = [
-        (
-            *(r.engine, r.edges, r.requests_per_s, r.ceiling_requests_per_s, r.cpu_ms_per_request),
-            *(r.p50_ms, r.p95_ms, r.differ),
-        )
-        for r in report.levels
-    ]
-    head = ("engine", "edges", "requests/s", "ceiling", "CPU ms/request", "p50 ms", "p95 ms", "other replies")
-    text = (
-        f"# GPU check\n\n{report.device} · {report.model} in {report.dtype} · torch {torch.__version__}\n\n"
-    )
-    text += markdown_table(head, [tuple(map(str, row)) for row in rows]) + "\n\n"
+    (RESULTS / f"{name}.md").write_text(page(report))
+
+
+def page(report: Report) -> str:
+    """Return the report as Markdown."""
+    title = f"{report.device} · {report.model} in {report.dtype} · torch {torch.__version__}"
+    levels = [["-" if cell is None else cell for cell in astuple(level)] for level in report.levels]
     beside = [
-        tuple(map(str, (name, *each.wall_ms, *each.cpu_ms, each.first_event)))
+        (name, *each.wall_ms, *each.cpu_ms, each.first_event)
         for name, each in report.beside_long.items()
         if each is not None
     ]
-    head = (
-        "engine",
-        "p95 ms of short answers",
-        "beside a long one",
-        "CPU ms",
-        "beside",
-        "first event / token",
-    )
-    text += markdown_table(head, beside) + "\n\n"
-    text += markdown_table(("check", "outcome"), list(report.checks.items())) + "\n"
-    (RESULTS / f"{name}.md").write_text(text)
-    print(text)
+    tables = (LEVEL_HEAD, levels), (BESIDE_HEAD, beside), (CHECK_HEAD, list(report.checks.items()))
+    parts = [markdown_table(head, [tuple(map(str, row)) for row in rows]) for head, rows in tables]
+    return "\n\n".join(["# GPU check", title, *parts]) + "\n"
 
 
 def main() -> int:
@@ -256,7 +280,7 @@ def main() -> int:
     parser.add_argument("--model", default="llava-1.5-7b", choices=sorted(MODELS))
     parser.add_argument("--edges", type=int, nargs="+", default=EDGES)
     parser.add_argument("--conversations", type=int, default=64)
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--dtype", default="auto", choices=("auto", *TOLERANCE))
     parser.add_argument("--no-faults", action="store_true", help="leave out what breaks the engines")
     parser.add_argument("--cpu", action="store_true", help="run without a GPU, to check this script")
     options = parser.parse_args()
@@ -264,19 +288,34 @@ def main() -> int:
         print("no CUDA device here; --cpu checks this script without one", file=sys.stderr)
         return 2
     device = f"CPU, {os.cpu_count()} cores" if options.cpu else torch.cuda.get_device_name()
-    report = Report(f"{device}, {platform.machine()}", options.model)
+    dtype = str(place("auto", options.dtype, "auto").dtype).removeprefix("torch.")
+    report = Report(f"{device}, {platform.machine()}", options.model, dtype)
     with tempfile.TemporaryDirectory() as folder:
-        work = pathlib.Path(folder)
-        (work / "model").mkdir()
-        source = export(options.model, work / "model")
-        with noting_failure(report, "both engines"):
-            check_engines(report, source, options, work)
-        if not options.no_faults:
-            with noting_failure(report, "faults"):
-                check_faults(report, source, work)
-    write(report)
+        check(report, options, pathlib.Path(folder))
+    print(page(report))
     print(json.dumps(asdict(report)))
     return 1 if report.failed else 0
+
+
+def check(report: Report, options: argparse.Namespace, work: pathlib.Path) -> None:
+    """Run all parts; only without a model there is nothing to do."""
+    shared = Shared()
+    source = ""
+    with part(report, "model"):
+        (work / "model").mkdir()
+        source = export(options.model, work / "model")
+    if not source:
+        return
+    with part(report, "ceiling"):
+        count_ceiling(options.model, shared)
+    for engine in ("prefix", "vllm"):
+        free_device()
+        with part(report, f"{engine} engine"):
+            check_engine(engine, source, options, work, report, shared)
+    with part(report, "comparison"):
+        compare_engines(report, shared)
+    if not options.no_faults:
+        check_faults(report, source, options.dtype, work)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from secondglance_server.engine.generic.snapshot import SnapshotEngine
 from secondglance_server.engine.generic.stock import StockEngine
 from secondglance_server.engine.loader import load_engine
 from secondglance_server.engine.prefix import NEUTRAL_PROMPT, PrefixEngine
@@ -19,7 +20,7 @@ from tests.engine.conftest import Family
 from tests.engine.test_equalities import LANDSCAPE, PORTRAIT, QUESTION, SQUARE
 from tests.engine.tiny.parts import picture
 from tests.engine.types import free, merged, squares, tiles
-from tests.engine.types.row import build
+from tests.engine.types.row import SIDE, build
 from tests.server.exchange import running_client
 
 # transformers' own: of a processor that makes arrays of nested pictures
@@ -36,9 +37,11 @@ SLOW |= {
     "vipllava",
 }
 SLOW |= {*merged.ROWS, *tiles.ROWS} - {"ernie4_5_vl_moe", "minicpmv4_6"}
-# a picture that sees the question, or a state that is not keys and values
-WHOLE = {"lfm3_vl", "minicpmv4_6", "minicpmv4_7", "paligemma", "qwen3_5", "qwen3_5_moe", "qwen4_exp"}
-ROWS = {**squares.ROWS, **free.ROWS, **merged.ROWS, **tiles.ROWS}
+# a picture that sees the question, or a second stage that differs with a prefix computed alone
+WHOLE = {"minicpmv4_6", "minicpmv4_7", "paligemma", "paligemma 2"}
+# linear attention and convolutions: a state that is not keys and values
+STATES = {"lfm3_vl", "qwen3_5", "qwen3_5_moe", "qwen4_exp"}
+ROWS = {**squares.ROWS, **squares.VARIANTS, **free.ROWS, **merged.ROWS, **tiles.ROWS}
 TYPES = [pytest.param(t, marks=pytest.mark.slow if t in SLOW else ()) for t in sorted(ROWS)]
 ODD = (picture(101, 37, seed=4), picture(37, 101, seed=5), picture(79, 83, seed=6))
 QUESTIONS = ("Hi", QUESTION, "And what stands on the left of it, if anything does?")
@@ -47,16 +50,17 @@ QUESTIONS = ("Hi", QUESTION, "And what stands on the left of it, if anything doe
 @pytest.fixture(scope="session", params=TYPES)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
     """A type's stock side, and the engine that the loader chose for it."""
-    directory = tmp_path_factory.mktemp(request.param)
-    tiny = build(request.param, ROWS[request.param], directory)
+    directory = tmp_path_factory.mktemp(request.param.replace(" ", "_"))
+    tiny = build(request.param.partition(" ")[0], ROWS[request.param], directory)
     engine = load_engine(str(directory), device="cpu", dtype="float32")
-    assert isinstance(engine, StockEngine if request.param in WHOLE else PrefixEngine), engine.info.notes
+    expected = {**dict.fromkeys(WHOLE, StockEngine), **dict.fromkeys(STATES, SnapshotEngine)}
+    assert type(engine) is expected.get(request.param, PrefixEngine), engine.info.notes
     assert engine.info.answers_only is None
     return Family(tiny, engine)  # type: ignore[arg-type]  # one of the two
 
 
 def start_afresh(served: Family) -> None:
-    if isinstance(served.engine, PrefixEngine):
+    if isinstance(served.engine, PrefixEngine | SnapshotEngine):
         served.engine.prefixes.clear()
 
 
@@ -105,6 +109,16 @@ def test_attention_is_the_models_own(served: Family) -> None:
 def test_a_bright_square_at_each_corner_changes_the_cell_there(served: Family, size: tuple[int, int]) -> None:
     for corner in ((0, 0), (0, 1), (1, 0), (1, 1)):
         equalities.test_a_bright_square_changes_the_cell_that_contains_it(served, size, corner)
+
+
+def test_the_first_picture_fills_the_encoders_view(served: Family) -> None:
+    """LLaVA-NeXT, Aya Vision, Gemma 4 and others were sent 16 x 16 pixels: those bring as many tokens as a
+    view. Their random models' views have sides of 56; twice that for two by two tiles, and one to compare."""
+    budget = served.engine.info.image
+    if budget.max_pixels is not None:
+        assert SIDE**2 <= budget.max_pixels <= 9 * SIDE**2
+    else:
+        assert min(budget.max_width, budget.max_height) >= SIDE
 
 
 def test_a_batch_equals_each_alone_and_stock(served: Family) -> None:

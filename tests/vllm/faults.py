@@ -1,8 +1,9 @@
 """A worker extension that breaks on demand: what vLLM's workers may do to the server, made to happen.
 
-A file named by SECONDGLANCE_FAULT_FILE holds the fault's name; the next step of the model takes it. With
-SECONDGLANCE_FAULT_KEYS=1 the keys are read as another backend lays them out, so that the check at the start
-must notice.
+A file named by SECONDGLANCE_FAULT_FILE holds the fault's name; the next step of the model with tokens to
+compute takes it: vLLM also runs empty ones, after a request has ended, and nobody would wait for what they
+break. With SECONDGLANCE_FAULT_KEYS=1 the keys are read as another backend lays them out, so that the check at
+the start must notice.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ class FaultyExtension(CaptureExtension):
         installed = super().capture_install(layer_number)
         execute = self.model_runner.execute_model
 
-        def execute_or_break(*args: Any, **kwargs: Any) -> Any:
+        def execute_or_break(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
             fault = pathlib.Path(os.environ[FAULT_FILE])
-            if fault.exists():
+            if scheduled.total_num_scheduled_tokens and fault.exists():
                 name = fault.read_text()
                 fault.unlink()
                 _break(name)
-            return execute(*args, **kwargs)
+            return execute(scheduled, *args, **kwargs)
 
         self.model_runner.execute_model = execute_or_break
         return installed

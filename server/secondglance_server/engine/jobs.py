@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from secondglance_server.engine.adapters.protocol import ImageLayout, Pixels
 from secondglance_server.engine.prefix_store import StoredPrefix
@@ -22,7 +23,7 @@ class Job(Prepared):
     prompt: Prompt
     layouts: list[ImageLayout]
     pixels: dict[str, Pixels] = field(default_factory=dict)
-    held: StoredPrefix | None = None
+    held: StoredPrefix[Any] | None = None
     is_second_try: bool = False
     n_given_out: int = 0
 
@@ -55,7 +56,7 @@ class Job(Prepared):
 
 
 def like_the_first(
-    waiting: Sequence[Job], held: Callable[[Job], StoredPrefix | None], *, can_pad: bool
+    waiting: Sequence[Job], held: Callable[[Job], StoredPrefix[Any] | None], *, can_pad: bool
 ) -> list[int]:
     """Indices of the first waiting job and of those that can run in its batch; sets what of each is `held` by
     now.

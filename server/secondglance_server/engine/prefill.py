@@ -52,20 +52,20 @@ def prefill(
         cache = resume(prefixes, longest - past + new_tokens, in_place=in_place)
     else:
         cache = empty_cache(adapter.n_layers, longest + max(new_tokens, SLACK_TOKENS))
-    chunk = _chunk(adapter, jobs, past=past, longest=longest)
+    chunk = chunk_of(adapter, jobs, past=past, longest=longest)
     maps: list[AttentionMap | None] = [None] * len(jobs)
     if jobs[0].is_first_stage:
         with recording(layers, jobs[0].prompt.grid) as recorder:
             logits = adapter.forward(chunk, cache)
-        maps = _maps(jobs, recorder.mean())
+        maps = attention_maps(jobs, recorder.mean())
     else:
         logits = adapter.forward(chunk, cache)
     next_positions = chunk.positions[:, :, -1:].amax(dim=0, keepdim=True) + 1
     return Prefilled(logits, maps, cache, chunk.visible, next_positions.expand(len(chunk.positions), -1, -1))
 
 
-def _chunk(adapter: Adapter, jobs: Sequence[Job], *, past: int, longest: int) -> Chunk:
-    """The batch's uncached tokens with their pictures' features in place."""
+def chunk_of(adapter: Adapter, jobs: Sequence[Job], *, past: int, longest: int) -> Chunk:
+    """Return the batch's uncached tokens with their pictures' features in place."""
     device = adapter.model.device
     filler = min(adapter.end_ids)  # a padding's token: any but the image's
     rows, positions = [], []
@@ -120,7 +120,7 @@ def _features(adapter: Adapter, jobs: Sequence[Job]) -> list[VisualFeatures]:
     return [features[i] for i in range(len(pixels))]
 
 
-def _maps(jobs: Sequence[Job], weights: Tensor) -> list[AttentionMap | None]:
+def attention_maps(jobs: Sequence[Job], weights: Tensor) -> list[AttentionMap | None]:
     rows = weights.cpu().numpy().astype(np.float32)
     grids = [job.layouts[0] for job in jobs]
     return [

@@ -22,6 +22,7 @@ import torch
 from secondglance_server.engine.adapters.protocol import Adapter
 from secondglance_server.engine.decode import DecodeBatch, Decoded
 from secondglance_server.engine.jobs import Job, like_the_first
+from secondglance_server.engine.kv_cache import PrefixStates
 from secondglance_server.engine.prefill import Prefilled, prefill
 from secondglance_server.engine.prefix_store import PrefixStore, StoredPrefix
 from secondglance_server.engine.prompt import PromptBuilder
@@ -78,7 +79,7 @@ class PrefixEngine:
     ) -> None:
         self.adapter = adapter
         self.prompts = prompts
-        self.prefixes = PrefixStore(cache_bytes)
+        self.prefixes: PrefixStore[PrefixStates] = PrefixStore(cache_bytes)
         self.layers = layers
         self.steps = StepRecorder(adapter, is_recording=is_recording)
         self._info = info
@@ -189,7 +190,7 @@ class PrefixEngine:
                 job.pixels[picture.key] = self.adapter.pixels(picture.rgb)
         return job
 
-    def _held(self, job: Job) -> StoredPrefix | None:
+    def _held(self, job: Job) -> StoredPrefix[PrefixStates] | None:
         held = self.prefixes.get(job.work.picture.key)
         return held if held is not None and held.ids == job.prompt.ids[: job.prompt.prefix] else None
 
@@ -199,7 +200,7 @@ class PrefixEngine:
             return self._start(jobs)
         except Exception as exc:  # a model's code may raise anything
             failure = self._failure_of(list(jobs.values()), exc)
-            if len(jobs) == 1 and not _is_out_of_memory(exc):
+            if len(jobs) == 1 and not is_out_of_memory(exc):
                 return [Progress(key, outcome=failure) for key in jobs]
         return [progress for key, job in jobs.items() for progress in self._begin_alone(key, job)]
 
@@ -213,7 +214,7 @@ class PrefixEngine:
         """After a step that failed, answer each from its beginning, once and in a batch of its own."""
         self._forget(answering)
         failure = self._failure_of([each.job for each in answering], exc)
-        is_its_own = len(answering) == 1 and not _is_out_of_memory(exc)
+        is_its_own = len(answering) == 1 and not is_out_of_memory(exc)
         progress: list[Progress] = []
         for each in answering:
             if is_its_own or each.job.is_second_try:
@@ -226,7 +227,7 @@ class PrefixEngine:
     def _failure_of(self, jobs: Sequence[Job], exc: Exception) -> EngineError:
         """Return what the jobs failed of, with room made if it was memory. Raises BrokenDeviceError."""
         failure = own_failure(exc)
-        if _is_out_of_memory(exc):
+        if is_out_of_memory(exc):
             self._make_room(jobs)
         return failure
 
@@ -380,7 +381,7 @@ def own_failure(exc: Exception) -> EngineError:
     return failure
 
 
-def _is_out_of_memory(exc: Exception) -> bool:
+def is_out_of_memory(exc: Exception) -> bool:
     """Return whether there was no memory: on the CPU torch raises a plain RuntimeError for it."""
     if isinstance(exc, (torch.OutOfMemoryError, MemoryError)):
         return True
@@ -391,7 +392,7 @@ def _is_out_of_memory(exc: Exception) -> bool:
 
 def _is_broken_device(exc: Exception) -> bool:
     """Return whether the device's context is lost: after a CUDA assert every further call fails as well."""
-    if _is_out_of_memory(exc) or not isinstance(exc, RuntimeError):
+    if is_out_of_memory(exc) or not isinstance(exc, RuntimeError):
         return False
     signs = ("device-side assert", "CUDA error")
     return isinstance(exc, torch.AcceleratorError) or any(sign in str(exc) for sign in signs)

@@ -5,28 +5,38 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
-from secondglance_server.engine.kv_cache import PrefixStates
 from secondglance_server.engine.protocol import AttentionMap
 
 
+class States(Protocol):
+    """What a model keeps of tokens that it has seen."""
+
+    @property
+    def n_bytes(self) -> int: ...
+
+
+S = TypeVar("S", bound=States)
+
+
 @dataclass(slots=True, eq=False)
-class StoredPrefix:
+class StoredPrefix(Generic[S]):
     """A picture's share of a prompt, computed. `ids`: its tokens; `neutral`: the neutral prompt's map once
     it was asked for."""
 
     ids: list[int]
-    states: PrefixStates
+    states: S
     neutral: AttentionMap | None = field(default=None)
 
 
-class PrefixStore:
+class PrefixStore(Generic[S]):
     """Maps picture keys to prefixes. A prefix larger than the whole budget is not kept; losing one is
     never an error."""
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget = budget_bytes
-        self._entries: OrderedDict[str, StoredPrefix] = OrderedDict()
+        self._entries: OrderedDict[str, StoredPrefix[S]] = OrderedDict()
         self.held_bytes = 0
 
     def __len__(self) -> int:
@@ -36,12 +46,12 @@ class PrefixStore:
         """Whether the prefix is there; may be asked from any thread, and counts as no use."""
         return key in self._entries
 
-    def get(self, key: str) -> StoredPrefix | None:
+    def get(self, key: str) -> StoredPrefix[S] | None:
         if key in self._entries:
             self._entries.move_to_end(key)
         return self._entries.get(key)
 
-    def put(self, key: str, prefix: StoredPrefix) -> None:
+    def put(self, key: str, prefix: StoredPrefix[S]) -> None:
         self._drop(key)
         if prefix.states.n_bytes > self._budget:
             return

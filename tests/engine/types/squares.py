@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from transformers import (
@@ -276,4 +277,20 @@ ROWS = {
         ),
         named={"image_token": "<image>"},
     ),
+}
+# the same model type around a text model with soft caps and windows
+VARIANTS: dict[str, Row] = {
+    "paligemma 2": replace(
+        ROWS["paligemma"],
+        config=lambda ids: {
+            **ROWS["paligemma"].config(ids),
+            "text_config": {
+                "model_type": "gemma2",
+                **ids.text(head_dim=32, query_pre_attn_scalar=32),
+                "attn_logit_softcapping": 2.0,
+                "final_logit_softcapping": 30.0,
+                "sliding_window": 16,
+            },
+        },
+    )
 }

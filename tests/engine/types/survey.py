@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from secondglance_server.engine.adapters import discover
 from secondglance_server.engine.generic.registry import REGISTRY, ModelType, model_types
+from secondglance_server.engine.generic.snapshot import SnapshotEngine
 from secondglance_server.engine.loader import ModelLoadError, load_engine
 from secondglance_server.engine.prefix import PrefixEngine
 from tests.engine.types import all_rows
@@ -50,7 +51,8 @@ def survey(model_type: str) -> ModelType:
         reason = (
             note.partition(": ")[2].removesuffix(" (probed)") if note.startswith("picture's grid") else reason
         )
-    return ModelType(model_type, "yes", reason, how, shares_prefix=isinstance(engine, PrefixEngine))
+    is_shared = isinstance(engine, PrefixEngine | SnapshotEngine)
+    return ModelType(model_type, "yes", reason, how, shares_prefix=is_shared)
 
 
 def main(chosen: list[str]) -> None:

@@ -47,12 +47,12 @@ def test_a_broken_worker_ends_as_documented(faulty: tuple[str, ServerProcess, pa
     else:
         with EdgeClient(server.url) as client:
             assert client.ask(PHOTO, TRUTH["question"]).answer == TRUTH["answer"]
-    family = server.family()
+    family, shown = server.family(), small_photo()
     assert len(family) >= 3, "server, scheduler, worker"
     fault.write_text(name)
     began = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
-        replies = list(pool.map(lambda number: post(server.url, number), range(4)))
+        replies = list(pool.map(lambda number: post(server.url, number, shown), range(4)))
     assert {reply.status_code for reply in replies if reply is not None} <= {503}
     assert any(reply is not None for reply in replies)
     assert server.process.wait(END_S) == 1
@@ -64,12 +64,12 @@ def test_a_broken_worker_ends_as_documented(faulty: tuple[str, ServerProcess, pa
         time.sleep(0.2)
 
 
-def post(url: str, number: int) -> httpx.Response | None:
+def post(url: str, number: int, shown: bytes) -> httpx.Response | None:
     """Ask by hand: the edge would try again. None where the connection broke."""
     request = {"question": f"What is number {number}?", "image": {"width": 640, "height": 480}}
     parts = {
         "request": (None, json.dumps(request), "application/json"),
-        "image": ("photo.jpg", small_photo(), "image/jpeg"),
+        "image": ("photo.jpg", shown, "image/jpeg"),
     }
     try:
         return httpx.post(f"{url}/v1/inferences", files=parts, timeout=HANG_S + 60)

@@ -1,7 +1,8 @@
 """From a loaded model of any type to the engine that serves it, with what the probe found.
 
-Three outcomes: prefixes are shared (`PrefixEngine`), or prompts run whole (`StockEngine`) with regions, or
-prompts run whole and the model only answers. The reason for each step down is in the notes.
+Outcomes: prefixes are shared as rows (`PrefixEngine`) or as a state (`SnapshotEngine`), or prompts run whole
+(`StockEngine`) with regions, or prompts run whole and the model only answers. The reason for each step down
+is in the notes.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any
 
 import torch
 
-from secondglance_server.engine.attention import register_capture
+from secondglance_server.engine.attention import SOFTCAP, register_capture
 from secondglance_server.engine.generic.adapter import GenericAdapter, placeholder_of
 from secondglance_server.engine.generic.probe import compare, differing_statistics, find_grid, squares
+from secondglance_server.engine.generic.snapshot import SnapshotEngine
 from secondglance_server.engine.generic.stock import StockEngine, StockPrompts
 from secondglance_server.engine.greedy import ignored_settings, note_of, plain_greedy
 from secondglance_server.engine.model_defaults import ModelDefaults
@@ -31,6 +33,9 @@ from secondglance_server.engine.protocol import (
 )
 
 _FIRST_SIDE = 64  # pixels of the first picture
+_ONE_AT_A_TIME = (
+    "questions share a picture's state as a copy and run one at a time: this model's cache cannot be cut back"
+)
 _ANSWERS_ONLY = EncoderBudget(1024, 1024)  # where the model does not say what its encoder uses
 
 
@@ -77,7 +82,9 @@ def capture_attention(model: Any, attention: str) -> Callable[[], None]:
     if getattr(decoder.config, "index_topk", None) is not None:
         # Dense under any other name than sdpa and eager.
         raise ValueError("its layers choose the tokens that they look at, and read they would look at all")
-    if not getattr(decoder, "_supports_sdpa", False):
+    # transformers' own SDPA has no soft caps, ours has
+    can_be_read = "_supports_attention_backend" if attention == SOFTCAP else "_supports_sdpa"
+    if not getattr(decoder, can_be_read, False):
         raise ValueError("its attention runs through no function that can be read")
     name = register_capture(attention)
     owners = [decoder, *(module for module in decoder.modules() if hasattr(module, "layer_idx"))]
@@ -174,26 +181,15 @@ def _shared(
 ) -> Served:
     """Return an engine that shares prefixes if it answers as stock does, else stock with the reason."""
     width, height = probe_sizes(adapter.image)[0]
+    if ignored := ignored_settings(adapter.model.generation_config):
+        info = replace(info, notes=(*info.notes, note_of(ignored)))
+    engine: PrefixEngine | SnapshotEngine
     try:
-        adapter.check_cache()
-        prompts = PromptBuilder(adapter)
-        notes = list(info.notes)
-        if not prompts.starts_with_the_picture:
-            notes.append("no shared prefixes: this model's prompts do not start with the picture")
-        if not adapter.can_pad:
-            notes.append(
-                "only questions of equal length share a batch: layers with a window cannot be padded"
-            )
-        if ignored := ignored_settings(adapter.model.generation_config):
-            notes.append(note_of(ignored))
-        engine = PrefixEngine(
-            adapter,
-            prompts,
-            replace(info, notes=tuple(notes)),
-            layers=layers,
-            cache_bytes=cache_bytes,
-            is_recording=is_recording,
-        )
+        if adapter.can_cut_back:
+            engine = _prefix_engine(adapter, info, layers, cache_bytes, is_recording)
+        else:
+            info = replace(info, notes=(*info.notes, _ONE_AT_A_TIME))
+            engine = SnapshotEngine(stock, adapter, info, cache_bytes=cache_bytes)
         with plain_greedy(adapter.model.generation_config):
             why = compare(engine, stock, width, height, rounding_of(adapter.model), is_batched=True)
         engine.prefixes.clear()
@@ -203,6 +199,29 @@ def _shared(
         return Served(engine, is_shared=True)
     stock.add_note(f"every prompt runs whole: with a shared prefix {why}")
     return Served(stock, is_shared=False)
+
+
+def _prefix_engine(
+    adapter: GenericAdapter,
+    info: EngineInfo,
+    layers: tuple[int, ...],
+    cache_bytes: int,
+    is_recording: bool,
+) -> PrefixEngine:
+    prompts = PromptBuilder(adapter)
+    notes = list(info.notes)
+    if not prompts.starts_with_the_picture:
+        notes.append("no shared prefixes: this model's prompts do not start with the picture")
+    if not adapter.can_pad:
+        notes.append("only questions of equal length share a batch: layers with a window cannot be padded")
+    return PrefixEngine(
+        adapter,
+        prompts,
+        replace(info, notes=tuple(notes)),
+        layers=layers,
+        cache_bytes=cache_bytes,
+        is_recording=is_recording,
+    )
 
 
 def rounding_of(model: Any) -> torch.dtype:

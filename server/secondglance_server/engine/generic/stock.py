@@ -197,7 +197,7 @@ class StockEngine:
         tokenizer = self.prompts.tokenizer
         return AnswerResult(
             text=tokenizer.decode(ids[:length], skip_special_tokens=True).strip(),
-            tokens=_token_stats(tokenizer, ids[:length], stats[:length]),
+            tokens=token_stats(tokenizer, ids[:length], stats[:length]),
             attention=attention,
             prompt_tokens=int(inputs["input_ids"].shape[1]) if "input_ids" in inputs else 0,
             cached_tokens=0,
@@ -226,7 +226,7 @@ class _FirstToken(LogitsProcessor):
         return scores
 
 
-def _token_stats(tokenizer: Any, ids: list[int], stats: Tensor) -> tuple[TokenStats, ...]:
+def token_stats(tokenizer: Any, ids: list[int], stats: Tensor) -> tuple[TokenStats, ...]:
     """Return each token with the text that it adds to the answer."""
     texts = TokenTexts(tokenizer.decode)
     result: list[TokenStats] = []

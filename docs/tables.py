@@ -3,9 +3,10 @@
     python docs/tables.py
 
 A setting's meaning is the docstring below it or the comment behind it, a metric's its help text, an error's
-its title in the protocol. The published models are computed from the shapes in `published_models.json` (those
-of their `config.json`): parameters are counted on a model without memory, image tokens and sizes are what the
-family's adapter says of it.
+its title in the protocol. The published models are computed from `published_models.json`: an entry is a
+model's `config.json` and, for types without a file of their own, what their processor is published with.
+Parameters are counted on a model without memory; image tokens and sizes are what the adapter says that would
+serve it.
 """
 
 from __future__ import annotations
@@ -21,28 +22,34 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from pydantic_settings import BaseSettings
-from transformers import AutoConfig, AutoModelForImageTextToText
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from secondglance.gateway.settings import GatewaySettings
 from secondglance.settings import EdgeSettings
 from secondglance_eval.markdown import markdown_table
 from secondglance_protocol.errors import ERRORS, ErrorCode
-from secondglance_protocol.wire import Confidence
+from secondglance_protocol.geometry import fit_within
+from secondglance_protocol.wire import Confidence, ImageSize
 from secondglance_server.app import create_app
 from secondglance_server.engine.adapters import discover
 from secondglance_server.engine.adapters.base import TransformersAdapter
 from secondglance_server.engine.fake import FakeEngine
+from secondglance_server.engine.generic.adapter import GenericAdapter
+from secondglance_server.engine.generic.processor import load_processor
 from secondglance_server.engine.generic.registry import ModelType, model_types
-from secondglance_server.engine.kv_cache import full_layers
 from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.settings import ServerSettings, VllmSettings
 
 FOLDER = Path(__file__).parent
 PUBLISHED = FOLDER / "published_models.json"
+PHOTO = ImageSize(width=1024, height=768)
+_OF_THE_PROCESSOR = ("preprocessor_config", "processor_config", "tokens")
 _MIB = 1024 * 1024
 
 
@@ -124,7 +131,8 @@ def published_table() -> str:
         "parameters",
         "16 bits",
         "4 bits",
-        "image tokens",
+        "image tokens, square",
+        f"{PHOTO.width} x {PHOTO.height}",
         "first picture",
         "layer",
         "whose",
@@ -135,48 +143,53 @@ def published_table() -> str:
 
 def _published_row(name: str, raw: dict[str, Any]) -> tuple[str, ...]:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(raw))
-        (Path(folder) / "preprocessor_config.json").write_text("{}")
+        _write_published(Path(folder), raw)
         config = AutoConfig.from_pretrained(folder)
         with torch.device("meta"):
             model: Any = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]  # as transformers leaves it
         model.tie_weights()
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        family = discover().get(config.model_type)
-        seen = ("told at load", "told at load", *_layer_by_depth(config.get_text_config()))
-        if family is not None:
-            # no text is tokenised: the layout asks for the placeholder's name only
-            tokenizer = SimpleNamespace(eos_token_id=0, convert_ids_to_tokens=str)
-            processor = family.load_image_processor(folder, config)
-            seen = _what_it_sees(family(model, tokenizer, processor, ""))
+        seen = _what_it_sees(_serving_adapter(folder, config, model))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     memory = [f"{parameters * bits / 8e9:.1f} GB" for bits in (16, 4)]
     return (f"`{name}`", f"{parameters / 1e9:.2f} B", *memory, *seen)
 
 
-def _layer_by_depth(text_config: Any) -> tuple[str, str]:
-    """Return the layer that is read of a model without a file of its own, and whose number that is."""
-    depth = text_config.num_hidden_layers
-    model = SimpleNamespace(
-        n_layers=depth,
-        full_layers=full_layers(text_config),
-        read_layer=TransformersAdapter.read_layer,
-        read_layer_origin=TransformersAdapter.read_layer_origin,
-    )
-    (layer,), origin = TransformersAdapter.default_layers(cast("TransformersAdapter", model))
-    return f"{layer} of {depth}", _cell(origin)
+def _write_published(folder: Path, raw: dict[str, Any]) -> None:
+    config = {key: value for key, value in raw.items() if key not in _OF_THE_PROCESSOR}
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("preprocessor_config", "processor_config"):
+        (folder / f"{name}.json").write_text(json.dumps(raw.get(name, {})))
+    if "tokens" in raw:
+        words = Tokenizer(WordLevel({"<unk>": 0} | raw["tokens"], unk_token="<unk>"))
+        special = {"bos_token": "<unk>", "unk_token": "<unk>", "additional_special_tokens": [*raw["tokens"]]}
+        PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
 
 
-def _what_it_sees(adapter: TransformersAdapter) -> tuple[str, str, str, str]:
+def _serving_adapter(folder: str, config: Any, model: Any) -> TransformersAdapter:
+    """Return the adapter that the model would be served by; no text is tokenised and no picture encoded."""
+    family = discover().get(config.model_type)
+    if family is None:
+        return GenericAdapter(model, load_processor(folder, config), "")
+    tokenizer = SimpleNamespace(eos_token_id=0, convert_ids_to_tokens=str)  # for the placeholder's name
+    adapter: TransformersAdapter = family(model, tokenizer, family.load_image_processor(folder, config), "")
+    return adapter
+
+
+def _what_it_sees(adapter: TransformersAdapter) -> tuple[str, ...]:
     budget = adapter.image
     width, height = budget.max_width, budget.max_height
     limit = f"{width} x {height}"
     if budget.max_pixels is not None:
         width = height = int(budget.max_pixels**0.5)
         limit = f"{budget.max_pixels:,} pixels"
-    layout = adapter.layout(width, height)
-    tokens = str(layout.run) if budget.max_pixels is None else f"up to {layout.run}"
+    square = adapter.layout(width, height).run
+    sent = fit_within(
+        PHOTO, max_width=budget.max_width, max_height=budget.max_height, max_pixels=budget.max_pixels
+    )
+    photo = adapter.layout(sent.width, sent.height).run
     (layer,) = adapter.layers
-    return tokens, limit, f"{layer} of {adapter.n_layers}", _cell(adapter.localization.origin)
+    origin = _cell(adapter.localization.origin)
+    return str(square), str(photo), limit, f"{layer} of {adapter.n_layers}", origin
 
 
 def _is_untried(row: ModelType) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from secondglance.gateway.settings import GatewaySettings
 from secondglance.settings import EdgeSettings
 from secondglance_server.settings import ENV_PREFIX, ServerSettings, VllmSettings
 
+# PaliGemma's processor, in transformers itself
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 PAGE = (ROOT / "docs" / "operations.md").read_text()
@@ -36,6 +39,17 @@ def test_a_stale_table_is_found() -> None:
     stale = PAGE.replace(f"| `{ENV_PREFIX}MAX_QUEUE` | 64 |", f"| `{ENV_PREFIX}MAX_QUEUE` | 65 |")
     assert stale != PAGE
     assert page_with_tables(stale) != stale
+
+
+def test_each_published_models_first_picture_is_known_and_fills_a_view() -> None:
+    """LLaVA-1.6 and Qwen2-VL were told at load, and LLaVA-1.6's picture had 16 x 16 pixels."""
+    rows = [row.strip("| ").split(" | ") for row in published_table().splitlines()[2:]]
+    assert len(rows) == 10
+    for row in rows:
+        square, photo, first = int(row[4]), int(row[5]), row[6]
+        assert min(square, photo) >= 64
+        sides = [int(number.replace(",", "")) for number in re.findall(r"[\d,]+", first)]
+        assert math.prod(sides) >= 224**2
 
 
 @pytest.mark.parametrize("settings", [ServerSettings, VllmSettings, EdgeSettings, GatewaySettings])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pytest
 
-from benchmarks.rounds import asked, summarize
+from benchmarks.rounds import Asked, asked, summarize
 from secondglance.reply import Look, Receipt, Reply, StageReceipt
 from secondglance_protocol.geometry import roi_of
 from secondglance_protocol.wire import ImageSize, PixelBox
@@ -49,3 +52,12 @@ def test_gain_and_ratio_are_of_the_doubtful_questions() -> None:
     assert (one["right"], one["gain"], one["bytes_ratio"]) == (66.7, 0.0, 1.0)
     assert (two["right"], two["doubtful_right"], two["gain"]) == (100.0, 100.0, 50.0)
     assert two["bytes_ratio"] == pytest.approx((1201 + 1100) / 2200, abs=1e-3)
+    assert (one["all_gain"], one["all_bytes_ratio"]) == (0.0, 1.0)
+    assert two["all_gain"] == pytest.approx(100 / 3, abs=0.01)
+    assert two["all_bytes_ratio"] == pytest.approx((1000 + 1201 + 1100) / 3200, abs=1e-4)
+
+
+def test_rows_that_were_kept_give_the_same_figures() -> None:
+    rows = [asked(reply("x"), "x", 1), asked(reply("x", "y", "z"), "z", 2)]
+    kept = [Asked(**json.loads(json.dumps(asdict(row)))) for row in rows]
+    assert summarize(kept) == summarize(rows)

@@ -20,7 +20,7 @@ from tests.engine.conftest import Family
 from tests.engine.test_equalities import LANDSCAPE, PORTRAIT, QUESTION, SQUARE
 from tests.engine.tiny.parts import picture
 from tests.engine.types import free, merged, squares, tiles
-from tests.engine.types.row import build
+from tests.engine.types.row import SIDE, build
 from tests.server.exchange import running_client
 
 # transformers' own: of a processor that makes arrays of nested pictures
@@ -109,6 +109,16 @@ def test_attention_is_the_models_own(served: Family) -> None:
 def test_a_bright_square_at_each_corner_changes_the_cell_there(served: Family, size: tuple[int, int]) -> None:
     for corner in ((0, 0), (0, 1), (1, 0), (1, 1)):
         equalities.test_a_bright_square_changes_the_cell_that_contains_it(served, size, corner)
+
+
+def test_the_first_picture_fills_the_encoders_view(served: Family) -> None:
+    """LLaVA-NeXT, Aya Vision, Gemma 4 and others were sent 16 x 16 pixels: those bring as many tokens as a
+    view. Their random models' views have sides of 56; twice that for two by two tiles, and one to compare."""
+    budget = served.engine.info.image
+    if budget.max_pixels is not None:
+        assert SIDE**2 <= budget.max_pixels <= 9 * SIDE**2
+    else:
+        assert min(budget.max_width, budget.max_height) >= SIDE
 
 
 def test_a_batch_equals_each_alone_and_stock(served: Family) -> None:

@@ -26,7 +26,13 @@ from secondglance_eval.report import page
 from secondglance_eval.report.comparison import Comparison
 from secondglance_eval.report.findings import find
 from secondglance_eval.report.markdown import titled_table
-from secondglance_eval.report.tables import TextTable, facts_sentence, gates_sentence, kinds_table
+from secondglance_eval.report.tables import (
+    TextTable,
+    facts_sentence,
+    gates_sentence,
+    headline_table,
+    kinds_table,
+)
 from secondglance_eval.report.write import write_report
 from secondglance_protocol.wire import DefaultGate
 from secondglance_server.engine.fake import FakeEngine
@@ -111,6 +117,17 @@ def test_a_kind_measured_in_part_says_so(records: list[Record], tmp_path: Path) 
     row = dict(zip(kinds_table(findings).head, kinds_table(findings).rows[0], strict=True))
     assert row["random crop"] == "50.0 (n = 2)"
     assert row["always"] == "100.0"
+
+
+@pytest.mark.parametrize("method", ["random_crop", "centre_crop", "oracle_crop"])
+def test_a_headline_on_fewer_questions_says_so(records: list[Record], method: str) -> None:
+    """The headline compared with a baseline of two questions beside those of forty, without a word (U10)."""
+    some = [r for r in records if r.method != method or r.example_id in ("0/0", "1/0")]
+    table = headline_table([Comparison("all", some, GATE), Comparison("most", records, GATE)])
+    assert table.head == ("", "all (n = 40)", "most (n = 40)")
+    fewer = {name for name, one, _ in table.rows if one.endswith(" (n = 2)")}
+    assert fewer == {name for name, *_ in table.rows if method.split("_")[0] in name}
+    assert not any("n =" in most for *_, most in table.rows)
 
 
 def test_pictures_that_are_left_out_are_named(records: list[Record], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from secondglance_protocol.geometry import fit_within
 from secondglance_protocol.protocol import MAX_ROUNDS
-from secondglance_protocol.wire import ImageSize
+from secondglance_protocol.wire import EncodingRecipe, ImageSize, Recipes
 from secondglance_server.engine.fake import FAKE_INFO, FakeEngine, FakeScript
 from secondglance_server.engine.protocol import (
     AnswerRequest,
@@ -42,8 +42,8 @@ class Says:
 class LookingEngine(FakeEngine):
     """Its looks say what they are told to, one after the other; the last one's words stay."""
 
-    def __init__(self, *looks: Says) -> None:
-        super().__init__()
+    def __init__(self, *looks: Says, **options: Any) -> None:
+        super().__init__(**options)
         self.looks = looks
         self.n_looks = 0
 
@@ -151,6 +151,25 @@ async def test_a_crop_with_fewer_pixels_than_the_model_can_see_is_asked_for_agai
     boxes = boxes_of(replies)
     assert boxes[0] == boxes[1]
     assert len(set(boxes)) == len(boxes) - 1 == MAX_ROUNDS - 1
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("sent", [0.3, 0.5, 0.75, 1.0])
+async def test_a_region_sent_as_the_recipe_says_is_not_asked_for_again(scale: float, sent: float) -> None:
+    """A model that names half the side had every region sent twice: 1.95 times the bytes for 1.4 points."""
+    recipe = EncodingRecipe(format="webp", quality=50, scale=scale)
+    info = replace(FAKE_INFO, recipes=Recipes(patch=recipe))
+    async with running_client(LookingEngine(Says("a", DOUBTFUL), info=info)) as client:
+        draft = await drafted(client, max_rounds=2)
+        pixels, offer = draft["roi"]["pixels"], draft["patch"]
+        size = fit_within(
+            ImageSize(width=pixels["right"] - pixels["left"], height=pixels["bottom"] - pixels["top"]),
+            max_width=round(offer["max_width"] * sent),
+            max_height=round(offer["max_height"] * sent),
+        )
+        replies = await looked(client, draft, [encode(size.width, size.height)])
+    first, second = boxes_of(replies)
+    assert (first == second) == (sent < scale), "asked for again where it came smaller than the recipe"
 
 
 async def test_a_question_outside_the_domain_is_not_looked_at_further() -> None:

@@ -71,13 +71,24 @@ class Comparison:
         return {
             "pair_vs_always_points": ahead_of(self.always),
             "uplink_saving_vs_always": Estimate(1 - cost.value, 1 - cost.high, 1 - cost.low),
-            "pair_vs_random_crop_points": ahead_of(self.random),
-            "pair_vs_centre_crop_points": ahead_of(self.centre),
-            "pair_vs_equal_bytes_points": ahead_of(self.equal_bytes),
-            "pair_vs_oracle_points": ahead_of(self.study.oracle_crop()),
+            **{name: ahead_of(other) for name, other in self._rivals().items()},
             "bytes_vs_original": self.resamples.ratio(self.pair.uplink, self.study.original_bytes),
-            "pair_vs_blind_random_crop_points": ahead_of(self.blind_random),
-            "pair_vs_blind_centre_crop_points": ahead_of(self.blind_centre),
+        }
+
+    def headline_questions(self) -> dict[str, int]:
+        """Return on how many questions a figure of the headline rests, where that is not all of them."""
+        measured = {name: int((~np.isnan(other.score)).sum()) for name, other in self._rivals().items()}
+        return {name: count for name, count in measured.items() if count < self.questions}
+
+    def _rivals(self) -> dict[str, MethodResult]:
+        """Return what the pair is compared with beside `always`, by the headline's name for it."""
+        return {
+            "pair_vs_random_crop_points": self.random,
+            "pair_vs_centre_crop_points": self.centre,
+            "pair_vs_equal_bytes_points": self.equal_bytes,
+            "pair_vs_oracle_points": self.study.oracle_crop(),
+            "pair_vs_blind_random_crop_points": self.blind_random,
+            "pair_vs_blind_centre_crop_points": self.blind_centre,
         }
 
     def _singles(self) -> list[MethodResult]:

@@ -52,13 +52,18 @@ def headline_sets(findings: Findings) -> list[Comparison]:
 
 
 def headline_table(comparisons: Sequence[Comparison]) -> TextTable:
-    """Return the headline, a column for each set of questions."""
-    headlines = [one.headline() for one in comparisons]
+    """Return the headline, a column for each set of questions; a figure on fewer of them says so."""
+    headlines = [(one.headline(), one.headline_questions()) for one in comparisons]
     rows = []
     for name, label in HEADLINE_NAMES.items():
         factor, digits = (100, 2 if name == "bytes_vs_original" else 1) if name in _SHARES else (1, 1)
-        rows.append((label, *(_shown(line[name].times(factor), digits) for line in headlines)))
-    return TextTable("Headline", ("", *(one.title for one in comparisons)), tuple(rows))
+        shown = [
+            _shown(line[name].times(factor), digits) + (f" (n = {fewer[name]:,})" if name in fewer else "")
+            for line, fewer in headlines
+        ]
+        rows.append((label, *shown))
+    head = ("", *(f"{one.title} (n = {one.questions:,})" for one in comparisons))
+    return TextTable("Headline", head, tuple(rows))
 
 
 def methods_table(comparison: Comparison) -> TextTable:

@@ -38,6 +38,7 @@ from secondglance_server.engine.checkpoint.hub import find_model
 from secondglance_server.engine.checkpoint.progress import logged_loading
 from secondglance_server.engine.checkpoint.refusals import refusal
 from secondglance_server.engine.checkpoint.weights import read_weights, refuse_broken_settings
+from secondglance_server.engine.convolution import fold_convolutions
 from secondglance_server.engine.generic.load import choose_template, placeholder_or_none, serve
 from secondglance_server.engine.generic.processor import load_processor
 from secondglance_server.engine.greedy import ignored_settings, note_of
@@ -350,7 +351,9 @@ def _load_model(source: str, config: Any, placement: Placement, attention: Any) 
     model, report = loaded
     _refuse_gaps(report)
     if placement.device_map is None and not _is_quantized(config):  # quantised ones are where they belong
-        model = model.to(placement.device)
+        model = model.to(placement.device).eval()
+        if placement.device.type == "cpu" and placement.dtype == torch.float32:
+            fold_convolutions(model)
     return model.eval().requires_grad_(False)
 
 

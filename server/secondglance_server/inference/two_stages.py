@@ -334,7 +334,7 @@ class TwoStages:
                 gate=pending.gate,
             )
         )
-        can_be_sharper = _SHARPER * facts.pixels.uploaded <= self._asked_pixels(roi)
+        can_be_sharper = _SHARPER * facts.pixels.uploaded <= self._usual_pixels(roi)
         reply, further = self._after_look(session, pending, look, can_be_sharper=can_be_sharper)
         facts.pixels.asked = self._asked_pixels(further.roi) if further else 0
         return reply, further
@@ -413,6 +413,11 @@ class TwoStages:
     def _asked_pixels(self, roi: Roi) -> int:
         asked = seen_size(ImageSize(width=roi.pixels.width, height=roi.pixels.height), self.info.patch)
         return asked.width * asked.height
+
+    def _usual_pixels(self, roi: Roi) -> float:
+        """Of a region sent as the model's recipe says: sharper was measured not to pay for its bytes."""
+        recipe = self.info.recipes and self.info.recipes.patch
+        return self._asked_pixels(roi) * (recipe.scale**2 if recipe else 1.0)
 
     def _check_patch_size(self, size: ImageSize, roi: Roi) -> None:
         asked = ImageSize(width=roi.pixels.width, height=roi.pixels.height)

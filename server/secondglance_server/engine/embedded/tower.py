@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from secondglance_server.engine.convolution import ResidualBlock, convolution
+from secondglance_server.engine.convolution import Convolution, ResidualBlock
 
 
 class TowerConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # transformers' hook is unannotated
@@ -82,14 +82,14 @@ class Tower(PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers' 
         first, second, third = config.stem_channels
         # to stride 8: fine enough for characters of five pixels
         self.fine = nn.Sequential(
-            convolution(config.num_channels, first, 2),
-            convolution(first, second, 2),
-            convolution(second, second),
-            convolution(second, third, 2),
-            convolution(third, third),
+            Convolution(config.num_channels, first, 2),
+            Convolution(first, second, 2),
+            Convolution(second, second),
+            Convolution(second, third, 2),
+            Convolution(third, third),
         )
         blocks = [ResidualBlock(config.hidden_size) for _ in range(config.residual_blocks)]
-        self.coarse = nn.Sequential(convolution(third, config.hidden_size, 2), *blocks)
+        self.coarse = nn.Sequential(Convolution(third, config.hidden_size, 2), *blocks)
         cells = (config.image_size // config.patch_size) ** 2
         self.positions = nn.Parameter(torch.zeros(1, cells, config.hidden_size))
         self.blocks = nn.ModuleList(

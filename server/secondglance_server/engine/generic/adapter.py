@@ -30,6 +30,7 @@ from secondglance_server.engine.protocol import EncoderBudget
 
 TOKENS_PER_PICTURE = 576  # as many as LLaVA-1.5 spends on one
 _MAX_SIDE = 4096
+_CHANNELS = 3
 _SIDES = (16, 28, 56, 112, 168, 224, 280, 336, 384, 448, 560, 672, 784, 896, 1024)
 _TYPE_INPUTS = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 _TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids", *_TYPE_INPUTS)
@@ -102,15 +103,33 @@ class GenericAdapter(TransformersAdapter):
         raise ValueError(f"model_type {self.config.model_type!r} names no image token")
 
     def budget(self) -> EncoderBudget:
-        """Return the size from which on a picture brings no more tokens, or too many."""
-        tokens = {side: n for side in _SIDES if (n := self._tokens_at(side)) is not None}
+        """Return the size beyond which a picture shows the encoder no more, or brings too many tokens.
+
+        Many sizes bring as many tokens where views are resized: of those, the one that needs no resizing.
+        """
+        sides = sorted({*_SIDES, *self._view_side()})
+        tokens = {side: n for side in sides if (n := self._tokens_at(side)) is not None}
         if not tokens:
             raise ValueError("the processor takes no picture of a usual size")
         most = max(TOKENS_PER_PICTURE, min(tokens.values()))
         used = max(n for n in tokens.values() if n <= most)
-        side = min(side for side, n in tokens.items() if n == used)
+        alike = [side for side, n in tokens.items() if n == used]
+        side = min(max(self._seen_side(alike[-1]), alike[0]), alike[-1])
         fixed = self._processed_size() if len(set(tokens.values())) == 1 else None
         return EncoderBudget(*fixed) if fixed else EncoderBudget(_MAX_SIDE, _MAX_SIDE, side**2)
+
+    def _view_side(self) -> tuple[int, ...]:
+        """Return the side of the encoder's view in pixels, if its config names one."""
+        size = getattr(getattr(self.config, "vision_config", None), "image_size", None)
+        return (size,) if isinstance(size, int) and 0 < size <= _MAX_SIDE else ()
+
+    def _seen_side(self, side: int) -> int:
+        """Return the side of a square with as many pixels as reach the encoder of one with that side."""
+        pixels = self.read(grey(side, side))[1].get("pixel_values")
+        if pixels is None:
+            return side
+        frames = getattr(self.processor.image_processor, "temporal_patch_size", None) or 1
+        return isqrt(pixels.numel() // (_CHANNELS * frames))
 
     def _tokens_at(self, side: int) -> int | None:
         try:

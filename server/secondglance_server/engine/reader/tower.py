@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from secondglance_server.engine.convolution import ResidualBlock, convolution
+from secondglance_server.engine.convolution import Convolution, ResidualBlock
 from secondglance_server.engine.reader.ocr import MOST_LINES
 from secondglance_server.engine.reader.slots import CHARACTER, EMPTY, GEOMETRY, KINDS, SLOTS, START
 from secondglance_server.engine.reader.vocabulary import COLORS, SYMBOLS
@@ -59,11 +59,11 @@ class DenseNet(nn.Module):
     def __init__(self, fine: int, coarse: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            convolution(3, 32, 2), convolution(32, 48, 2), convolution(48, 48), convolution(48, fine, 2),
+            Convolution(3, 32, 2), Convolution(32, 48, 2), Convolution(48, 48), Convolution(48, fine, 2),
             ResidualBlock(fine),
         )  # fmt: skip
         self.colors = nn.Conv2d(fine, CLASSES, 1)
-        self.down = nn.Sequential(convolution(fine, coarse, 2), ResidualBlock(coarse), ResidualBlock(coarse))
+        self.down = nn.Sequential(Convolution(fine, coarse, 2), ResidualBlock(coarse), ResidualBlock(coarse))
         self.centers = nn.Conv2d(coarse, CLASSES, 1)  # the colour of the sign whose centre lies in the cell
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -54,6 +54,7 @@ def cut_otherwise(grid: Grid) -> Grid:
     return Grid(grid.rows * 2, grid.cols // 2, grid.cells)
 
 
+_TILED: dict[str, GenericAdapter] = {}  # loaded once
 WRONG: tuple[Callable[[Grid], Grid], ...] = (transposed, shifted, separated, cut_otherwise)
 
 
@@ -86,6 +87,28 @@ def test_a_wrong_grid_is_refused(adapter: GenericAdapter, spoil: Callable[[Grid]
         grid, content = grids_of(adapter, size)
         rates.append(hit_rate(seen, spoil(grid), content, *size))  # type: ignore[arg-type]
     assert min(rates) < ENOUGH, rates
+
+
+@pytest.mark.parametrize("size", [(125, 62), (62, 125), (16, 8), (61, 87), (96, 48)])
+@pytest.mark.parametrize("model_type", ["qianfan_ocr", "aya_vision"])
+def test_no_tile_is_taken_for_the_picture(
+    model_type: str, size: tuple[int, int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """At 125 x 62 a bright square of the right half shone into the tile of the left one by half a pixel, and
+    that tile passed for the whole picture."""
+    if model_type not in _TILED:
+        directory = tmp_path_factory.mktemp(model_type)
+        build(model_type, ROWS[model_type], directory)
+        engine: Any = load_engine(str(directory), device="cpu", dtype="float32")
+        _TILED[model_type] = engine.adapter
+    tiled = _TILED[model_type]
+    right, content = grids_of(tiled, size)
+    seen, n, run = Sensitivity(tiled), len(right.cells), tiled.layout(*size).run
+    assert run > n
+    for start in range(0, run - n + 1, n):
+        cells = tuple(range(start, start + n))
+        rate = hit_rate(seen, Grid(right.rows, right.cols, cells), content, *size)  # type: ignore[arg-type]
+        assert (rate >= ENOUGH) == (cells == right.cells), (cells, rate)
 
 
 def test_wrong_padding_is_refused(adapter: GenericAdapter) -> None:

@@ -28,6 +28,7 @@ from secondglance_server.engine.protocol import (
 ENOUGH = 0.8  # of the squares must change their own cell most, at every size
 _SEES = 0.2  # of the strongest change of any token: the share from which a view shows a square
 _BACKGROUND, _BRIGHT = 90, 255
+_INSET = 0.15  # of a cell, left dark on each side
 _TOLERANCE = {torch.float32: 2e-3}  # nats; a half's rounding moves a statistic by far more
 _HALF_TOLERANCE = 0.3
 _TOKENS = 3
@@ -153,11 +154,14 @@ def _cells(grid: Grid, content: Content) -> list[tuple[int, int]]:
 def _box(
     cell: tuple[int, int], grid: Grid, content: Content, width: int, height: int
 ) -> tuple[int, int, int, int]:
-    """Return the cell's pixels of the picture, (x0, y0, x1, y1)."""
+    """Return the inner pixels of a cell of the picture, (x0, y0, x1, y1).
+
+    A square up to the cell's edge would shine into the next tile, which then seems to see it.
+    """
     row, col = cell
     x0, y0, x1, y1 = content
-    left, right = ((at / grid.cols - x0) / (x1 - x0) * width for at in (col, col + 1))
-    top, bottom = ((at / grid.rows - y0) / (y1 - y0) * height for at in (row, row + 1))
+    left, right = (((col + at) / grid.cols - x0) / (x1 - x0) * width for at in (_INSET, 1 - _INSET))
+    top, bottom = (((row + at) / grid.rows - y0) / (y1 - y0) * height for at in (_INSET, 1 - _INSET))
     box = (round(left), round(top), max(round(right), round(left) + 1), max(round(bottom), round(top) + 1))
     return max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
 

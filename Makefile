@@ -53,6 +53,12 @@ chaos-fleet: $(VENV)/.dev ## 1,000 conversations with two servers, nginx and Red
 test-families: $(VENV)/.dev ## every model type that has a random model: equal to stock transformers, or answering only
 	$(BIN)/python -m pytest -q -m "slow or not slow" tests/engine/test_types.py tests/engine/test_answering.py tests/engine/test_probe.py tests/engine/test_registry.py
 
+.PHONY: test-torchvision
+test-torchvision: $(VENV)/.dev ## model types whose image processor needs torchvision: equal to stock transformers
+	$(INSTALL) --no-deps --target out/torchvision torchvision==0.28.0
+	PYTHONPATH=out/torchvision $(BIN)/python -m pytest -q -p tests.engine.types.torchvision_shim -m "slow or not slow" \
+	  -k "cohere2_vision or lfm2_vl or llama4" tests/engine/test_types.py tests/engine/test_registry.py
+
 .PHONY: test-calibrate
 test-calibrate: $(VENV)/.dev ## calibrate --localization on the embedded model without its file: as good as what it ships
 	$(BIN)/python -m pytest -q -s -m "slow or not slow" tests/evaluation/test_localization_calibration.py

@@ -19,7 +19,7 @@ from tests.engine import test_optional_outputs as outputs
 from tests.engine.conftest import Family
 from tests.engine.test_equalities import LANDSCAPE, PORTRAIT, QUESTION, SQUARE
 from tests.engine.tiny.parts import picture
-from tests.engine.types import free, merged, squares, tiles
+from tests.engine.types import free, merged, squares, tiles, with_torchvision
 from tests.engine.types.row import SIDE, build
 from tests.server.exchange import running_client
 
@@ -40,8 +40,8 @@ SLOW |= {*merged.ROWS, *tiles.ROWS} - {"ernie4_5_vl_moe", "minicpmv4_6"}
 # a picture that sees the question, or a second stage that differs with a prefix computed alone
 WHOLE = {"minicpmv4_6", "minicpmv4_7", "paligemma", "paligemma 2"}
 # linear attention and convolutions: a state that is not keys and values
-STATES = {"lfm3_vl", "qwen3_5", "qwen3_5_moe", "qwen4_exp"}
-ROWS = {**squares.ROWS, **squares.VARIANTS, **free.ROWS, **merged.ROWS, **tiles.ROWS}
+STATES = {"lfm2_vl", "lfm3_vl", "qwen3_5", "qwen3_5_moe", "qwen4_exp"}
+ROWS = {**squares.ROWS, **squares.VARIANTS, **free.ROWS, **merged.ROWS, **tiles.ROWS, **with_torchvision.ROWS}
 TYPES = [pytest.param(t, marks=pytest.mark.slow if t in SLOW else ()) for t in sorted(ROWS)]
 ODD = (picture(101, 37, seed=4), picture(37, 101, seed=5), picture(79, 83, seed=6))
 QUESTIONS = ("Hi", QUESTION, "And what stands on the left of it, if anything does?")

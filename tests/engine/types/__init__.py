@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-MODULES = ("squares", "free", "merged", "tiles", "answering", "indexed", "older")
+MODULES = ("squares", "free", "merged", "tiles", "answering", "indexed", "older", "with_torchvision")
 
 
 def all_rows() -> dict[str, Any]:
@@ -13,5 +13,5 @@ def all_rows() -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name in MODULES:
         module = importlib.import_module(f"{__name__}.{name}")
-        rows |= module.ROWS | getattr(module, "ANSWERING", {})
+        rows |= module.ROWS | getattr(module, "ANSWERING", {}) | getattr(module, "UNSERVED", {})
     return rows

@@ -20,9 +20,13 @@ from secondglance_server.engine.generic.registry import REGISTRY, ModelType, mod
 from secondglance_server.engine.generic.snapshot import SnapshotEngine
 from secondglance_server.engine.loader import ModelLoadError, load_engine
 from secondglance_server.engine.prefix import PrefixEngine
-from tests.engine.types import all_rows
+from tests.engine.types import all_rows, with_torchvision
 from tests.engine.types.row import build
 from tests.engine.types.untried import why_untried
+
+
+def _needs(model_type: str) -> str:
+    return " (with torchvision)" if model_type in with_torchvision.TYPES else ""
 
 
 def survey(model_type: str) -> ModelType:
@@ -42,7 +46,8 @@ def survey(model_type: str) -> ModelType:
         try:
             engine = load_engine(str(directory), device="cpu", dtype="float32")
         except ModelLoadError as exc:
-            return ModelType(model_type, "no", str(exc.__cause__ or exc), "", shares_prefix=False)
+            reason = str(exc.__cause__ or exc)
+            return ModelType(model_type, "no", reason + _needs(model_type), "", shares_prefix=False)
     why = engine.info.answers_only
     if why is not None:
         return ModelType(model_type, "answers only", why, how, shares_prefix=False)
@@ -51,6 +56,7 @@ def survey(model_type: str) -> ModelType:
         reason = (
             note.partition(": ")[2].removesuffix(" (probed)") if note.startswith("picture's grid") else reason
         )
+    reason += _needs(model_type)
     is_shared = isinstance(engine, PrefixEngine | SnapshotEngine)
     return ModelType(model_type, "yes", reason, how, shares_prefix=is_shared)
 

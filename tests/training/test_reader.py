@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pathlib
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,15 @@ def test_an_answer_names_its_block_and_spells_the_truth() -> None:
     """The reader saw N0 for NO: what is learnt is the truth."""
     tokens = answer(Asked("color", "", "sign", sign=0), view())
     assert tokens == ["<b0.0>", "N", "O", "<nl>", "W", "A", "Y", "<end>", "</s>"]
+
+
+def test_of_two_views_the_one_that_holds_more_of_the_text_is_read() -> None:
+    """A crop in which the reader lost a line spoiled what the first picture had whole."""
+    asked, whole = Asked("color", "", "sign", sign=0), view()
+    half = replace(whole, lines=whole.lines[:1])
+    for crop, named in ((half, "<b0.0>"), (whole, "<b1.0>")):
+        target = target_of(asked, [see(whole), see(crop, 1)], VOCABULARY)
+        assert VOCABULARY.tokens[target.tokens[0]] == named
 
 
 def test_a_single_line_of_a_block_is_named_as_a_line() -> None:
@@ -152,12 +162,14 @@ def test_a_question_for_a_name_means_the_largest_line() -> None:
 def test_a_dimmed_view_is_taken_for_no_sign() -> None:
     generator = torch.Generator().manual_seed(0)
     seen = [torch.randn(2, channels, 4, 4, generator=generator) for channels in (3, CLASSES, 5, CLASSES)]
-    fine, believed, coarse = dimmed((seen[0], seen[1], seen[2], seen[3]), torch.tensor([1.0, 0.0]))
+    fine, believed, coarse, centered = dimmed((seen[0], seen[1], seen[2], seen[3]), torch.tensor([1.0, 0.0]))
     assert torch.equal(fine[0], seen[0][0])
     assert torch.allclose(believed[0], seen[1][0].softmax(dim=0))
     assert not fine[1].any()
     assert not coarse[1].any()
     assert torch.allclose(believed[1, -1], torch.ones(4, 4))
+    assert torch.allclose(centered[0], seen[3][0].softmax(dim=0))
+    assert torch.allclose(centered[1, -1], torch.ones(4, 4))
     shares = known_shares(np.random.default_rng(0), 1000)
     assert 0.25 < (shares < 1).float().mean() < 0.4
 

@@ -63,7 +63,7 @@ def joint_example(
     """Return a scene's views with questions; of a pair most are about the sign that the crop shows."""
     views = [data.view(record, number) for number in range(2 if is_pair else 1)]
     seen = [s for s, _ in views]
-    asked = Asker(rng, off_domain=0.13).ask(seen[0].view.signs, _CANDIDATES if is_pair else QUESTIONS)
+    asked = Asker(rng, off_domain=0.15).ask(seen[0].view.signs, _CANDIDATES if is_pair else QUESTIONS)
     if is_pair:
         asked = _about(asked, seen[1].view.target)
     questions = [

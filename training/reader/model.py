@@ -143,15 +143,18 @@ def known_shares(rng: np.random.Generator, count: int) -> Tensor:
     return torch.from_numpy(np.where(dim, rng.uniform(0, 0.5, count), 1.0).astype(np.float32))
 
 
-def dimmed(seen: tuple[Tensor, Tensor, Tensor, Tensor], known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return fine features, colours and coarse features as if the net took much of a view for no sign.
+def dimmed(
+    seen: tuple[Tensor, Tensor, Tensor, Tensor], known: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return fine features, colours, coarse features and centres as if the net took much for no sign.
 
     On photographs of real signs it does, and the decoder has to choose a line without its colour.
     """
-    fine, colors, coarse, _centers = seen
+    fine, colors, coarse, centers = seen
     share = known[:, None, None, None]
     nothing = functional.one_hot(torch.tensor(CLASSES - 1), CLASSES).float()[None, :, None, None]
-    return fine * share, colors.softmax(dim=1) * share + nothing * (1 - share), coarse * share
+    believed, centered = (map_.softmax(dim=1) * share + nothing * (1 - share) for map_ in (colors, centers))
+    return fine * share, believed, coarse * share, centered
 
 
 def view_tokens(

@@ -103,10 +103,11 @@ def target_of(asked: Asked, views: Sequence[SeenView], vocabulary: Vocabulary) -
         ids = [vocabulary.ids[asked.answer]] if is_word else vocabulary.spelled(asked.answer)
         return Target((*_named_line(asked, views, vocabulary), *ids, vocabulary.ids[EOS]), -1, cells)
     if asked.expected != "nothing" and asked.sign is not None:
-        for seen in reversed(views):
-            read = _reading(asked, seen)
-            if read:
-                return Target((*_written(read, seen, vocabulary), vocabulary.ids[EOS]), -1, cells)
+        readings = [(seen, _reading(asked, seen)) for seen in reversed(views)]
+        # the view that holds more of it; the crop, if both hold as much
+        seen, read = max(readings, key=lambda each: sum(len(text) for _, text in each[1]))
+        if read:
+            return Target((*_written(read, seen, vocabulary), vocabulary.ids[EOS]), -1, cells)
     return _refusal(NOTHING, vocabulary, cells)
 
 

@@ -22,6 +22,7 @@ from secondglance_server.engine.reader.vocabulary import COLORS, SYMBOLS
 
 CLASSES = len(COLORS) + 1  # the last: no sign
 FINE, COARSE = 24, 12  # cells of the two maps
+MOST_COUNTED = 8
 SLOT_INPUTS = (  # beside the pixels
     "slot_ids", "slot_probabilities", "slot_kind", "slot_line", "slot_block", "slot_geometry", "slot_corners",
 )  # fmt: skip
@@ -126,6 +127,16 @@ def at_lines(maps: Tensor, corners: Tensor) -> Tensor:
     return sampled.mean(dim=-1).transpose(1, 2)
 
 
+def counted(centered: Tensor) -> Tensor:
+    """Return how many signs have been seen up to each cell, row by row.
+
+    [B, cells, MOST_COUNTED + 1]: near one at the number, falling to both sides. `centered` as in `assembled`.
+    """
+    so_far = (1 - centered[:, -1]).flatten(1).cumsum(dim=1)
+    numbers = torch.arange(MOST_COUNTED + 1, device=so_far.device)
+    return torch.exp(-2 * (so_far.unsqueeze(-1) - numbers) ** 2)
+
+
 class ReaderTower(PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers' hook is unannotated
     """Pixels and slots to [B, cells + slots, hidden_size]: the grid row by row, then the slots."""
 
@@ -142,6 +153,10 @@ class ReaderTower(PreTrainedModel):  # type: ignore[no-untyped-call]  # transfor
         self.slots = SlotEmbedding(width, config.fine_channels)
         self.cells = nn.Linear(config.coarse_channels, width)
         self.cell_colors = nn.Linear(4 * CLASSES, width, bias=False)
+        self.cell_centers = nn.Linear(CLASSES, width, bias=False)  # so that signs are counted by attending
+        nn.init.zeros_(self.cell_centers.weight)
+        self.cell_counts = nn.Linear(MOST_COUNTED + 1, width, bias=False)
+        nn.init.zeros_(self.cell_counts.weight)
         self.places = nn.Parameter(torch.randn(COARSE * COARSE, width) * 0.3)
         self.symbols = nn.Parameter(torch.randn(len(SYMBOLS), width) * 0.3)
         self.second_view = nn.Parameter(torch.randn(width) * 0.3)  # added to a patch's tokens
@@ -154,24 +169,30 @@ class ReaderTower(PreTrainedModel):  # type: ignore[no-untyped-call]  # transfor
         self, pixel_values: Tensor, slots: Mapping[str, Tensor], symbols: Tensor | None = None
     ) -> Tensor:
         """Return the tokens; `symbols` replaces the tower's own copy of the decoder's characters."""
-        fine, colors, coarse, _centers = self.dense(pixel_values)
-        return self.assembled(fine, colors.softmax(dim=1), coarse, slots, symbols)
+        fine, colors, coarse, centers = self.dense(pixel_values)
+        return self.assembled(fine, colors.softmax(dim=1), coarse, centers.softmax(dim=1), slots, symbols)
 
     def assembled(
         self,
         fine: Tensor,
         believed: Tensor,
         coarse: Tensor,
+        centered: Tensor,
         slots: Mapping[str, Tensor],
         symbols: Tensor | None = None,
     ) -> Tensor:
-        """Return the tokens of what the dense net saw; `believed` [B, CLASSES, 24, 24] sums to one."""
+        """Return the tokens of what the dense net saw.
+
+        `believed` [B, CLASSES, 24, 24]: each cell's colour; `centered` [B, CLASSES, 12, 12]: that of the sign
+        whose centre lies there. Both sum to one over the classes.
+        """
         corners = slots["slot_corners"]
         symbols = self.symbols if symbols is None else symbols
         read = self.slots(slots, symbols, at_lines(believed, corners), at_lines(fine, corners))
         grid = self.cells(coarse.flatten(2).transpose(1, 2))
         finer = functional.pixel_unshuffle(believed, FINE // COARSE).flatten(2).transpose(1, 2)
-        grid = grid + self.cell_colors(finer) + self.places
+        centers = self.cell_centers(centered.flatten(2).transpose(1, 2))
+        grid = grid + self.cell_colors(finer) + centers + self.cell_counts(counted(centered)) + self.places
         return torch.cat([grid, read], dim=1)
 
     def forward(self, pixel_values: Tensor, **slots: Any) -> BaseModelOutput:

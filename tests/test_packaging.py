@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,14 @@ class Environment:
 
     def command(self, *words: str) -> list[str]:
         return [str(self.folder / "bin" / words[0]), *words[1:]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_path_of_the_callers() -> Iterator[None]:
+    """A PYTHONPATH would take part in every environment that is made here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONPATH", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import asyncio
 import io
 import itertools
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -523,3 +524,32 @@ def test_a_reply_is_plain_json(ask, photo) -> None:
     assert document["receipt"]["original_bytes"] == len(photo)
     assert document["receipt"]["stage2"]["requests"] == 1
     assert document["degraded"] is None
+
+
+async def test_an_ask_that_is_cancelled_while_its_picture_opens_leaves_no_file_open(
+    photo: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that stops at a wrong key cancels its other questions; their files were left to the collector."""
+    has_begun, may_go_on, is_closed = threading.Event(), threading.Event(), threading.Event()
+
+    class SlowlyOpened(Original):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            has_begun.set()
+            may_go_on.wait(timeout=10)
+
+        def close(self) -> None:
+            super().close()
+            is_closed.set()
+
+    monkeypatch.setattr("secondglance.conversation.conversation.Original", SlowlyOpened)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(photo)
+    async with AsyncEdgeClient(transport=httpx.MockTransport(lambda _: httpx.Response(500))) as client:
+        asking = asyncio.create_task(client.ask(path, "What?"))
+        assert await asyncio.to_thread(has_begun.wait, 10)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        may_go_on.set()
+        assert await asyncio.to_thread(is_closed.wait, 10)

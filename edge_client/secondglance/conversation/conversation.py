@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import replace
@@ -84,6 +85,31 @@ def _no_picture() -> Encoded:
     return Encoded(b"", "image/jpeg", (1, 1), None)
 
 
+class _Opening:
+    """Opens the picture, in a worker thread or not; a driver that is cancelled meanwhile leaves none open."""
+
+    def __init__(self, source: ImageSource, max_pixels: int) -> None:
+        self._source = source
+        self._max_pixels = max_pixels
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._original: Original | None = None
+
+    def __call__(self) -> Original:
+        original = Original(self._source, max_pixels=self._max_pixels)
+        with self._lock:
+            self._original = original
+            if self._is_over:
+                original.close()
+        return original
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_over = True
+            if self._original is not None:
+                self._original.close()
+
+
 def typical_size(request: Send) -> int:
     """Return the bytes that `request` takes on the wire with a usual head: a guess where nobody sends it."""
     return _HEAD_BYTES + len(request.headers.get(QUESTION_HEADER, "")) + len(request.body)
@@ -125,9 +151,10 @@ class Conversation:
 
     def run(self) -> Steps[Reply]:
         """Raises EdgeError; once stage one has answered, only if `strict`."""
-        with self._ledger.stage("setup"):
-            original = yield from self._open()
+        opening = _Opening(self._source, self._settings.max_original_pixels)
         try:
+            with self._ledger.stage("setup"):
+                original: Original = yield Compute(opening, "opening the picture")
             model = yield from self.fetch_model()
             self._encodings = EncodingChoice(self._settings, self._known.link, model.recipes)
             self._rounds = most_rounds(self._ask, model)
@@ -141,7 +168,7 @@ class Conversation:
             notes = original.notes if doubt is None else (*original.notes, doubt)
             return Reply(first, second, receipt, degraded, notes, self._trace_id, looks)
         finally:
-            original.close()
+            opening.close()
 
     def fetch_model(self) -> Steps[ModelResponse]:
         """What the server takes; asked once for each client."""
@@ -152,12 +179,6 @@ class Conversation:
             self._learn(arrived)
             self._known.model = model
         return self._known.model
-
-    def _open(self) -> Steps[Original]:
-        max_pixels = self._settings.max_original_pixels
-        opening = Compute(lambda: Original(self._source, max_pixels=max_pixels), "opening the picture")
-        original: Original = yield opening
-        return original
 
     def _first_stage(self, original: Original, model: ModelResponse) -> Steps[InferenceResponse]:
         with self._ledger.stage("stage1"):

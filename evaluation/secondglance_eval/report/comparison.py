@@ -68,16 +68,18 @@ class Comparison:
             return self.resamples.difference(self.pair.score, other.score).times(100)
 
         cost = self.resamples.ratio(self.pair.uplink, self.always.uplink)
-        return {
+        return {  # scripts read them in this order
             "pair_vs_always_points": ahead_of(self.always),
             "uplink_saving_vs_always": Estimate(1 - cost.value, 1 - cost.high, 1 - cost.low),
             **{name: ahead_of(other) for name, other in self._rivals().items()},
             "bytes_vs_original": self.resamples.ratio(self.pair.uplink, self.study.original_bytes),
+            **{name: ahead_of(other) for name, other in self._blind_rivals().items()},
         }
 
     def headline_questions(self) -> dict[str, int]:
         """Return on how many questions a figure of the headline rests, where that is not all of them."""
-        measured = {name: int((~np.isnan(other.score)).sum()) for name, other in self._rivals().items()}
+        rivals = self._rivals() | self._blind_rivals()
+        measured = {name: int((~np.isnan(other.score)).sum()) for name, other in rivals.items()}
         return {name: count for name, count in measured.items() if count < self.questions}
 
     def _rivals(self) -> dict[str, MethodResult]:
@@ -87,6 +89,10 @@ class Comparison:
             "pair_vs_centre_crop_points": self.centre,
             "pair_vs_equal_bytes_points": self.equal_bytes,
             "pair_vs_oracle_points": self.study.oracle_crop(),
+        }
+
+    def _blind_rivals(self) -> dict[str, MethodResult]:
+        return {
             "pair_vs_blind_random_crop_points": self.blind_random,
             "pair_vs_blind_centre_crop_points": self.blind_centre,
         }

@@ -350,11 +350,12 @@ def _load_model(source: str, config: Any, placement: Placement, attention: Any) 
     )
     model, report = loaded
     _refuse_gaps(report)
+    model = model.eval().requires_grad_(False)
     if placement.device_map is None and not _is_quantized(config):  # quantised ones are where they belong
-        model = model.to(placement.device).eval()
+        model = model.to(placement.device)
         if placement.device.type == "cpu" and placement.dtype == torch.float32:
             fold_convolutions(model)
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def _is_quantized(config: Any) -> bool:

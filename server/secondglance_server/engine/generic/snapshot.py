@@ -8,7 +8,6 @@ with it if it answers as stock `generate` does.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +23,7 @@ from secondglance_server.engine.generic.adapter import GenericAdapter
 from secondglance_server.engine.generic.stock import StockEngine, token_stats
 from secondglance_server.engine.jobs import Job
 from secondglance_server.engine.prefill import attention_maps, chunk_of
-from secondglance_server.engine.prefix import NEUTRAL_PROMPT, is_out_of_memory, own_failure
+from secondglance_server.engine.prefix import is_out_of_memory, own_failure
 from secondglance_server.engine.prefix_store import PrefixStore, StoredPrefix
 from secondglance_server.engine.prompt import PromptBuilder
 from secondglance_server.engine.protocol import (
@@ -33,7 +32,6 @@ from secondglance_server.engine.protocol import (
     EngineError,
     EngineInfo,
     NeutralRequest,
-    Picture,
 )
 
 
@@ -97,10 +95,14 @@ class SnapshotEngine(StockEngine):
     def _run(self, request: AnswerRequest) -> AnswerResult:
         started = time.perf_counter()
         pictures = [request.picture] + ([request.patch] if request.patch else [])
-        prompt = self._builder.build(request.question, self._layouts(pictures))
-        is_held = request.picture.key in self.prefixes
-        held = self._prefix(request.picture)
-        job = Job(request, prompt, self._layouts(pictures), held=held)
+        layouts = [self._adapter.layout(p.rgb.shape[1], p.rgb.shape[0]) for p in pictures]
+        prompt = self._builder.build(request.question, layouts)
+        start = replace(prompt, ids=prompt.ids[: prompt.prefix])
+        held = self.prefixes.get(request.picture.key)
+        is_held = held is not None and held.ids == start.ids
+        if held is None or not is_held:
+            held = self._computed(Job(NeutralRequest(request.picture), start, layouts[:1]))
+        job = Job(request, prompt, layouts, held=held)
         chunk = chunk_of(self._adapter, [job], past=job.past, longest=len(prompt.ids))
         cache = deepcopy(held.states.cache)
         attention = None
@@ -110,7 +112,7 @@ class SnapshotEngine(StockEngine):
             (attention,) = attention_maps([job], recorder.mean())
         prefilled = time.perf_counter()
         answer = Decoded(max(min(request.max_new_tokens, self.info.max_new_tokens), 1))
-        self._decode(answer, logits, chunk.positions[:, :, -1:].amax(dim=0, keepdim=True), chunk, cache)
+        self._decode(answer, logits, chunk.positions, cache)
         tokenizer = self.prompts.tokenizer
         return AnswerResult(
             text=tokenizer.decode(answer.ids, skip_special_tokens=True).strip(),
@@ -123,9 +125,9 @@ class SnapshotEngine(StockEngine):
             generate_ms=1e3 * (time.perf_counter() - prefilled),
         )
 
-    def _decode(self, answer: Decoded, logits: Tensor, last: Tensor, chunk: Chunk, cache: Cache) -> None:
-        """Take the most likely token until the answer ends. `last` [1, 1, 1]: the prompt's last position."""
-        positions = last.expand(len(chunk.positions), -1, -1)
+    def _decode(self, answer: Decoded, logits: Tensor, positions: Tensor, cache: Cache) -> None:
+        """Take the most likely token until the answer ends. `positions` [axes, 1, tokens]: the prompt's."""
+        positions = positions[:, :, -1:].amax(dim=0, keepdim=True).expand(len(positions), -1, -1)
         while True:
             tokens, stats = uncertainty(logits)
             answer.take(int(tokens[0]), tuple(stats[0].tolist()), self.end_ids)
@@ -134,19 +136,11 @@ class SnapshotEngine(StockEngine):
             positions = positions + 1
             logits = self._adapter.forward(Chunk(self._adapter.embed(tokens[:, None]), positions), cache)
 
-    def _layouts(self, pictures: Sequence[Picture]) -> list[Any]:
-        return [self._adapter.layout(p.rgb.shape[1], p.rgb.shape[0]) for p in pictures]
-
-    def _prefix(self, picture: Picture) -> StoredPrefix[Snapshot]:
-        """Return the picture's prefix, computed if it is not held."""
-        if (held := self.prefixes.get(picture.key)) is not None:
-            return held
-        layouts = self._layouts([picture])
-        prompt = self._builder.build(NEUTRAL_PROMPT, layouts)
-        cut = prompt.prefix
-        job = Job(NeutralRequest(picture), replace(prompt, ids=prompt.ids[:cut]), layouts)
+    def _computed(self, start: Job) -> StoredPrefix[Snapshot]:
+        """Run a prompt that ends with its picture's prefix, and keep the state."""
         cache = DynamicCache(config=self._adapter.text_config)
-        self._adapter.forward(chunk_of(self._adapter, [job], past=0, longest=cut), cache)
-        held = StoredPrefix(prompt.ids[:cut], Snapshot(cache))
-        self.prefixes.put(picture.key, held)
-        return held
+        ids = start.prompt.ids
+        self._adapter.forward(chunk_of(self._adapter, [start], past=0, longest=len(ids)), cache)
+        prefix = StoredPrefix(ids, Snapshot(cache))
+        self.prefixes.put(start.work.picture.key, prefix)
+        return prefix

@@ -99,13 +99,13 @@ class Report:
 class Shared:
     """What one part of the check leaves for the next ones.
 
-    `asked`: the conversations, made once one server has told its budget. `expected`: the replies of the first
-    level that came to its end, by the engine `expected_of`.
+    By number of edges: `asked`, the conversations, made once one server has told its budget, about pictures
+    that no other level shows (a prefix that is held costs nothing); `expected`, the first engine that came
+    to the level's end, and its replies.
     """
 
-    asked: Sequence[Conversation] = ()
-    expected: Sequence[Exchange] = ()
-    expected_of: str = ""
+    asked: dict[int, Sequence[Conversation]] = field(default_factory=dict)
+    expected: dict[int, tuple[str, Sequence[Exchange]]] = field(default_factory=dict)
     ceiling_of: Callable[[Sequence[Exchange], int], float] | None = None
 
 
@@ -143,12 +143,11 @@ def count_ceiling(model: str, shared: Shared) -> None:
 
 
 def run_level(server: ServerProcess, engine: str, edges: int, report: Report, shared: Shared) -> None:
-    """Ask all conversations with so many edges; compare with the first replies that there are."""
+    """Ask the level's conversations with so many edges; compare with the first replies that there are."""
     began, cpu = time.perf_counter(), server.cpu_seconds()
-    exchanges = asyncio.run(converse_all(server.url, shared.asked, edges))
+    exchanges = asyncio.run(converse_all(server.url, shared.asked[edges], edges))
     seconds, spent = time.perf_counter() - began, server.cpu_seconds() - cpu
-    if not shared.expected:
-        shared.expected, shared.expected_of = exchanges, engine
+    _, expected = shared.expected.setdefault(edges, (engine, exchanges))
     p50, p95 = np.quantile([exchange.seconds for exchange in exchanges], (0.5, 0.95))
     level = Level(
         engine=engine,
@@ -158,7 +157,7 @@ def run_level(server: ServerProcess, engine: str, edges: int, report: Report, sh
         cpu_ms_per_request=round(1e3 * spent / len(exchanges), 1),
         p50_ms=round(1e3 * float(p50), 1),
         p95_ms=round(1e3 * float(p95), 1),
-        differ=differing(exchanges, shared.expected, TOLERANCE[report.dtype]),
+        differ=differing(exchanges, expected, TOLERANCE[report.dtype]),
     )
     print(level, flush=True)
     report.levels.append(level)
@@ -189,7 +188,10 @@ def check_engine(
         if not shared.asked:
             budget = httpx.get(f"{server.url}/v1/model").json()["image"]
             words = None if source == EMBEDDED else KNOWN_WORDS
-            shared.asked = conversations(options.conversations, budget, words=words)
+            shared.asked = {
+                edges: conversations(options.conversations, budget, words=words, variant=variant)
+                for variant, edges in enumerate(options.edges)
+            }
         for edges in options.edges:
             with part(report, f"{engine}, {edges} edges"):
                 run_level(server, engine, edges, report, shared)
@@ -198,12 +200,13 @@ def check_engine(
 
 
 def compare_engines(report: Report, shared: Shared) -> None:
-    compared = [level for level in report.levels if level.engine == "vllm"]
-    if shared.expected_of != "prefix" or not compared:
+    of_prefix = {edges: replies for edges, (engine, replies) in shared.expected.items() if engine == "prefix"}
+    compared = [level for level in report.levels if level.engine == "vllm" and level.edges in of_prefix]
+    if not compared:
         report.note("replies as the prefix engine's", "one of the engines gave none", is_good=False)
         return
-    worst = max(level.differ for level in report.levels)
-    outcome = f"{worst} differ of {len(shared.expected)}"
+    worst = sum(level.differ for level in compared)
+    outcome = f"{worst} differ of {sum(len(of_prefix[level.edges]) for level in compared)}"
     is_exact = report.dtype == "float32"
     if not is_exact:  # two kernels round differently, and of random weights the best two tokens are close
         outcome += f"; not judged in {report.dtype}"

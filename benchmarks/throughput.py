@@ -85,15 +85,18 @@ class Level:
 
 
 def conversations(
-    count: int, budget: dict[str, Any], *, words: tuple[str, str] | None = None
+    count: int, budget: dict[str, Any], *, words: tuple[str, str] | None = None, variant: int = 0
 ) -> list[Conversation]:
-    """About scenes, in the scenes' questions or in `words` (first question, follow-up) for all."""
+    """About scenes, in the scenes' questions or in `words` (first question, follow-up) for all.
+
+    Every picture bears a mark of its own, another in each `variant`: a server knows none from before.
+    """
     prepared: list[Conversation] = []
     for number in range(count):
         scene = make_scene(20_000 + number % SCENES, split="test", size=ORIGINAL)
         is_new = number < SCENES
         original = render(scene) if is_new else prepared[number - SCENES].original.copy()
-        mark = (37 * number % 256, 91 * number % 256, 151 * number % 256)
+        mark = (37 * number % 256, 91 * number % 256, (151 * number + 83 * variant) % 256)
         ImageDraw.Draw(original).rectangle((0, 0, 47, 47), fill=mark)
         read = [q.text for q in scene.questions if q.kind == "read"]
         (count_signs,) = (q.text for q in scene.questions if q.kind == "count")

@@ -1,4 +1,4 @@
-"""Write the tables of the documents anew: settings of both sides, metrics, errors, models.
+"""Write the tables of the documents anew: settings of both sides, metrics, errors, models, the log's entries.
 
     python docs/tables.py
 
@@ -15,11 +15,12 @@ import ast
 import inspect
 import io
 import json
+import re
 import tempfile
 import textwrap
 import tokenize
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, get_args, get_origin
@@ -47,6 +48,7 @@ from secondglance_server.inference.facts import RequestFacts
 from secondglance_server.settings import ServerSettings, VllmSettings
 
 FOLDER = Path(__file__).parent
+LOGS = FOLDER / "log"
 PUBLISHED = FOLDER / "published_models.json"
 PHOTO = ImageSize(width=1024, height=768)
 _OF_THE_PROCESSOR = ("preprocessor_config", "processor_config", "tokens")
@@ -200,6 +202,18 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "/")
 
 
+def entries_of(topic: str) -> str:
+    """Return links to a log's entries, in their order."""
+    headings = re.findall(r"^## (\S+) · (.*)$", (LOGS / f"{topic}.md").read_text(), re.MULTILINE)
+    lines = [f"- {date} [{title}](log/{topic}.md#{_anchor(f'{date} · {title}')})" for date, title in headings]
+    return "\n".join(lines) + "\n"
+
+
+def _anchor(heading: str) -> str:
+    """Return the name that the pages' host gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "settings": lambda: settings_table(ServerSettings),
     "vllm settings": lambda: settings_table(VllmSettings),
@@ -210,6 +224,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "families": families_table,
     "types": types_table,
     "published models": published_table,
+    **{f"{log.stem} log": partial(entries_of, log.stem) for log in sorted(LOGS.glob("*.md"))},
 }
 
 

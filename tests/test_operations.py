@@ -22,7 +22,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["operations.md", "quickstart.md", "models.md", "vllm.md"])
+@pytest.mark.parametrize("name", ["operations.md", "quickstart.md", "models.md", "vllm.md", "log.md"])
 def test_the_tables_are_those_of_the_code(name: str) -> None:
     """If this fails: python docs/tables.py"""
     page = (ROOT / "docs" / name).read_text()

@@ -45,6 +45,7 @@ class Machine:
     def __init__(self, broken: str, monkeypatch: pytest.MonkeyPatch, folder: pathlib.Path) -> None:
         self._broken = broken
         self.done: list[str] = []
+        self.asked: dict[str, list[str]] = {}
         monkeypatch.setenv("SECONDGLANCE_VLLM_PYTHON", "python")
         monkeypatch.setattr(gpu_check, "RESULTS", folder)
         for name in ("export", "count_model", "prefix_faults", "vllm_fault"):
@@ -52,7 +53,7 @@ class Machine:
         monkeypatch.setattr(gpu_check, "server_process", self.serve)
         monkeypatch.setattr(gpu_check, "converse_all", self.converse)
         monkeypatch.setattr(gpu_check, "beside_long", self.beside)
-        monkeypatch.setattr(gpu_check, "conversations", lambda *_, **__: ["asked"])
+        monkeypatch.setattr(gpu_check, "conversations", lambda *_, variant=0, **__: [f"asked {variant}"])
         monkeypatch.setattr(gpu_check, "free_device", lambda: None)  # to collect garbage takes a second
         monkeypatch.setattr(gpu_check.httpx, "get", self.get)
 
@@ -80,7 +81,8 @@ class Machine:
             self._do("ready")
         return SimpleNamespace(json=lambda: {"image": {}})
 
-    async def converse(self, url: str, _asked: Sequence[Any], edges: int) -> list[Exchange]:
+    async def converse(self, url: str, asked: Sequence[Any], edges: int) -> list[Exchange]:
+        self.asked.setdefault(url, []).extend(asked)
         self._do(f"converse {url.removeprefix('http://')} {edges}")
         return [Exchange(0, "first", 0.1, "7", 0.2, (), 1)]
 
@@ -115,6 +117,9 @@ def test_a_run_in_which_all_is_well(monkeypatch: pytest.MonkeyPatch, tmp_path: p
         ("vllm", 4, 0),
     ]
     assert {level.ceiling_requests_per_s for level in report.levels} == {2.0}
+    assert list(machine.asked.values()) == [["asked 0", "asked 1"]] * 2, (
+        "both engines the same, no picture at two levels: of the second a server would hold the prefix"
+    )
 
 
 @pytest.mark.parametrize("broken", STEPS)

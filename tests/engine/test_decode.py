@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from secondglance_server.engine.decode import DecodeBatch, Decoded, uncertainty
+from secondglance_server.engine.decode import DecodeBatch, Decoded
 from secondglance_server.engine.kv_cache import empty_cache
 from secondglance_server.engine.stepping.rows import Rows
+from secondglance_server.engine.stepping.uncertainty import Measured, uncertainty
 
 END = 0
 PROMPT = 3  # tokens
@@ -50,11 +51,12 @@ class Script:
             self.step(batch)
 
     def step(self, batch: DecodeBatch) -> None:
-        def forward(rows: Rows, tokens: torch.Tensor) -> torch.Tensor:
+        def forward(rows: Rows, tokens: torch.Tensor) -> Measured:
             assert len(rows) == len(tokens) == len(batch.answers)
             self.steps.append(len(rows))
             rows.advance()
-            return logits_for([self.said[a].pop(0) if self.said[a] else 5 for a in batch.answers])
+            said = [self.said[a].pop(0) if self.said[a] else 5 for a in batch.answers]
+            return uncertainty(logits_for(said))
 
         batch.step(forward)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from secondglance_server.engine.attention import last_row
-from secondglance_server.engine.decode import uncertainty
+from secondglance_server.engine.stepping.uncertainty import uncertainty
 from secondglance_vllm_capture import ASKED_BY
 from secondglance_vllm_capture.attention import AttentionCapture
 from secondglance_vllm_capture.keys import UnsupportedBackendError, read_cpu, read_flash, reader_of

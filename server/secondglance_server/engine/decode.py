@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from secondglance_server.engine.stepping.rows import Rows
+from secondglance_server.engine.stepping.uncertainty import Measured, uncertainty
 
-Step = Callable[[Rows, Tensor], Tensor]  # rows and their tokens [B] to the next logits [B, vocabulary]
+Step = Callable[[Rows, Tensor], Measured]  # rows and their tokens [B] to the next tokens and how sure each is
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +54,7 @@ class DecodeBatch:
         self._unread: deque[tuple[list[Decoded], Tensor, Tensor]] = deque()
         for answer in self.answers:
             answer.is_done = answer.limit <= 0
-        self._tokens = self._pick(logits)
+        self._tokens = self._pick(uncertainty(logits))
         self._read(leave=0)
 
     def step(self, step: Step) -> None:
@@ -72,8 +73,8 @@ class DecodeBatch:
         answer.is_done = True
         self._let_go()
 
-    def _pick(self, logits: Tensor) -> Tensor:
-        tokens, measured = uncertainty(logits)
+    def _pick(self, next_tokens: Measured) -> Tensor:
+        tokens, measured = next_tokens
         self._unread.append((list(self.answers), tokens, measured))
         return tokens
 
@@ -100,14 +101,3 @@ class DecodeBatch:
 def _steps_behind(device: torch.device) -> int:
     """Return how many steps are queued on the device when the host reads one's tokens."""
     return 0 if device.type == "cpu" else 1
-
-
-def uncertainty(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The most likely tokens [B] and (min-entropy nats, Shannon entropy nats, margin) [B, 3] of logits [B,
-    vocabulary]."""
-    log_p = logits.float().log_softmax(dim=-1)
-    best, ids = log_p.topk(2, dim=-1)
-    p = best.exp()
-    # 0 * log 0 is 0: a suppressed token's -inf must not become NaN
-    shannon = torch.special.entr(log_p.exp()).sum(dim=-1)
-    return ids[:, 0], torch.stack([-best[:, 0], shannon, 1 - (p[:, 0] - p[:, 1])], dim=-1)

@@ -172,12 +172,14 @@ class TransformersAdapter:
         """Return the mask as the text model takes it.
 
         Without windows, a single token's mask is its row: given in four dimensions, transformers asks the
-        device nothing. Otherwise transformers makes the mask of each kind of layer.
+        device nothing, and given as numbers, no layer makes them of booleans. Otherwise transformers makes
+        the mask of each kind of layer.
         """
         is_single = chunk.embeddings.shape[1] == 1
         if chunk.visible is None or not is_single or not self.is_recordable:
             return chunk.visible
-        return chunk.visible[:, None, None]
+        hidden = ~chunk.visible[:, None, None]
+        return torch.zeros_like(hidden, dtype=chunk.embeddings.dtype).masked_fill_(hidden, -torch.inf)
 
     def extra_inputs(self, chunk: Chunk, cache: Any) -> dict[str, Any]:
         """Further arguments of the text model; may replace those of `forward`'s."""

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from secondglance_server.engine.adapters.protocol import Chunk
 from secondglance_server.engine.attention import recording
-from secondglance_server.engine.decode import Decoded, uncertainty
+from secondglance_server.engine.decode import Decoded
 from secondglance_server.engine.generic.adapter import GenericAdapter
 from secondglance_server.engine.generic.stock import StockEngine, token_stats
 from secondglance_server.engine.jobs import Job
@@ -33,6 +33,7 @@ from secondglance_server.engine.protocol import (
     EngineInfo,
     NeutralRequest,
 )
+from secondglance_server.engine.stepping.uncertainty import uncertainty
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,7 +20,6 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from secondglance_server.engine.attention import recording
-from secondglance_server.engine.decode import uncertainty
 from secondglance_server.engine.generic.adapter import GenericAdapter
 from secondglance_server.engine.prefix import NEUTRAL_PROMPT, own_failure
 from secondglance_server.engine.prompt import broken_up, control_tokens, rendered
@@ -37,6 +36,7 @@ from secondglance_server.engine.protocol import (
     TokenStats,
     Work,
 )
+from secondglance_server.engine.stepping.uncertainty import uncertainty
 from secondglance_server.engine.token_texts import TokenTexts
 
 _NEUTRAL_MAPS = 256

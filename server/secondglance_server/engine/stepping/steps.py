@@ -1,5 +1,7 @@
 """One token more for rows that are decoded together: eagerly, or by replaying a recording of the step.
 
+A step ends with the next tokens and their statistics: recorded with the rest they cost half.
+
 A small model's step is mostly the interpreter's time. A recording (TorchScript, which needs no compiler on
 the machine) runs the same operations without it. It holds for one shape, a number of rows over buffers of one
 capacity: keys and values are written at each row's slot, a mask hides what lies behind it. Recording costs
@@ -14,7 +16,7 @@ import logging
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ from transformers.cache_utils import Cache
 from secondglance_server.engine.adapters.protocol import Adapter, Chunk
 from secondglance_server.engine.kv_cache import RoomyLayer
 from secondglance_server.engine.stepping.rows import Rows, SlotLayer
+from secondglance_server.engine.stepping.uncertainty import Measured, uncertainty
 
 _log = logging.getLogger("secondglance_server.engine")
 
@@ -53,11 +56,17 @@ def eager_step(adapter: Adapter, rows: Rows, tokens: Tensor) -> Tensor:
     return logits
 
 
-def fixed_step(adapter: Adapter) -> Callable[..., Tensor]:
-    """Return a step over (tokens [B], positions [axes, B, 1], slots [B], visible [B, capacity], keys and
-    values of each layer): it moves positions, slots and mask on by one token."""
+FixedStep: TypeAlias = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
-    def step(tokens: Tensor, positions: Tensor, slots: Tensor, visible: Tensor, *states: Tensor) -> Tensor:
+
+def fixed_step(adapter: Adapter) -> FixedStep:
+    """Return a step over (tokens [B], positions [axes, B, 1], slots [B], visible [B, capacity], keys and
+    values of each layer): it moves positions, slots and mask on by one token, and returns the next logits
+    [B, vocabulary], tokens [B] and statistics [B, 3]."""
+
+    def step(
+        tokens: Tensor, positions: Tensor, slots: Tensor, visible: Tensor, *states: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         visible.scatter_(1, slots[:, None], 1)  # the tracer knows no scatter of a boolean
         layers: list[Any] = [
             SlotLayer(keys, values, slots, keys.shape[2])
@@ -67,7 +76,7 @@ def fixed_step(adapter: Adapter) -> Callable[..., Tensor]:
         logits = adapter.forward(chunk, Cache(layers=layers))
         positions.add_(1)
         slots.add_(1)
-        return logits
+        return logits, *uncertainty(logits)
 
     return step
 
@@ -83,21 +92,21 @@ class StepRecorder:
         self._is_recording = is_recording and adapter.is_recordable
         self._fixed_step = fixed_step(adapter)
         self._eager_steps: Counter[tuple[int, int]] = Counter()
-        self._recordings: OrderedDict[tuple[int, int], Callable[..., Tensor] | None] = OrderedDict()
+        self._recordings: OrderedDict[tuple[int, int], FixedStep | None] = OrderedDict()
         self.patience = STEPS_BEFORE_RECORDING
 
-    def step(self, rows: Rows, tokens: Tensor) -> Tensor:
-        """Feed `tokens` [B] to the rows; return the next logits [B, vocabulary]."""
+    def step(self, rows: Rows, tokens: Tensor) -> Measured:
+        """Feed `tokens` [B] to the rows; return the next ones and how sure each is."""
         if not self._is_recording:
-            return eager_step(self._adapter, rows, tokens)
+            return uncertainty(eager_step(self._adapter, rows, tokens))
         shape = (len(rows), rows.capacity)
         recording = self._recording(shape, rows)
         if recording is None:
             self._eager_steps[shape] += 1
-            return eager_step(self._adapter, rows, tokens)
-        logits = recording(tokens, *rows.inputs)
+            return uncertainty(eager_step(self._adapter, rows, tokens))
+        _logits, *measured = recording(tokens, *rows.inputs)
         rows.advance()
-        return logits
+        return measured[0], measured[1]
 
     def clear(self) -> None:
         """Recordings hold the model's weights."""
@@ -107,7 +116,7 @@ class StepRecorder:
     def __len__(self) -> int:
         return sum(recording is not None for recording in self._recordings.values())
 
-    def _recording(self, shape: tuple[int, int], rows: Rows) -> Callable[..., Tensor] | None:
+    def _recording(self, shape: tuple[int, int], rows: Rows) -> FixedStep | None:
         if shape in self._recordings:
             self._recordings.move_to_end(shape)
         elif self._eager_steps[shape] >= self.patience and rows.has_room_for(_CHECKED_STEPS):
@@ -116,7 +125,7 @@ class StepRecorder:
                 self._recordings.popitem(last=False)
         return self._recordings.get(shape)
 
-    def _record(self, rows: Rows) -> Callable[..., Tensor] | None:
+    def _record(self, rows: Rows) -> FixedStep | None:
         """None where the model's step cannot be recorded; it is not tried again for this shape."""
         tokens = rows.slots.new_zeros(len(rows))  # any
         with warnings.catch_warnings():
@@ -132,17 +141,17 @@ class StepRecorder:
             return None
         return recorded
 
-    def _is_equal(self, recorded: Callable[..., Tensor], tokens: Tensor, rows: Rows) -> bool:
+    def _is_equal(self, recorded: FixedStep, tokens: Tensor, rows: Rows) -> bool:
         """Whether the recording computes what the eager step does, on copies."""
         inputs, eager_rows = rows.copy().inputs, rows.copy()
         for _ in range(_CHECKED_STEPS):
-            got, expected = recorded(tokens, *inputs), eager_step(self._adapter, eager_rows, tokens)
+            (got, *_), expected = recorded(tokens, *inputs), eager_step(self._adapter, eager_rows, tokens)
             scale = _TOLERANCE.get(got.dtype, _HALF_TOLERANCE) * float(expected.abs().max())
             if not torch.allclose(got, expected, rtol=0, atol=scale):
                 return False
         return True
 
 
-def _trace(step: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-    recorded: Callable[..., Tensor] = torch.jit.trace(step, inputs, check_trace=False)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+def _trace(step: FixedStep, inputs: tuple[Tensor, ...]) -> FixedStep:
+    recorded: FixedStep = torch.jit.trace(step, inputs, check_trace=False)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return recorded

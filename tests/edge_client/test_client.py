@@ -529,7 +529,7 @@ def test_a_reply_is_plain_json(ask, photo) -> None:
 async def test_an_ask_that_is_cancelled_while_its_picture_opens_leaves_no_file_open(
     photo: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch that stops at a wrong key cancels its other questions; their files were left to the collector."""
+    """A batch that stops at a wrong key cancels its other questions; their files stayed open for a while."""
     has_begun, may_go_on, is_closed = threading.Event(), threading.Event(), threading.Event()
 
     class SlowlyOpened(Original):

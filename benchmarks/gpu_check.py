@@ -205,12 +205,12 @@ def compare_engines(report: Report, shared: Shared) -> None:
     if not compared:
         report.note("replies as the prefix engine's", "one of the engines gave none", is_good=False)
         return
-    worst = sum(level.differ for level in compared)
-    outcome = f"{worst} differ of {sum(len(of_prefix[level.edges]) for level in compared)}"
+    n_differ = sum(level.differ for level in compared)
+    outcome = f"{n_differ} differ of {sum(len(of_prefix[level.edges]) for level in compared)}"
     is_exact = report.dtype == "float32"
     if not is_exact:  # two kernels round differently, and of random weights the best two tokens are close
         outcome += f"; not judged in {report.dtype}"
-    report.note("replies as the prefix engine's", outcome, is_good=worst == 0 or not is_exact)
+    report.note("replies as the prefix engine's", outcome, is_good=n_differ == 0 or not is_exact)
 
 
 def check_faults(report: Report, source: str, dtype: str, work: pathlib.Path) -> None:

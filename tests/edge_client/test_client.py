@@ -542,7 +542,7 @@ async def test_an_ask_that_is_cancelled_while_its_picture_opens_leaves_no_file_o
             super().close()
             is_closed.set()
 
-    monkeypatch.setattr("secondglance.conversation.conversation.Original", SlowlyOpened)
+    monkeypatch.setattr("secondglance.pictures.original.Original", SlowlyOpened)
     path = tmp_path / "photo.jpg"
     path.write_bytes(photo)
     async with AsyncEdgeClient(transport=httpx.MockTransport(lambda _: httpx.Response(500))) as client:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import threading
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import replace
@@ -62,7 +61,7 @@ from secondglance.errors import (
 )
 from secondglance.link.encoding_choice import EncodingChoice
 from secondglance.pictures.encoding import Encoded, Recipe, encode
-from secondglance.pictures.original import ImageSource, Original
+from secondglance.pictures.original import ImageSource, Opener, Original
 from secondglance.reply import Look, Reply
 from secondglance.settings import EdgeSettings
 from secondglance_protocol.errors import ErrorCode
@@ -83,31 +82,6 @@ def _tell_nobody(_: Token) -> None:
 def _no_picture() -> Encoded:
     """Return what stands for a picture in a request that is weighed before there is one."""
     return Encoded(b"", "image/jpeg", (1, 1), None)
-
-
-class _Opening:
-    """Opens the picture, in a worker thread or not; a driver that is cancelled meanwhile leaves none open."""
-
-    def __init__(self, source: ImageSource, max_pixels: int) -> None:
-        self._source = source
-        self._max_pixels = max_pixels
-        self._lock = threading.Lock()
-        self._is_over = False
-        self._original: Original | None = None
-
-    def __call__(self) -> Original:
-        original = Original(self._source, max_pixels=self._max_pixels)
-        with self._lock:
-            self._original = original
-            if self._is_over:
-                original.close()
-        return original
-
-    def close(self) -> None:
-        with self._lock:
-            self._is_over = True
-            if self._original is not None:
-                self._original.close()
 
 
 def typical_size(request: Send) -> int:
@@ -151,10 +125,10 @@ class Conversation:
 
     def run(self) -> Steps[Reply]:
         """Raises EdgeError; once stage one has answered, only if `strict`."""
-        opening = _Opening(self._source, self._settings.max_original_pixels)
+        opener = Opener(self._source, self._settings.max_original_pixels)
         try:
             with self._ledger.stage("setup"):
-                original: Original = yield Compute(opening, "opening the picture")
+                original: Original = yield Compute(opener, "opening the picture")
             model = yield from self.fetch_model()
             self._encodings = EncodingChoice(self._settings, self._known.link, model.recipes)
             self._rounds = most_rounds(self._ask, model)
@@ -168,7 +142,7 @@ class Conversation:
             notes = original.notes if doubt is None else (*original.notes, doubt)
             return Reply(first, second, receipt, degraded, notes, self._trace_id, looks)
         finally:
-            opening.close()
+            opener.close()
 
     def fetch_model(self) -> Steps[ModelResponse]:
         """What the server takes; asked once for each client."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -152,6 +153,37 @@ class Original:
         size = (box[2] - box[0], box[3] - box[1])
         whole = size == self._decoded.size
         return (self._decoded if whole else _cut(self._decoded, box)), (0, 0, *size)
+
+
+class Opener:
+    """Opens one picture when it is called, and owns it.
+
+    For conversations, whose driver may open in a worker thread and be cancelled meanwhile: `close` closes the
+    picture, also one that is only being opened.
+    """
+
+    def __init__(self, source: ImageSource, max_pixels: int) -> None:
+        self._source = source
+        self._max_pixels = max_pixels
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._original: Original | None = None
+
+    def __call__(self) -> Original:
+        """Raises BadImageError, as `Original` does."""
+        original = Original(self._source, max_pixels=self._max_pixels)
+        with self._lock:
+            self._original = original
+            if self._is_over:
+                original.close()
+        return original
+
+    def close(self) -> None:
+        """Close the picture, now or as soon as it is open."""
+        with self._lock:
+            self._is_over = True
+            if self._original is not None:
+                self._original.close()
 
 
 def _check_size(size: Size, max_pixels: int) -> None:

@@ -60,8 +60,13 @@ def prefill(
         maps = attention_maps(jobs, recorder.mean())
     else:
         logits = adapter.forward(chunk, cache)
-    next_positions = chunk.positions[:, :, -1:].amax(dim=0, keepdim=True) + 1
-    return Prefilled(logits, maps, cache, chunk.visible, next_positions.expand(len(chunk.positions), -1, -1))
+    return Prefilled(logits, maps, cache, chunk.visible, next_positions(chunk.positions))
+
+
+def next_positions(positions: Tensor) -> Tensor:
+    """Return the positions [axes, B, 1] of the tokens that follow prompts of `positions` [axes, B, S]."""
+    after = positions[:, :, -1:].amax(dim=0, keepdim=True) + 1
+    return after.expand(len(positions), -1, -1)
 
 
 def chunk_of(adapter: Adapter, jobs: Sequence[Job], *, past: int, longest: int) -> Chunk:

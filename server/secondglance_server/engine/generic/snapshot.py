@@ -22,7 +22,7 @@ from secondglance_server.engine.decode import Decoded
 from secondglance_server.engine.generic.adapter import GenericAdapter
 from secondglance_server.engine.generic.stock import StockEngine, token_stats
 from secondglance_server.engine.jobs import Job
-from secondglance_server.engine.prefill import attention_maps, chunk_of
+from secondglance_server.engine.prefill import attention_maps, chunk_of, next_positions
 from secondglance_server.engine.prefix import is_out_of_memory, own_failure
 from secondglance_server.engine.prefix_store import PrefixStore, StoredPrefix
 from secondglance_server.engine.prompt import PromptBuilder
@@ -113,7 +113,7 @@ class SnapshotEngine(StockEngine):
             (attention,) = attention_maps([job], recorder.mean())
         prefilled = time.perf_counter()
         answer = Decoded(max(min(request.max_new_tokens, self.info.max_new_tokens), 1))
-        self._decode(answer, logits, chunk.positions, cache)
+        self._decode(answer, logits, next_positions(chunk.positions), cache)
         tokenizer = self.prompts.tokenizer
         return AnswerResult(
             text=tokenizer.decode(answer.ids, skip_special_tokens=True).strip(),
@@ -127,15 +127,14 @@ class SnapshotEngine(StockEngine):
         )
 
     def _decode(self, answer: Decoded, logits: Tensor, positions: Tensor, cache: Cache) -> None:
-        """Take the most likely token until the answer ends. `positions` [axes, 1, tokens]: the prompt's."""
-        positions = positions[:, :, -1:].amax(dim=0, keepdim=True).expand(len(positions), -1, -1)
+        """Take the most likely token until the answer ends. `positions` [axes, 1, 1]: its first token's."""
         while True:
             tokens, stats = uncertainty(logits)
             answer.take(int(tokens[0]), tuple(stats[0].tolist()), self.end_ids)
             if answer.is_done:
                 return
-            positions = positions + 1
             logits = self._adapter.forward(Chunk(self._adapter.embed(tokens[:, None]), positions), cache)
+            positions = positions + 1
 
     def _computed(self, start: Job) -> StoredPrefix[Snapshot]:
         """Run a prompt that ends with its picture's prefix, and keep the state."""

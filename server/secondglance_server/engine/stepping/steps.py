@@ -1,6 +1,6 @@
 """One token more for rows that are decoded together: eagerly, or by replaying a recording of the step.
 
-A step ends with the next tokens and their statistics: recorded with the rest they cost half.
+A step ends with the next tokens and their statistics, which are recorded with the rest.
 
 A small model's step is mostly the interpreter's time. A recording (TorchScript, which needs no compiler on
 the machine) runs the same operations without it. It holds for one shape, a number of rows over buffers of one
@@ -26,6 +26,8 @@ from secondglance_server.engine.adapters.protocol import Adapter, Chunk
 from secondglance_server.engine.kv_cache import RoomyLayer
 from secondglance_server.engine.stepping.rows import Rows, SlotLayer
 from secondglance_server.engine.stepping.uncertainty import Measured, uncertainty
+
+FixedStep: TypeAlias = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 _log = logging.getLogger("secondglance_server.engine")
 
@@ -54,9 +56,6 @@ def eager_step(adapter: Adapter, rows: Rows, tokens: Tensor) -> Tensor:
     rows.slots += 1
     rows.advance()
     return logits
-
-
-FixedStep: TypeAlias = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def fixed_step(adapter: Adapter) -> FixedStep:
@@ -104,9 +103,9 @@ class StepRecorder:
         if recording is None:
             self._eager_steps[shape] += 1
             return uncertainty(eager_step(self._adapter, rows, tokens))
-        _logits, *measured = recording(tokens, *rows.inputs)
+        _logits, next_tokens, statistics = recording(tokens, *rows.inputs)
         rows.advance()
-        return measured[0], measured[1]
+        return next_tokens, statistics
 
     def clear(self) -> None:
         """Recordings hold the model's weights."""

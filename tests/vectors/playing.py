@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, TypeAlias
 from unittest.mock import patch
 
-from secondglance.conversation import conversation as conversations
 from secondglance.conversation import failures
 from secondglance.conversation.conversation import Conversation, typical_size
 from secondglance.conversation.known_server import KnownServer
@@ -32,7 +31,7 @@ from secondglance.conversation.steps import (
     Step,
 )
 from secondglance.errors import BadImageError, EdgeError
-from secondglance.pictures import encoding
+from secondglance.pictures import encoding, original
 from secondglance.pictures.budget import PixelBudget
 from secondglance.retry import parse_retry_after
 from secondglance.settings import EdgeSettings
@@ -113,7 +112,7 @@ class _Stage:
 
     def play(self) -> tuple[list[Taken], list[Taken]]:
         with ExitStack() as fixed:
-            fixed.enter_context(patch.object(conversations, "Original", _Original))
+            fixed.enter_context(patch.object(original, "Original", _Original))
             fixed.enter_context(patch.object(encoding, "_write", _write))
             at_now = partial(parse_retry_after, now=NOW)
             fixed.enter_context(patch.object(failures, "parse_retry_after", at_now))

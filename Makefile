@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo fleet-demo scaling test test-vllm gpu-check hardening lint golden edge-endurance endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train clean fuzz pictures audit images compose-demo compose-lab lab lock
+.PHONY: help demo fleet-demo scaling test test-vllm gpu-check hardening lint golden edge-endurance endurance soak bench bench-engine bench-ladder bench-before-after bench-throughput eval-model train train-reader train-repeat clean fuzz pictures audit images compose-demo compose-lab lab lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -185,6 +185,13 @@ eval-model: $(VENV)/.dev ## the embedded model on 1,000 held-out scenes
 
 train: $(VENV)/.dev ## train the embedded model from scratch (docs/training.md); resumes where it stopped
 	$(BIN)/python -m training
+
+TRAIN_READER = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) -e 'server[reader]' && $(BIN)/python -m training.reader
+train-reader: $(VENV)/.dev ## train the model that reads from scratch (docs/training-reader.md); resumes where it stopped
+	$(TRAIN_READER)
+
+train-repeat: $(VENV)/.dev ## the first 200 steps of each stage of train-reader twice, from nothing; they must be equal
+	$(TRAIN_READER) --stage render && $(BIN)/python -m training.reader.repeat
 
 # BUILD_FLAGS: for builders that need more, such as --network host.
 images: ## the container images of server, edge and lab

@@ -45,6 +45,7 @@ from training.reader.targets import expected_text
 from training.reader.tokenizer import CANNOT_TEXT, NOTHING_TEXT
 
 _FIRST_SEED = 5_000_000
+TINY_PX = 4.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,8 +112,8 @@ def drawn_scene(seed: int) -> Scene:
     return Scene(subject.size, subject, tuple(questions))
 
 
-def photo_scene(seed: int, count: int) -> Scene:
-    subject = Subject(make_world(seed, "test"))
+def photo_scene(seed: int, count: int, text_px: tuple[float, float] | None = None) -> Scene:
+    subject = Subject(make_world(seed, "test", text_px))
     width, height = subject.size
     truth = true_signs(subject.signs, (0.0, 0.0, float(width), float(height)))
     questions = []
@@ -128,6 +129,15 @@ def photo_scene(seed: int, count: int) -> Scene:
         kind = "read" if asked.expected in ("sign", "line") else asked.kind
         questions.append(Question(asked.text, (expected_text(asked, truth),), kind, box, tall))
     return Scene(subject.size, subject, tuple(questions))
+
+
+def tiny_scenes(count: int, first_seed: int) -> Iterator[Scene]:
+    """Return scenes with questions about text that is too small to be read in the first picture."""
+    for seed in range(first_seed, first_seed + count):
+        scene = photo_scene(seed, 6, (2.5, TINY_PX))
+        asked = tuple(q for q in scene.questions if q.kind == "read" and q.height and q.height < TINY_PX)
+        if asked:
+            yield Scene(scene.size, scene.look, asked)
 
 
 class Photo:
@@ -257,7 +267,7 @@ def _share(values: Sequence[bool]) -> float | None:
 
 def figures(rows: Sequence[Row], doubt: float) -> dict[str, float | int | None]:
     read = [r for r in rows if r.kind == "read"]
-    tiny = [r for r in read if r.height is not None and r.height < 6]
+    tiny = [r for r in read if r.height is not None and r.height < TINY_PX]
     wrong = [r.holds > 0.9 for r in rows if not r.right_first and r.holds is not None]
     sure = [r for r in rows if r.last_gate <= doubt]
     return {
@@ -310,7 +320,9 @@ def main() -> None:
         "--first-seed", type=int, default=_FIRST_SEED, help="another one to choose settings on"
     )
     parser.add_argument("--photos", type=pathlib.Path)
-    parser.add_argument("--only", action="append", help="of drawn, photo, off_domain, real; by default all")
+    parser.add_argument(
+        "--only", action="append", help="of drawn, photo, tiny, off_domain, real; by default all"
+    )
     parser.add_argument("--show", type=int, default=0, help="print so many questions of each set")
     options = parser.parse_args()
     started = time.perf_counter()
@@ -321,6 +333,7 @@ def main() -> None:
     sets = {
         "drawn": (drawn_scene(options.first_seed + i) for i in range(options.scenes)),
         "photo": (photo_scene(options.first_seed + i, 6) for i in range(options.scenes)),
+        "tiny": tiny_scenes(options.scenes, options.first_seed),
         "off_domain": off_domain_scenes(),
     }
     if options.photos:

@@ -20,9 +20,8 @@ from training.reader import decoder_stage
 from training.reader.asking import Asked, Asker, at_place, dominant
 from training.reader.dense_stage import moved
 from training.reader.foreign import OFF_DOMAIN
-from training.reader.joint_stage import JointData
 from training.reader.model import Example, Outcome, Picture, Reader, cell_mask, dimmed, known_shares, run
-from training.reader.records import Record, TrueLine, TrueSign, View
+from training.reader.records import TrueLine, TrueSign, View
 from training.reader.symbolic import read_of
 from training.reader.targets import expected_text, see, target_of
 from training.reader.wordings import known_words
@@ -220,11 +219,3 @@ def test_off_domain_questions_are_measured_in_wordings_of_their_own() -> None:
     skeletons = {re.sub(r"\{\w+\}", "X", wording).lower() for wording in OFF_DOMAIN}
     assert len(set(QUESTIONS)) >= 200
     assert not {question.lower() for question in QUESTIONS} & skeletons
-
-
-def test_drawn_scenes_are_chosen_twice_as_often() -> None:
-    data = JointData([Record(number, "drawn" if number % 4 == 0 else "photo", ()) for number in range(8)])
-    rng = np.random.default_rng(0)
-    chosen = np.bincount([data.choose(rng) for _ in range(5000)], minlength=8) / 5000
-    assert chosen[::4] == pytest.approx(0.2, abs=0.03)
-    assert np.delete(chosen, [0, 4]) == pytest.approx(0.1, abs=0.03)

@@ -7,7 +7,6 @@ right often enough, not at a set time.
 from __future__ import annotations
 
 import pathlib
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,9 +69,9 @@ def train(
     steps: int = STEPS,
     batch: int = 12,
     seed: int = 2,
-    seconds: float = 1e9,
+    until: int | None = None,
 ) -> None:
-    """Train until `steps`, or for `seconds`; resume from the last checkpoint."""
+    """Train for `steps`, or the first `until` of them; resume from the last checkpoint."""
     from training.reader.pool import load_pool
 
     torch.manual_seed(seed)
@@ -88,8 +87,8 @@ def train(
     journal.write("start", first, steps=steps, batch=batch, seed=seed, level=level)
     right: dict[str, list[float]] = {}
     pool: list[PooledLine] = []
-    started, clean = time.monotonic(), 0
-    for step in range(first, steps):
+    clean, last = 0, until or steps
+    for step in range(first, last):
         rng = np.random.default_rng([seed, step])
         if step % 250 == 0 or not pool:
             pool = load_pool(pool_source)
@@ -104,12 +103,12 @@ def train(
         kinds = [kind for _, names in drawn for kind in names]
         for kind, good in zip(kinds, outcome.right().tolist(), strict=True):
             right.setdefault(kind, []).append(good)
-        if (step + 1) % 25 == 0:
+        if (step + 1) % 25 == 0 or step + 1 == last:
             scores = {kind: float(np.mean(values)) for kind, values in sorted(right.items())}
             reading = float(np.mean([v for k in ("color", "only") for v in right.get(k, [0.0])]))
             right.clear()
             journal.progress(step + 1, loss=loss.item(), level=level, reading=reading, **scores)
-            if (step + 1) % 100 == 0:
+            if (step + 1) % 100 == 0 or step + 1 == last:
                 journal.write(
                     "evaluation", step + 1, loss=loss.item(), level=level, reading=reading, **scores
                 )
@@ -117,7 +116,5 @@ def train(
             if clean >= 1 and level + 1 < len(LEVELS):
                 level, clean = level + 1, 0
                 state_path.write_text(str(level))
-            if (step + 1) % 200 == 0 or step + 1 == steps or time.monotonic() - started > seconds:
-                save_checkpoint(checkpoint, step + 1, {"model": model}, optimizer)
-            if time.monotonic() - started > seconds:
-                return
+        if (step + 1) % 200 == 0 or step + 1 == last:
+            save_checkpoint(checkpoint, step + 1, {"model": model}, optimizer)

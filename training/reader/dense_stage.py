@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import time
 
 import numpy as np
 import torch
@@ -101,7 +100,7 @@ def evaluate(net: DenseNet, data: DenseData) -> dict[str, float]:
 
 def train(
     root: pathlib.Path, scenes: pathlib.Path, *, steps: int = STEPS, batch: int = 32, seed: int = 3,
-    seconds: float = 1e9, shards: int | None = None,
+    until: int | None = None, shards: int | None = None,
 ) -> None:  # fmt: skip
     torch.manual_seed(seed)
     views = [view for record in load_records(scenes, most=shards) for view in record.views]
@@ -113,8 +112,8 @@ def train(
     first = load_checkpoint(checkpoint, {"dense": net}, optimizer)
     journal = Journal(root, "dense", steps, first_step=first)
     journal.write("start", first, steps=steps, batch=batch, seed=seed, views=len(data))
-    started = time.monotonic()
-    for step in range(first, steps):
+    last = until or steps
+    for step in range(first, last):
         rng = np.random.default_rng([seed, step])
         rows = rng.integers(0, len(data), batch)
         optimizer.scale(cosine(step, steps, peak=1.0))
@@ -125,11 +124,8 @@ def train(
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 2.0)
         optimizer.step()
-        is_over = time.monotonic() - started > seconds
         if (step + 1) % 50 == 0:
             journal.progress(step + 1, loss=loss.item())
-        if (step + 1) % 200 == 0 or step + 1 == steps or is_over:
+        if (step + 1) % 200 == 0 or step + 1 == last:
             journal.write("evaluation", step + 1, loss=loss.item(), **evaluate(net, kept))
             save_checkpoint(checkpoint, step + 1, {"dense": net}, optimizer)
-        if is_over:
-            return

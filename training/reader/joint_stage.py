@@ -7,7 +7,6 @@ grid is frozen. A further loss pulls the attention that the server reads to the 
 from __future__ import annotations
 
 import pathlib
-import time
 
 import numpy as np
 import torch
@@ -26,7 +25,6 @@ from training.reader.targets import SeenView, see, target_of
 from training.reader.wordings import known_words
 
 STEPS = 12_300  # as many as the sittings that made the committed weights (docs/training-reader.md)
-DRAWN_WEIGHT = 2.0  # a quarter of the scenes are drawn, on other backgrounds than photographs
 QUESTIONS = 7
 PAIRS = 0.4
 SYMBOLIC_EVERY = 4
@@ -41,8 +39,6 @@ class JointData:
 
     def __init__(self, records: list[Record]) -> None:
         self._records = records
-        weights = np.cumsum([DRAWN_WEIGHT if record.source == "drawn" else 1.0 for record in records])
-        self._shares = weights / weights[-1]
         self._seen: dict[tuple[int, int], tuple[SeenView, Picture]] = {}
 
     def __len__(self) -> int:
@@ -55,10 +51,6 @@ class JointData:
             seen = see(view, min(number, 1))
             self._seen[key] = seen, Picture(seen.slots, padded_pixels(view))
         return self._seen[key]
-
-    def choose(self, rng: np.random.Generator) -> int:
-        """Return a record, a drawn one DRAWN_WEIGHT times as often as another."""
-        return int(np.searchsorted(self._shares, rng.random(), side="right"))
 
     def has_crop(self, record: int) -> bool:
         return len(self._records[record].views) > 1
@@ -104,7 +96,7 @@ def train(
     steps: int = STEPS,
     batch: int = 8,
     seed: int = 4,
-    seconds: float = 1e9,
+    until: int | None = None,
 ) -> None:
     torch.manual_seed(seed)
     vocabulary = Vocabulary.of(known_words())
@@ -120,8 +112,8 @@ def train(
     journal.write("start", first, steps=steps, batch=batch, seed=seed, scenes=len(data), lines=len(pool))
     right: dict[str, list[float]] = {}
     gazes: list[float] = []
-    started = time.monotonic()
-    for step in range(first, steps):
+    last = until or steps
+    for step in range(first, last):
         rng = np.random.default_rng([seed, step])
         is_symbolic, is_pair = step % SYMBOLIC_EVERY == 3, bool(rng.random() < PAIRS)
         if is_symbolic:
@@ -143,24 +135,21 @@ def train(
             right.setdefault(kind, []).append(good)
         if not is_symbolic:
             gazes.append(outcome.gaze.item())
-        is_over = time.monotonic() - started > seconds
         if (step + 1) % 25 == 0:
             journal.progress(step + 1, loss=loss.item(), gaze=float(np.mean(gazes[-20:])), **_short(right))
-        if (step + 1) % 100 == 0 or step + 1 == steps or is_over:
+        if (step + 1) % 100 == 0 or step + 1 == last:
             scores = {kind: float(np.mean(values)) for kind, values in sorted(right.items())}
             right.clear()
             journal.write(
                 "evaluation", step + 1, loss=loss.item(), gaze=float(np.mean(gazes[-20:])), **scores
             )
             save_checkpoint(checkpoint, step + 1, {"model": model}, optimizer)
-        if is_over:
-            return
 
 
 def _rows(rng: np.random.Generator, data: JointData, batch: int, is_pair: bool) -> list[int]:
     rows: list[int] = []
     while len(rows) < batch:
-        row = data.choose(rng)
+        row = int(rng.integers(len(data)))
         if data.has_crop(row) or not is_pair:
             rows.append(row)
     return rows

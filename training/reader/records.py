@@ -27,6 +27,7 @@ from training.reader.drawing.worlds import Box, World, compressed, make_world, r
 
 THUMB_PX = 192
 SCENES_PER_SHARD = 50
+SMALL_TEXT_PX = (2.5, 60.0)  # in the model's view, in a third of the worlds: some of it cannot be read there
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,7 +126,9 @@ def _shrunk(box: Box) -> Box:
 def make_record(seed: int, source: str, split: Split, reader: TextReader, *, crops: int = 1) -> Record:
     """Return a scene's record; `source` is "drawn" or "photo"."""
     rng = np.random.default_rng([seed, 11])
-    subject = Subject(make_scene(seed, split=split) if source == "drawn" else make_world(seed, split))
+    text_px = SMALL_TEXT_PX if split == "train" and seed % 3 == 1 else None
+    scene = make_scene(seed, split=split) if source == "drawn" else make_world(seed, split, text_px)
+    subject = Subject(scene)
     whole = (0.0, 0.0, float(subject.size[0]), float(subject.size[1]))
     views = [_view(rng, subject, whole, None, reader)]
     if subject.signs:
@@ -154,7 +157,7 @@ def crop_box(rng: np.random.Generator, subject: Subject, target: int) -> Box:
 def _view(
     rng: np.random.Generator, subject: Subject, box: Box, target: int | None, reader: TextReader
 ) -> View:
-    image = compressed(subject.render(box), int(rng.integers(30, 75)))
+    image = compressed(subject.render(box), int(rng.integers(18, 65)))
     return make_view(image, box, subject.signs, target, reader)
 
 
@@ -268,7 +271,7 @@ def render_shard(root: pathlib.Path, split: Split, number: int, reader: TextRead
     part = path.with_suffix(".part")
     with gzip.open(part, "wt", compresslevel=3) as file:
         for seed in range(number * SCENES_PER_SHARD, (number + 1) * SCENES_PER_SHARD):
-            source = "drawn" if seed % 4 == 0 else "photo"
+            source = "drawn" if seed % 5 < 2 else "photo"
             file.write(to_json(make_record(seed, source, split, reader)) + "\n")
     part.replace(path)
 

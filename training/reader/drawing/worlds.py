@@ -25,6 +25,14 @@ LEAST_TEXT_PX = 13.0  # in the original
 Box = tuple[float, float, float, float]
 
 
+# how many lines a placard has, and how many stand right under another: training sees more than is measured
+LINES: dict[Split, tuple[float, ...]] = {
+    "train": (0.55, 0.21, 0.11, 0.06, 0.04, 0.03),
+    "test": (0.66, 0.23, 0.11),
+}
+STACKED: dict[Split, float] = {"train": 0.25, "test": 0.0}
+
+
 class Paintable(Protocol):
     def paint(self, size: tuple[int, int], part: Box) -> Image.Image: ...
 
@@ -76,14 +84,17 @@ class World:
     blur: float
 
 
-def make_world(seed: int, split: Split) -> World:
-    """Return a world; the same seed gives the same world where fonts, words and photographs are the same."""
+def make_world(seed: int, split: Split, text_px: tuple[float, float] | None = None) -> World:
+    """Return a world; the same seed gives the same world where fonts, words and photographs are the same.
+
+    `text_px`: the least and the largest height of a placard's first line in the model's view.
+    """
     rng = np.random.default_rng([seed, 7 if split == "train" else 8])
     longer, aspect = int(rng.integers(900, 4001)), float(np.exp(rng.uniform(-np.log(2), np.log(2))))
     shorter = max(round(longer * min(aspect, 1 / aspect)), longer // 2)
     size = (longer, shorter) if aspect > 1 else (shorter, longer)
     background = _background(rng, split, size[0] / size[1])
-    placards = _placards(rng, size, split)
+    placards = _placards(rng, size, split, text_px)
     return World(seed, *size, background, placards, float(rng.uniform(0, 9)), float(rng.uniform(0, 1.4)))
 
 
@@ -96,7 +107,7 @@ def _background(rng: np.random.Generator, split: Split, aspect: float) -> Painta
 
 def random_lines(rng: np.random.Generator, split: Split) -> tuple[Line, ...]:
     """Return the lines of one placard, the first at height 1."""
-    count = int(rng.choice((1, 2, 3), p=(0.66, 0.23, 0.11)))
+    count = 1 + int(rng.choice(len(LINES[split]), p=LINES[split]))
     lines = [_line(rng, split, 1.0)]
     for _ in range(count - 1):
         same = rng.random() < 0.55
@@ -109,12 +120,15 @@ def _line(rng: np.random.Generator, split: Split, height: float) -> Line:
     return Line(text_of(rng, kind, split), kind, height)
 
 
-def _placards(rng: np.random.Generator, size: tuple[int, int], split: Split) -> tuple[Placard, ...]:
+def _placards(
+    rng: np.random.Generator, size: tuple[int, int], split: Split, text_px: tuple[float, float] | None
+) -> tuple[Placard, ...]:
     fonts = font_files(split)
     view_px = max(size) / VIEW_SIDE_PX
     count = int(rng.choice(7, p=(0.04, 0.30, 0.20, 0.18, 0.13, 0.08, 0.07)))
     distinct = [str(c) for c in rng.permutation(ALL_COLORS)]
-    low, high = max(4.0 * view_px, LEAST_TEXT_PX), (80.0 if count == 1 else 44.0) * view_px
+    least, most = text_px or (4.0, 80.0 if count == 1 else 44.0)
+    low, high = max(least * view_px, LEAST_TEXT_PX), most * view_px
     placed: list[Placard] = []
     for index in range(count):
         color: str | None = distinct[index]
@@ -126,11 +140,28 @@ def _placards(rng: np.random.Generator, size: tuple[int, int], split: Split) -> 
             height = float(np.exp(rng.uniform(np.log(low), np.log(high))))
             font = fonts[int(rng.integers(len(fonts)))]
             placard = make_placard(rng, random_lines(rng, split), color, font, height)
-            moved = _free_spot(rng, placard, size, placed, 5 * view_px)
+            moved = None
+            if STACKED[split] and placed and rng.random() < STACKED[split]:
+                moved = _spot_under(rng, placard, size, placed, view_px)
+            moved = moved or _free_spot(rng, placard, size, placed, 5 * view_px)
             if moved is not None:
                 placed.append(moved)
                 break
     return tuple(placed)
+
+
+def _spot_under(
+    rng: np.random.Generator, placard: Placard, size: tuple[int, int], taken: list[Placard], view_px: float
+) -> Placard | None:
+    """Return the placard right under the last one, as plates under a traffic sign; None without room."""
+    left, top, right, _ = placard.box
+    x0, _, x1, y1 = taken[-1].box
+    x = x0 - left if rng.random() < 0.4 else (x0 + x1 - left - right) / 2
+    y = y1 - top + rng.uniform(0, 3) * view_px
+    moved = placard.moved(x, y)
+    a, b, c, d = moved.box
+    is_free = all(c < p.box[0] or a > p.box[2] or d < p.box[1] or b > p.box[3] for p in taken)
+    return moved if is_free and a >= 0 and c <= size[0] and d <= size[1] else None
 
 
 def _free_spot(

@@ -1,0 +1,96 @@
+"""How the text reader reads the boxes that a detector found; detector and recogniser are made up."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from secondglance_server.engine.reader.ocr import TextReader
+
+CLASSES = ["blank", "7", "0", "\u53e3", "A", "B"]
+PANEL, SMALL, TINY = 40.0, 32.0, 24.0  # the heights of a box and of its inner parts, pixels
+
+
+def square(left: float, side: float) -> NDArray[np.float32]:
+    top = 20.0
+    return np.array(
+        [(left, top), (left + side, top), (left + side, top + side), (left, top + side)], np.float32
+    )
+
+
+class FakeOcr:
+    """One detected box; the recogniser's answer depends on the height of what it is given."""
+
+    def __init__(self, box: NDArray[np.float32], answers: dict[float, tuple[str, float]]) -> None:
+        self.box, self.answers = box, answers
+        self.heights: list[float] = []
+
+    def __call__(self, params: dict[str, Any]) -> FakeOcr:
+        return self
+
+    def _load_det_model(self) -> Any:
+        return lambda image: types.SimpleNamespace(boxes=self.box[None], scores=[0.9])
+
+    def _load_rec_model(self) -> Any:
+        return types.SimpleNamespace(
+            postprocess_op=types.SimpleNamespace(character=CLASSES),
+            resize_norm_img=lambda crop, ratio: crop,
+            session=self.session,
+        )
+
+    def preprocess_img(self, bgr: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], None]:
+        return bgr, None
+
+    def crop_text_regions(
+        self, image: NDArray[np.uint8], boxes: NDArray[np.float32]
+    ) -> list[NDArray[np.float32]]:
+        return [np.full((2, 2), box[3, 1] - box[0, 1], np.float32) for box in boxes]
+
+    def session(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        height = round(float(inputs[0, 0, 0]), 3)
+        self.heights.append(height)
+        text, p = self.answers[height]
+        frames = np.zeros((1, 2 * len(text) + 1, len(CLASSES)), np.float32)
+        frames[0, :, 0] = 1
+        for place, character in enumerate(text):
+            frames[0, 2 * place + 1] = (1 - p) / (len(CLASSES) - 1)
+            frames[0, 2 * place + 1, CLASSES.index(character)] = p
+        return frames
+
+
+def read(monkeypatch: pytest.MonkeyPatch, fake: FakeOcr) -> list[str]:
+    monkeypatch.setitem(sys.modules, "rapidocr", types.SimpleNamespace(RapidOCR=fake))
+    return [line.text for line in TextReader().read(np.zeros((100, 200, 3), np.uint8))]
+
+
+@pytest.mark.parametrize("whole", [("\u53e3", 0.99), ("0", 0.7), ("", 1.0)])
+def test_a_lone_character_is_read_within_its_panel(
+    monkeypatch: pytest.MonkeyPatch, whole: tuple[str, float]
+) -> None:
+    fake = FakeOcr(square(50, PANEL), {PANEL: whole, SMALL: ("7", 0.95), TINY: ("0", 0.5)})
+    assert read(monkeypatch, fake) == ["7"]
+    assert fake.heights == [PANEL, SMALL]  # what is read surely ends the search
+
+
+def test_the_surest_reading_counts_where_none_is_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeOcr(square(50, PANEL), {PANEL: ("0", 0.6), SMALL: ("AB", 0.5), TINY: ("7", 0.8)})
+    assert read(monkeypatch, fake) == ["7"]
+    assert fake.heights == [PANEL, SMALL, TINY]
+
+
+def test_what_is_read_surely_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeOcr(square(50, PANEL), {PANEL: ("7", 0.97)})
+    assert read(monkeypatch, fake) == ["7"]
+    assert fake.heights == [PANEL]
+
+
+def test_a_longer_line_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = square(50, PANEL) + np.array([(0, 0), (60, 0), (60, 0), (0, 0)], np.float32)
+    fake = FakeOcr(box, {PANEL: ("AB", 0.4)})
+    assert read(monkeypatch, fake) == ["AB"]
+    assert fake.heights == [PANEL]

@@ -69,3 +69,9 @@ def test_the_first_lines_are_as_high_as_asked() -> None:
         for quad in line_quads(placard)[:1]
     ]
     assert 4 < np.median(heights) < 12
+
+
+def test_a_small_original_has_no_text_below_its_own_pixels() -> None:
+    placed = worlds._placards(np.random.default_rng(1), (900, 600), "test", (2.5, 4.0))
+    assert placed
+    assert min(quad[:, 1].max() - quad[:, 1].min() for p in placed for quad in line_quads(p)[:1]) > 8

@@ -11,7 +11,7 @@ from scenes.fonts import Split
 from secondglance_server.engine.reader.ocr import TextReader
 from training.reader.records import render_shard, shard_path
 
-TRAIN_SHARDS = 120
+TRAIN_SHARDS = 320
 
 
 def render(root: pathlib.Path, split: Split, shards: Sequence[int], *, processes: int = 2) -> None:

@@ -128,7 +128,8 @@ def _placards(
     count = int(rng.choice(7, p=(0.04, 0.30, 0.20, 0.18, 0.13, 0.08, 0.07)))
     distinct = [str(c) for c in rng.permutation(ALL_COLORS)]
     least, most = text_px or (4.0, 80.0 if count == 1 else 44.0)
-    low, high = max(least * view_px, LEAST_TEXT_PX), most * view_px
+    low = max(least * view_px, LEAST_TEXT_PX)
+    high = max(most * view_px, low)
     placed: list[Placard] = []
     for index in range(count):
         color: str | None = distinct[index]

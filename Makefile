@@ -191,7 +191,7 @@ train-reader: $(VENV)/.dev ## train the model that reads from scratch (docs/trai
 	$(TRAIN_READER)
 
 train-repeat: $(VENV)/.dev ## the first 200 steps of each stage of train-reader twice, from nothing; they must be equal
-	$(TRAIN_READER) --stage render && $(BIN)/python -m training.reader.repeat
+	$(TRAIN_READER) --stage render --shards 40 && $(BIN)/python -m training.reader.repeat
 
 # BUILD_FLAGS: for builders that need more, such as --network host.
 images: ## the container images of server, edge and lab

@@ -160,9 +160,8 @@ def _spot_under(
     x = x0 - left if rng.random() < 0.4 else (x0 + x1 - left - right) / 2
     y = y1 - top + rng.uniform(0, 3) * view_px
     moved = placard.moved(x, y)
-    a, b, c, d = moved.box
-    is_free = all(c < p.box[0] or a > p.box[2] or d < p.box[1] or b > p.box[3] for p in taken)
-    return moved if is_free and a >= 0 and c <= size[0] and d <= size[1] else None
+    fits = moved.box[0] >= 0 and moved.box[2] <= size[0] and moved.box[3] <= size[1]
+    return moved if fits and _is_free(moved.box, taken) else None
 
 
 def _free_spot(
@@ -173,11 +172,14 @@ def _free_spot(
         return None
     for _ in range(25):
         x, y = rng.uniform(gap - left, size[0] - gap - right), rng.uniform(gap - top, size[1] - gap - bottom)
-        x0, y0, x1, y1 = left + x - gap, top + y - gap, right + x + gap, bottom + y + gap
-        boxes = [other.box for other in taken]
-        if all(x1 < a or x0 > c or y1 < b or y0 > d for a, b, c, d in boxes):
+        if _is_free((left + x - gap, top + y - gap, right + x + gap, bottom + y + gap), taken):
             return placard.moved(x, y)
     return None
+
+
+def _is_free(box: Box, taken: list[Placard]) -> bool:
+    x0, y0, x1, y1 = box
+    return all(x1 < a or x0 > c or y1 < b or y0 > d for a, b, c, d in (other.box for other in taken))
 
 
 def render_world(world: World, box: Box | None = None, size: tuple[int, int] | None = None) -> Image.Image:

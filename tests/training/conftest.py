@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from scenes import generator
 from scenes.fonts import Split, font_files
 from training.pictures import views
+from training.reader.drawing import words
 from training.tokenizer import build_tokenizer
 
 torch.set_num_threads(1)
@@ -28,6 +29,12 @@ def held_out_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (generator, views):
         monkeypatch.setattr(module, "font_files", held_out)
+
+
+@pytest.fixture
+def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few words in place of Debian's word lists, which are not on every machine."""
+    monkeypatch.setattr(words, "word_list", lambda split: ("alpha", "bravo", "charlie", "delta", "echo"))
 
 
 @pytest.fixture

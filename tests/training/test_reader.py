@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import pathlib
 import re
 from dataclasses import replace
 
@@ -27,9 +26,6 @@ from training.reader.targets import expected_text, see, target_of
 from training.reader.wordings import known_words
 
 VOCABULARY = Vocabulary.of(known_words())
-needs_words = pytest.mark.skipif(
-    not pathlib.Path("/usr/share/dict/ngerman").exists(), reason="apt-get install wamerican wngerman wfrench"
-)
 
 
 def sign(color: str | None, *lines: tuple[str, tuple[float, float, float, float]]) -> TrueSign:
@@ -141,8 +137,7 @@ def questions_about(*signs: TrueSign) -> list[Asked]:
     return Asker(np.random.default_rng(3), off_domain=0.0).ask(signs, 300)
 
 
-@needs_words
-def test_a_colour_that_no_sign_has_means_the_largest_sign() -> None:
+def test_a_colour_that_no_sign_has_means_the_largest_sign(few_words: None) -> None:
     """People and nets name colours differently; "nothing" was the answer to a sign in plain view."""
     misnamed = [asked for asked in questions_about(TWO_LINES) if asked.kind == "misnamed"]
     assert misnamed
@@ -151,8 +146,7 @@ def test_a_colour_that_no_sign_has_means_the_largest_sign() -> None:
     assert {asked.expected for asked in questions_about() if asked.kind == "nothing"} == {"nothing"}
 
 
-@needs_words
-def test_a_question_for_a_name_means_the_largest_line() -> None:
+def test_a_question_for_a_name_means_the_largest_line(few_words: None) -> None:
     plaque = sign("blue", ("Ada", (0.1, 0.1, 0.5, 0.2)), ("wrote this", (0.1, 0.22, 0.5, 0.26)))
     named = [a for a in questions_about(plaque) if a.kind in ("color", "only") and " name " in a.text]
     assert named
@@ -201,8 +195,7 @@ def test_cells_cover_the_box() -> None:
     assert mask[0] == pytest.approx(1.0)
 
 
-@needs_words
-def test_the_same_seed_gives_the_same_losses() -> None:
+def test_the_same_seed_gives_the_same_losses(few_words: None) -> None:
     def loss() -> float:
         torch.manual_seed(0)
         rng = np.random.default_rng(0)

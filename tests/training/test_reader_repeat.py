@@ -37,7 +37,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return path.parent
 
 
-def test_a_second_run_gives_the_same_losses_and_weights(scenes: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_second_run_gives_the_same_losses_and_weights(
+    scenes: pathlib.Path, tmp_path: pathlib.Path, few_words: None
+) -> None:
     first, second = (repeat.run(tmp_path / name, scenes, 2) for name in "ab")
     assert [*first] == ["decoder", "dense", "joint"]
     for stage in first:

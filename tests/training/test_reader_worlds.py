@@ -15,7 +15,7 @@ VIEW_PX = SIZE[0] / VIEW_SIDE_PX  # an edge of a view's pixel, in the original
 
 
 @pytest.fixture(autouse=True)
-def fonts(monkeypatch: pytest.MonkeyPatch) -> None:
+def fonts(monkeypatch: pytest.MonkeyPatch, few_words: None) -> None:
     monkeypatch.setattr(worlds, "font_files", lambda split: font_files("test"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -182,6 +184,25 @@ def test_lines_under_each_other_are_a_block() -> None:
     ]
     # the second line's characters go on counting where the first ended
     assert slots.position[6] - slots.position[4] == 1
+
+
+@pytest.mark.parametrize("degrees", [-40, -12, 0, 7, 12, 40])
+def test_lines_of_a_tilted_sign_are_a_block(degrees: float) -> None:
+    """A photo is rarely level; the upright boxes of tilted lines overlap, and their blocks fell apart."""
+    wide = [read_line("10% OFF", 0.2, 0.40, 0.5, 0.45), read_line("CATHODIQUE", 0.15, 0.46, 0.55, 0.52)]
+    beside = read_line("EXIT", 0.65, 0.46, 0.8, 0.52)
+    below = read_line("42", 0.3, 0.62, 0.4, 0.68)
+    slots = lay_out([turned(line, degrees) for line in (*wide, beside, below)], (0.0, 0.0, 1.0, 1.0))
+    firsts = [slots.blocks[number] for number in slots.order]
+    assert firsts[0] == firsts[1]
+    assert len({firsts[0], firsts[2], firsts[3]}) == 3
+
+
+def turned(line: ReadLine, degrees: float) -> ReadLine:
+    """The line as it lies in a square picture that is turned about its centre."""
+    angle = np.radians(degrees)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return replace(line, corners=((line.corners - 0.5) @ turn + 0.5).astype(np.float32))
 
 
 def test_the_largest_lines_stay_where_room_is_short() -> None:

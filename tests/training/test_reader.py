@@ -13,7 +13,7 @@ import torch
 from benchmarks.instruments.off_domain import QUESTIONS
 from secondglance_server.engine.reader.alphabet import INDEX
 from secondglance_server.engine.reader.tower import CLASSES
-from secondglance_server.engine.reader.vocabulary import CANNOT, NOTHING, Vocabulary
+from secondglance_server.engine.reader.vocabulary import CANNOT, END, NOTHING, Vocabulary
 from tests.engine.reader_lines import read_line
 from training.reader import decoder_stage
 from training.reader.asking import Asked, Asker, at_place, dominant
@@ -98,10 +98,48 @@ def test_a_refusal_costs_least_when_both_answers_are_equally_likely() -> None:
 
     def loss(probability: float) -> float:
         logits = torch.tensor([[probability, 1 - probability, 1e-9]]).log()
-        outcome = Outcome(logits, torch.tensor([0]), torch.tensor([1]), torch.tensor([0]), torch.zeros(()))
-        return float(outcome.loss())
+        return float(one_token(logits, partner=1).loss())
 
     assert loss(0.5) < min(loss(0.6), loss(0.4))
+
+
+def one_token(logits: torch.Tensor, *, partner: int = -1, parted: bool = False) -> Outcome:
+    """The outcome of one predicted token whose truth is 0 and whose refusals are 1 and 2."""
+    return Outcome(
+        logits, torch.tensor([0]), torch.tensor([partner]), torch.tensor([0]), torch.zeros(()),
+        torch.tensor([parted]), torch.tensor([1, 2]),
+    )  # fmt: skip
+
+
+def test_the_end_of_a_part_of_a_text_is_unsure_and_still_the_likeliest() -> None:
+    def loss(end: float) -> float:
+        logits = torch.tensor([[end, (1 - end) / 2, (1 - end) / 2]]).log()
+        return float(one_token(logits, parted=True).loss())
+
+    best = min(np.arange(0.05, 1.0, 0.05), key=loss)
+    assert best == pytest.approx(0.4)
+    assert -np.log(best) > 0.3  # the gate's threshold
+
+
+def test_a_reading_that_lacks_a_line_is_a_part() -> None:
+    """ "Fire Exit" was a sure answer to a sign that says more: the reader had missed the small lines."""
+    whole, asked = view(), Asked("color", "", "sign", sign=0)
+    half = replace(whole, lines=whole.lines[:1])
+    assert target_of(asked, [see(half)], VOCABULARY).is_part
+    assert not target_of(asked, [see(whole)], VOCABULARY).is_part
+    assert not target_of(asked, [see(half), see(whole, 1)], VOCABULARY).is_part
+    assert not target_of(replace(asked, expected="line", line=0), [see(half)], VOCABULARY).is_part
+
+
+def test_only_the_end_of_a_part_is_marked() -> None:
+    half = replace(view(), lines=view().lines[:1])
+    seen, asked = see(half), Asked("color", "", "sign", sign=0)
+    picture = Picture(seen.slots, None, np.zeros((1, CLASSES), np.float32))
+    example = Example([picture], [(VOCABULARY.question("What?"), target_of(asked, [seen], VOCABULARY))])
+    with torch.no_grad():
+        outcome = run(Reader(VOCABULARY), [example], np.random.default_rng(0))
+    marked = [VOCABULARY.tokens[i] for i in outcome.truth[outcome.parted].tolist()]
+    assert marked == [END]
 
 
 def test_a_made_up_reading_is_as_sure_as_it_is_right() -> None:

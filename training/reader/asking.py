@@ -221,9 +221,13 @@ def off_domain(rng: np.random.Generator) -> Asked:
             return foreign.OFF_NOUNS[int(rng.integers(len(foreign.OFF_NOUNS)))]
         return random_word(rng, "train").lower()
 
-    adjective = (
-        str(rng.choice(foreign.OFF_ADJECTIVES)) if rng.random() < 0.7 else random_word(rng, "train").lower()
-    )
+    draw = rng.random()
+    if draw < 0.15:
+        adjective = str(rng.choice(ALL_COLORS))
+    elif draw < 0.7:
+        adjective = str(rng.choice(foreign.OFF_ADJECTIVES))
+    else:
+        adjective = random_word(rng, "train").lower()
     if rng.random() < 0.4:
         return Asked("cannot", _invented(rng, noun, adjective), "cannot")
     template = foreign.OFF_DOMAIN[int(rng.integers(len(foreign.OFF_DOMAIN)))]
@@ -237,6 +241,10 @@ def _invented(rng: np.random.Generator, noun: Callable[[], str], adjective: str)
         return str(words[int(rng.integers(len(words)))])
 
     verb = random_word(rng, "train").lower()
+    if rng.random() < 0.15:  # the question word is the subject
+        where = f"{one(foreign.PREPOSITIONS)} {one(foreign.DETERMINERS)} {noun()}"
+        how = where if rng.random() < 0.7 else adjective
+        return f"{one(foreign.QUESTION_WORDS[:2])} {noun()} {verb}s {how}?"
     start = f"{one(foreign.AUXILIARIES)} {one(foreign.DETERMINERS)} {noun()}"
     if rng.random() < 0.5:
         asks = one(foreign.QUESTION_WORDS)

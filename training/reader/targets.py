@@ -85,12 +85,14 @@ def matched(read: ReadLine, signs: Sequence[TrueSign]) -> tuple[int, int] | None
 class Target:
     """`tokens`: the answer with its end; `partner`: the id that is as right as tokens[0], or -1.
 
-    `cells`: the box to look at in the letterboxed square of the first view, or None.
+    `cells`: the box to look at in the letterboxed square of the first view, or None. `is_part`: the reader
+    found only some of the text, so the end that stands before the last token is to be unsure.
     """
 
     tokens: tuple[int, ...]
     partner: int
     cells: tuple[float, float, float, float] | None
+    is_part: bool = False
 
 
 def target_of(asked: Asked, views: Sequence[SeenView], vocabulary: Vocabulary) -> Target:
@@ -107,7 +109,8 @@ def target_of(asked: Asked, views: Sequence[SeenView], vocabulary: Vocabulary) -
         # the view that holds more of it; the crop, if both hold as much
         seen, read = max(readings, key=lambda each: sum(len(text) for _, text in each[1]))
         if read:
-            return Target((*_written(read, seen, vocabulary), vocabulary.ids[EOS]), -1, cells)
+            written = (*_written(read, seen, vocabulary), vocabulary.ids[EOS])
+            return Target(written, -1, cells, _is_part(read, asked, seen))
     return _refusal(NOTHING, vocabulary, cells)
 
 
@@ -150,6 +153,12 @@ def _reading(asked: Asked, seen: SeenView) -> list[tuple[int, str]]:
     for k in lines:
         pieces += _cut(folded(sign.lines[k].text), seen.found[asked.sign][k], seen)
     return pieces
+
+
+def _is_part(pieces: Sequence[tuple[int, str]], asked: Asked, seen: SeenView) -> bool:
+    """Return whether pieces are less than the text that is asked for."""
+    read = "".join(text for _, text in pieces).replace(" ", "")
+    return len(read) < len(folded(expected_text(asked, seen.view.signs)).replace(" ", ""))
 
 
 def _cut(text: str, numbers: Sequence[int], seen: SeenView) -> list[tuple[int, str]]:

@@ -72,6 +72,29 @@ _FIRST_NAMES = [
     "Edith",
     "Victor",
 ]
+_ON_SIGNS = 0.35  # of the words that are trained on
+_DOMAINS = ("com", "org", "net", "de", "fr", "co.uk", "gov", "eu", "info")
+_LITTLE_WORDS = (
+    *("the", "of", "and", "in", "for", "to", "at", "on", "is", "a", "all", "no", "your", "or", "by", "with"),
+    *(
+        "our",
+        "you",
+        "we",
+        "not",
+        "und",
+        "der",
+        "die",
+        "im",
+        "zum",
+        "am",
+        "von",
+        "de",
+        "la",
+        "les",
+        "du",
+        "et",
+    ),
+)
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
 _KINDS: tuple[Kind, ...] = (
@@ -112,7 +135,8 @@ def random_word(rng: np.random.Generator, split: Split) -> str:
 def text_of(rng: np.random.Generator, kind: Kind, split: Split) -> str:
     """Return a text of a kind."""
     if kind == "words":
-        return _cased(rng, _phrase(rng, split))
+        text = _cased(rng, _phrase(rng, split))
+        return _as_on_signs(rng, text) if split == "train" and rng.random() < _ON_SIGNS else text
     if kind == "code":
         return random_text(rng)
     if kind == "number":
@@ -146,6 +170,44 @@ def _cased(rng: np.random.Generator, text: str) -> str:
     if style < 0.88:
         return text[:1].upper() + text[1:]
     return text.lower()
+
+
+def _as_on_signs(rng: np.random.Generator, text: str) -> str:
+    """Return a text with what real signs have and dictionaries lack: web addresses, apostrophes, small words.
+
+    In training only: held-out texts stay those of earlier measurements.
+    """
+    words, upper = text.split(), text.isupper()
+    if len(words) == 1:
+        other = random_word(rng, "train")
+        words.append(other.upper() if upper else other)
+    first, last = words[0], words[-1]
+    style = int(rng.integers(9))
+    if style == 0:
+        host = "".join(words).lower()[:14]
+        end = str(rng.choice(_DOMAINS))
+        start = str(rng.choice(("www.", "", "info@", "@"), p=(0.5, 0.25, 0.15, 0.1)))
+        address = f"{start}{host}" + ("" if start == "@" else f".{end}")
+        return address.upper() if upper and rng.random() < 0.5 else address
+    if style == 1:
+        return f"{first}'{'S' if upper else 's'} {last}" if rng.random() < 0.7 else f"{first[0]}'{first}"
+    if style == 2:
+        return f"{first} {rng.choice(('&', '+', '-', '/', ','))} {last}".replace(" ,", ",")
+    if style == 3:
+        return f"{text}{rng.choice(('!', '?', '.', ':', '...'))}"
+    if style == 4:
+        return f"{rng.choice(('St.', 'Dr.', 'No.', 'Tel.', 'Mr.', 'Str.'))} {first}"
+    if style == 5:
+        number = f"{int(rng.integers(1, 100))}{rng.choice((',', '.'))}{_digits(rng, 3)}"
+        return f"{number} {last}" if rng.random() < 0.6 else f"{last} {number}"
+    if style == 6:
+        number = (
+            f"{int(rng.integers(1, 200))}{rng.choice(('', ' km', ' m', 'th', '-12', '/7', ' min', ' kg'))}"
+        )
+        return f"{last} {number}" if rng.random() < 0.5 else f"{number} {last}"
+    little = [str(word) for word in rng.choice(_LITTLE_WORDS, int(rng.integers(1, 4)))]
+    written = f"{first} {' '.join(little)} {last}" if rng.random() < 0.6 else f"{' '.join(little)} {last}"
+    return written.upper() if upper else written[:1].upper() + written[1:]
 
 
 def _number(rng: np.random.Generator) -> str:

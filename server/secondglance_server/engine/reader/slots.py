@@ -20,6 +20,7 @@ EMPTY, START, CHARACTER, BETWEEN, LAST = range(5)  # kinds of slots
 KINDS = 5
 GEOMETRY = 20
 LONGEST_LINE = 40
+_MOST_GAP = 0.75  # between the lines of a block, of the smaller one's height
 ASK_POSITION = 96  # the rotary position of a prompt's last token; questions end there, copies start behind
 _NEXT_LINE, _END = len(CHARACTERS), len(CHARACTERS) + 1
 
@@ -51,7 +52,8 @@ class Slots:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Placed:
     index: int
-    box: NDArray[np.float64]  # left, top, right, bottom in pixels of a square of side 1
+    corners: NDArray[np.float64]  # [4, 2] in a square of side 1, clockwise from the text's own top left
+    box: NDArray[np.float64]  # left, top, right, bottom in the same square
     height: float
     read: ReadLine
 
@@ -68,17 +70,32 @@ def _place(index: int, read: ReadLine, content: Content) -> _Placed:
     corners = read.corners * scale + content[:2]
     height = float(np.linalg.norm(corners[3] - corners[0]) + np.linalg.norm(corners[2] - corners[1])) / 2
     box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
-    return _Placed(index, box, max(height, 1e-4), read)
+    return _Placed(index, corners, box, max(height, 1e-4), read)
 
 
 def _belong(upper: _Placed, lower: _Placed) -> bool:
-    """Return whether a line continues the one above it: alike in height, close, one under the other."""
-    ratio = upper.height / lower.height
-    gap = lower.box[1] - upper.box[3]
-    overlap = min(upper.box[2], lower.box[2]) - max(upper.box[0], lower.box[0])
-    narrower = min(upper.box[2] - upper.box[0], lower.box[2] - lower.box[0])
-    near = -0.5 * min(upper.height, lower.height) < gap < 0.9 * min(upper.height, lower.height)
-    return 0.4 < ratio < 2.5 and near and overlap > 0.5 * narrower
+    """Return whether a line continues the one above it: alike in height, close, one under the other.
+
+    Seen along the longer line's own direction: the upright boxes of tilted lines overlap.
+    """
+    along = max((_direction(line) for line in (upper, lower)), key=lambda edge: float(np.hypot(*edge)))
+    along = along / max(float(np.hypot(*along)), 1e-9)
+    a, b = upper.corners @ along, lower.corners @ along
+    down = np.array([-along[1], along[0]])
+    apart = float((lower.corners @ down).mean() - (upper.corners @ down).mean())
+    gap = apart - (upper.height + lower.height) / 2
+    overlap = min(a.max(), b.max()) - max(a.min(), b.min())
+    narrower = min(float(np.ptp(a)), float(np.ptp(b)))
+    smaller = min(upper.height, lower.height)
+    near = -0.5 * smaller < gap < _MOST_GAP * smaller
+    return 0.4 < upper.height / lower.height < 2.5 and near and overlap > 0.5 * narrower
+
+
+def _direction(line: _Placed) -> NDArray[np.float64]:
+    """Return the vector along a line's text, as long as the line."""
+    top_left, top_right, bottom_right, bottom_left = line.corners
+    along: NDArray[np.float64] = (top_right - top_left + bottom_right - bottom_left) / 2
+    return along
 
 
 def _blocks(placed: Sequence[_Placed]) -> list[list[_Placed]]:

@@ -37,6 +37,7 @@ from secondglance_server.engine.protocol import (
 )
 from secondglance_server.engine.reader.alphabet import folded
 from secondglance_server.inference.localization import locate
+from secondglance_server.inference.skip import skip_before_looking
 from training.reader.asking import Asker
 from training.reader.drawing.textures import texture_files
 from training.reader.drawing.worlds import VIEW_SIDE_PX, Box, make_world
@@ -219,10 +220,10 @@ def _ask(
     first, first_ms = _answer(engine, AnswerRequest(seen, question.text, max_new_tokens=64))
     gate = last_gate = _gate(first)
     final, times, holds = first, [first_ms], None
-    asks = gate > threshold and not first.is_off_domain
+    size, shown = (ImageSize(width=w, height=h) for w, h in (scene.size, seen.rgb.shape[1::-1]))
+    asks = gate > threshold and not first.is_off_domain and skip_before_looking(size, shown) is None
     if asks:
         assert first.attention is not None
-        size = ImageSize(width=scene.size[0], height=scene.size[1])
         region = locate(first.attention, size, engine.info.localization)
         box = (float(region.left), float(region.top), float(region.right), float(region.bottom))
         holds = _held(question.box, box)

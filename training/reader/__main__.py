@@ -11,7 +11,7 @@ import pathlib
 import torch
 
 from training.reader import decoder_stage, dense_stage, export, joint_stage
-from training.reader.render import TRAIN_SHARDS, render
+from training.reader.render import TRAIN_SHARDS, UNREAD_SHARDS, render
 
 STAGES = ("render", "decoder", "dense", "joint", "export")
 
@@ -34,13 +34,14 @@ def main() -> None:
 
 def run_stage(stage: str, options: argparse.Namespace) -> None:
     root: pathlib.Path = options.root
-    scenes = root / "scenes" / "train"
+    scenes, unread = root / "scenes" / "train", root / "unread" / "train"
     if stage == "render":
         render(root / "scenes", "train", range(options.shards), processes=options.processes)
+        render(root / "unread", "train", UNREAD_SHARDS, processes=options.processes, is_read=False)
     elif stage == "decoder":
         decoder_stage.train(root, scenes)
     elif stage == "dense":
-        dense_stage.train(root, scenes)
+        dense_stage.train(root, scenes, unread)
     elif stage == "joint":
         joint_stage.train(root, scenes)
     else:

@@ -99,11 +99,13 @@ def evaluate(net: DenseNet, data: DenseData) -> dict[str, float]:
 
 
 def train(
-    root: pathlib.Path, scenes: pathlib.Path, *, steps: int = STEPS, batch: int = 32, seed: int = 3,
-    until: int | None = None, shards: int | None = None,
+    root: pathlib.Path, scenes: pathlib.Path, unread: pathlib.Path | None = None, *, steps: int = STEPS,
+    batch: int = 32, seed: int = 3, until: int | None = None,
 ) -> None:  # fmt: skip
+    """Train on the views of `scenes` and of `unread`, whose text nobody read."""
     torch.manual_seed(seed)
-    views = [view for record in load_records(scenes, most=shards) for view in record.views]
+    folders = [folder for folder in (unread, scenes) if folder]  # what is held back is of `scenes`
+    views = [view for folder in folders for record in load_records(folder) for view in record.views]
     data, kept = DenseData(views[:-_HELD_BACK]), DenseData(views[-_HELD_BACK:])
     config = ReaderTowerConfig()
     net = DenseNet(config.fine_channels, config.coarse_channels).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

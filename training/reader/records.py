@@ -123,8 +123,8 @@ def _shrunk(box: Box) -> Box:
     return box[0] + dx, box[1] + dy, box[2] - dx, box[3] - dy
 
 
-def make_record(seed: int, source: str, split: Split, reader: TextReader, *, crops: int = 1) -> Record:
-    """Return a scene's record; `source` is "drawn" or "photo"."""
+def make_record(seed: int, source: str, split: Split, reader: TextReader | None, *, crops: int = 1) -> Record:
+    """Return a scene's record; `source` is "drawn" or "photo". Without `reader` its views have no lines."""
     rng = np.random.default_rng([seed, 11])
     text_px = SMALL_TEXT_PX if split == "train" and seed % 3 == 1 else None
     scene = make_scene(seed, split=split) if source == "drawn" else make_world(seed, split, text_px)
@@ -155,17 +155,17 @@ def crop_box(rng: np.random.Generator, subject: Subject, target: int) -> Box:
 
 
 def _view(
-    rng: np.random.Generator, subject: Subject, box: Box, target: int | None, reader: TextReader
+    rng: np.random.Generator, subject: Subject, box: Box, target: int | None, reader: TextReader | None
 ) -> View:
     image = compressed(subject.render(box), int(rng.integers(18, 65)))
     return make_view(image, box, subject.signs, target, reader)
 
 
 def make_view(
-    image: Image.Image, box: Box, signs: Iterable[_Sign], target: int | None, reader: TextReader
+    image: Image.Image, box: Box, signs: Iterable[_Sign], target: int | None, reader: TextReader | None
 ) -> View:
     """Read an image that shows `box` of the original."""
-    lines = tuple(reader.read(np.asarray(image)))
+    lines = tuple(reader.read(np.asarray(image))) if reader else ()
     return View(image.size, thumbnail(image), lines, true_signs(signs, box), target)
 
 
@@ -262,7 +262,7 @@ def shard_path(root: pathlib.Path, split: Split, number: int) -> pathlib.Path:
     return root / split / f"{number:04d}.jsonl.gz"
 
 
-def render_shard(root: pathlib.Path, split: Split, number: int, reader: TextReader) -> None:
+def render_shard(root: pathlib.Path, split: Split, number: int, reader: TextReader | None) -> None:
     """Write a shard whole or not at all; one that is there stays."""
     path = shard_path(root, split, number)
     if path.exists():

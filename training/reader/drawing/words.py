@@ -73,6 +73,7 @@ _FIRST_NAMES = [
     "Victor",
 ]
 _ON_SIGNS = 0.35  # of the words that are trained on
+_STAMMERED = 0.12  # of the codes and numbers that are trained on
 _DOMAINS = ("com", "org", "net", "de", "fr", "co.uk", "gov", "eu", "info")
 _LITTLE_WORDS = (
     *("the", "of", "and", "in", "for", "to", "at", "on", "is", "a", "all", "no", "your", "or", "by", "with"),
@@ -97,7 +98,7 @@ _LITTLE_WORDS = (
 )
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
-_KINDS: tuple[Kind, ...] = (
+KINDS: tuple[Kind, ...] = (
     "words", "code", "number", "plate", "price", "time", "year", "name", "phone", "date", "percent",
 )  # fmt: skip
 _SHARES = np.array([0.42, 0.12, 0.11, 0.08, 0.07, 0.04, 0.04, 0.05, 0.02, 0.02, 0.03])
@@ -124,7 +125,7 @@ def word_list(split: Split) -> tuple[str, ...]:
 
 
 def random_kind(rng: np.random.Generator) -> Kind:
-    return _KINDS[int(rng.choice(len(_KINDS), p=_SHARES))]
+    return KINDS[int(rng.choice(len(KINDS), p=_SHARES))]
 
 
 def random_word(rng: np.random.Generator, split: Split) -> str:
@@ -137,10 +138,9 @@ def text_of(rng: np.random.Generator, kind: Kind, split: Split) -> str:
     if kind == "words":
         text = _cased(rng, _phrase(rng, split))
         return _as_on_signs(rng, text) if split == "train" and rng.random() < _ON_SIGNS else text
-    if kind == "code":
-        return random_text(rng)
-    if kind == "number":
-        return _number(rng)
+    if kind in ("code", "number"):
+        text = random_text(rng) if kind == "code" else _number(rng)
+        return _stammered(rng, text) if split == "train" and rng.random() < _STAMMERED else text
     if kind == "plate":
         return _plate(rng)
     if kind == "price":
@@ -208,6 +208,12 @@ def _as_on_signs(rng: np.random.Generator, text: str) -> str:
     little = [str(word) for word in rng.choice(_LITTLE_WORDS, int(rng.integers(1, 4)))]
     written = f"{first} {' '.join(little)} {last}" if rng.random() < 0.6 else f"{' '.join(little)} {last}"
     return written.upper() if upper else written[:1].upper() + written[1:]
+
+
+def _stammered(rng: np.random.Generator, text: str) -> str:
+    """Return a text with one character several times: copies of 3555 did not end."""
+    place, times = int(rng.integers(len(text))), int(rng.integers(2, 5))
+    return text[:place] + text[place] * times + text[place + 1 :]
 
 
 def _number(rng: np.random.Generator) -> str:

@@ -26,6 +26,7 @@ from training.reader.drawing.placards import line_quads
 from training.reader.drawing.worlds import Box, World, compressed, make_world, render_world, view_size
 
 THUMB_PX = 192
+_CUT = 0.25  # of the crops
 SCENES_PER_SHARD = 50
 SMALL_TEXT_PX = (2.5, 60.0)  # in the model's view, in a third of the worlds: some of it cannot be read there
 
@@ -138,7 +139,10 @@ def make_record(seed: int, source: str, split: Split, reader: TextReader | None,
 
 
 def crop_box(rng: np.random.Generator, subject: Subject, target: int) -> Box:
-    """Return a region as the server asks for it: around the sign, larger, not quite centred."""
+    """Return a region as the server asks for it: around the sign, larger, not quite centred.
+
+    Some lie beside it and cut it: the rest of its text is in the first view only.
+    """
     x0, y0, x1, y1 = subject.signs[target].box
     longer = max(subject.size)
     side = max((x1 - x0), (y1 - y0)) * rng.uniform(1.05, 1.7) + longer * rng.uniform(0.04, 0.2)
@@ -149,6 +153,8 @@ def crop_box(rng: np.random.Generator, subject: Subject, target: int) -> Box:
     width, height = max(width, (x1 - x0) * 1.02), max(height, (y1 - y0) * 1.02)
     cx = (x0 + x1) / 2 + rng.normal(0, 0.08) * width
     cy = (y0 + y1) / 2 + rng.normal(0, 0.08) * height
+    if rng.random() < _CUT:
+        cx += float(rng.choice((-1, 1))) * (width / 2 + (x1 - x0) * rng.uniform(-0.3, 0.3))
     left = float(np.clip(cx - width / 2, 0, max(subject.size[0] - width, 0)))
     top = float(np.clip(cy - height / 2, 0, max(subject.size[1] - height, 0)))
     return left, top, min(left + width, subject.size[0]), min(top + height, subject.size[1])

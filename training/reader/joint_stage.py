@@ -24,7 +24,7 @@ from training.reader.symbolic import pool_of
 from training.reader.targets import SeenView, see, target_of
 from training.reader.wordings import known_words
 
-STEPS = 15_600  # as many as the sittings that made the committed weights (docs/training-reader.md)
+STEPS = 15_600  # as many as the first seven sittings together (docs/training-reader.md)
 QUESTIONS = 7
 PAIRS = 0.4
 SYMBOLIC_EVERY = 4

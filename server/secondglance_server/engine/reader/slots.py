@@ -54,6 +54,8 @@ class _Placed:
     index: int
     corners: NDArray[np.float64]  # [4, 2] in a square of side 1, clockwise from the text's own top left
     box: NDArray[np.float64]  # left, top, right, bottom in the same square
+    along: NDArray[np.float64]  # of length 1, in the text's direction
+    length: float
     height: float
     read: ReadLine
 
@@ -70,7 +72,10 @@ def _place(index: int, read: ReadLine, content: Content) -> _Placed:
     corners = read.corners * scale + content[:2]
     height = float(np.linalg.norm(corners[3] - corners[0]) + np.linalg.norm(corners[2] - corners[1])) / 2
     box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
-    return _Placed(index, corners, box, max(height, 1e-4), read)
+    top_left, top_right, bottom_right, bottom_left = corners
+    edge = (top_right - top_left + bottom_right - bottom_left) / 2
+    length = float(np.hypot(*edge))
+    return _Placed(index, corners, box, edge / max(length, 1e-9), length, max(height, 1e-4), read)
 
 
 def _belong(upper: _Placed, lower: _Placed) -> bool:
@@ -78,24 +83,17 @@ def _belong(upper: _Placed, lower: _Placed) -> bool:
 
     Seen along the longer line's own direction: the upright boxes of tilted lines overlap.
     """
-    along = max((_direction(line) for line in (upper, lower)), key=lambda edge: float(np.hypot(*edge)))
-    along = along / max(float(np.hypot(*along)), 1e-9)
+    smaller, larger = sorted((upper.height, lower.height))
+    if not smaller > 0.4 * larger:
+        return False
+    along = max(upper, lower, key=lambda line: line.length).along
+    right, down = (lower.corners.mean(axis=0) - upper.corners.mean(axis=0)).tolist()
+    gap = down * along[0] - right * along[1] - (smaller + larger) / 2
+    if not -0.5 * smaller < gap < _MOST_GAP * smaller:
+        return False
     a, b = upper.corners @ along, lower.corners @ along
-    down = np.array([-along[1], along[0]])
-    apart = float((lower.corners @ down).mean() - (upper.corners @ down).mean())
-    gap = apart - (upper.height + lower.height) / 2
     overlap = min(a.max(), b.max()) - max(a.min(), b.min())
-    narrower = min(float(np.ptp(a)), float(np.ptp(b)))
-    smaller = min(upper.height, lower.height)
-    near = -0.5 * smaller < gap < _MOST_GAP * smaller
-    return 0.4 < upper.height / lower.height < 2.5 and near and overlap > 0.5 * narrower
-
-
-def _direction(line: _Placed) -> NDArray[np.float64]:
-    """Return the vector along a line's text, as long as the line."""
-    top_left, top_right, bottom_right, bottom_left = line.corners
-    along: NDArray[np.float64] = (top_right - top_left + bottom_right - bottom_left) / 2
-    return along
+    return bool(overlap > 0.5 * min(np.ptp(a), np.ptp(b)))
 
 
 def _blocks(placed: Sequence[_Placed]) -> list[list[_Placed]]:

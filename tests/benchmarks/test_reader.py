@@ -51,6 +51,16 @@ def test_a_refusal_is_not_asked_again(scene: Scene) -> None:
     assert not any(row.asked_again for row in ask_all(engine, "test", iter([scene]), 0.5))
 
 
+def test_a_picture_that_was_seen_whole_is_not_asked_for_again(tmp_path) -> None:
+    """As the server's skip rule has it: a second look at the same pixels only spoiled answers."""
+    Image.new("RGB", (200, 100)).save(tmp_path / "small.png")
+    small = Photo(tmp_path / "small.png")
+    rows = ask_all(
+        FakeEngine(), "test", iter([Scene(small.size, small, (Question("What?", ("42",), "read"),))]), 0.5
+    )
+    assert [(row.gate > 0.5, row.asked_again, len(row.stage_ms)) for row in rows] == [(True, False, 1)]
+
+
 def test_photo_figures_have_names_of_their_own_and_need_the_photographs(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path
 ) -> None:

@@ -122,7 +122,7 @@ def test_the_end_of_a_part_of_a_text_is_unsure_and_still_the_likeliest() -> None
 
 
 def test_a_reading_that_lacks_a_line_is_a_part() -> None:
-    """ "Fire Exit" was a sure answer to a sign that says more: the reader had missed the small lines."""
+    """A sign that says more was surely "Fire Exit": the reader had missed the small lines."""
     whole, asked = view(), Asked("color", "", "sign", sign=0)
     half = replace(whole, lines=whole.lines[:1])
     assert target_of(asked, [see(half)], VOCABULARY).is_part

@@ -37,10 +37,10 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
     scenes, unread = root / "scenes" / "train", root / "unread" / "train"
     if stage == "render":
         render(root / "scenes", "train", range(options.shards), processes=options.processes)
-        render(root / "unread", "train", UNREAD_SHARDS, processes=options.processes, is_read=False)
     elif stage == "decoder":
         decoder_stage.train(root, scenes)
     elif stage == "dense":
+        render(root / "unread", "train", UNREAD_SHARDS, processes=options.processes, is_read=False)
         dense_stage.train(root, scenes, unread)
     elif stage == "joint":
         joint_stage.train(root, scenes)

@@ -103,7 +103,8 @@ class Outcome:
     refusals: Tensor
 
     def loss(self) -> Tensor:
-        """Return cross-entropy, shared between both answers where two are right.
+        """Return cross-entropy, shared between both answers where two are right, and between a part's end
+        and the refusals.
 
         An answer's first two tokens count more: they choose, and there are ten characters to each of them.
         """

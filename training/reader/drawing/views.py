@@ -17,10 +17,9 @@ from training.reader.records import THUMB_PX, Record, View, read_shard
 IGNORED = -100
 
 
-def load_records(directory: pathlib.Path, *, most: int | None = None, first: int = 0) -> list[Record]:
+def load_records(directory: pathlib.Path) -> list[Record]:
     """Return the records of the shards in a directory, in order."""
-    paths = sorted(directory.glob("*.jsonl.gz"))[first : None if most is None else first + most]
-    return [record for path in paths for record in read_shard(path)]
+    return [record for path in sorted(directory.glob("*.jsonl.gz")) for record in read_shard(path)]
 
 
 def padded_pixels(view: View) -> NDArray[np.uint8]:

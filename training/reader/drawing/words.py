@@ -76,26 +76,9 @@ _ON_SIGNS = 0.35  # of the words that are trained on
 _STAMMERED = 0.12  # of the codes and numbers that are trained on
 _DOMAINS = ("com", "org", "net", "de", "fr", "co.uk", "gov", "eu", "info")
 _LITTLE_WORDS = (
-    *("the", "of", "and", "in", "for", "to", "at", "on", "is", "a", "all", "no", "your", "or", "by", "with"),
-    *(
-        "our",
-        "you",
-        "we",
-        "not",
-        "und",
-        "der",
-        "die",
-        "im",
-        "zum",
-        "am",
-        "von",
-        "de",
-        "la",
-        "les",
-        "du",
-        "et",
-    ),
-)
+    "the", "of", "and", "in", "for", "to", "at", "on", "is", "a", "all", "no", "your", "or", "by", "with",
+    "our", "you", "we", "not", "und", "der", "die", "im", "zum", "am", "von", "de", "la", "les", "du", "et",
+)  # fmt: skip
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
 KINDS: tuple[Kind, ...] = (

@@ -59,12 +59,12 @@ class JointData:
 def joint_example(
     rng: np.random.Generator, data: JointData, vocabulary: Vocabulary, record: int, *, is_pair: bool
 ) -> tuple[Example, list[str]]:
-    """Return a scene's views with questions; of a pair most are about the sign that the crop shows."""
+    """Return a scene's views with questions; of a pair most are about the sign that the crop was cut for."""
     views = [data.view(record, number) for number in range(2 if is_pair else 1)]
     seen = [s for s, _ in views]
     asked = Asker(rng, off_domain=0.15).ask(seen[0].view.signs, _CANDIDATES if is_pair else QUESTIONS)
-    if is_pair:
-        asked = _about(asked, seen[1].view.target)
+    target = seen[1].view.target if is_pair else None
+    asked = asked[:QUESTIONS] if target is None else _about(asked, target)
     questions = [
         (
             vocabulary.question_spelled_at(a.text, lambda: rng.random() < SPELLED),
@@ -75,7 +75,7 @@ def joint_example(
     return Example([picture for _, picture in views], questions), [a.kind for a in asked]
 
 
-def _about(asked: list[Asked], target: int | None) -> list[Asked]:
+def _about(asked: list[Asked], target: int) -> list[Asked]:
     about = [a for a in asked if a.sign == target][: QUESTIONS - 2]
     others = [a for a in asked if a.sign != target]
     return (about + others)[:QUESTIONS]

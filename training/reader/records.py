@@ -27,6 +27,7 @@ from training.reader.drawing.worlds import Box, World, compressed, make_world, r
 
 THUMB_PX = 192
 _CUT = 0.25  # of the crops
+_ASTRAY = 0.12  # of the crops: the server does not always ask for the right place
 SCENES_PER_SHARD = 50
 SMALL_TEXT_PX = (2.5, 60.0)  # in the model's view, in a third of the worlds: some of it cannot be read there
 
@@ -56,7 +57,7 @@ class TrueSign:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """`target`: the sign that a crop was cut for; None for a global view."""
+    """`target`: the sign that a crop was cut for; None for a global view and a crop of any place."""
 
     size: tuple[int, int]
     thumb: bytes
@@ -132,10 +133,20 @@ def make_record(seed: int, source: str, split: Split, reader: TextReader | None,
     subject = Subject(scene)
     whole = (0.0, 0.0, float(subject.size[0]), float(subject.size[1]))
     views = [_view(rng, subject, whole, None, reader)]
-    if subject.signs:
-        for target in rng.permutation(len(subject.signs))[:crops]:
+    for target in rng.permutation(len(subject.signs))[:crops] if subject.signs else [None] * crops:
+        if target is None or rng.random() < _ASTRAY:
+            views.append(_view(rng, subject, any_box(rng, subject), None, reader))
+        else:
             views.append(_view(rng, subject, crop_box(rng, subject, int(target)), int(target), reader))
     return Record(seed, source, tuple(views))
+
+
+def any_box(rng: np.random.Generator, subject: Subject) -> Box:
+    """Return a region of any place: what the server asks for where its attention is wrong, or no sign is."""
+    side = max(subject.size) * rng.uniform(0.2, 0.4)
+    width, height = min(side, subject.size[0]), min(side, subject.size[1])
+    left, top = rng.uniform(0, subject.size[0] - width), rng.uniform(0, subject.size[1] - height)
+    return left, top, left + width, top + height
 
 
 def crop_box(rng: np.random.Generator, subject: Subject, target: int) -> Box:

@@ -180,8 +180,8 @@ recipes: $(VENV)/.dev ## the encodings that are best for MODEL, chosen on scenes
 	$(BIN)/secondglance-eval recipes --model $(MODEL) --dataset scenes --dataset textures --pictures 60 --out out/recipes/$(MODEL) \
 		--write server/secondglance_server/engine/$(MODEL)/weights/secondglance.json
 
-eval-model: $(VENV)/.dev ## the embedded model on 1,000 held-out scenes
-	$(BIN)/python -m benchmarks.model
+eval-model: $(VENV)/.dev ## MODEL on 1,000 held-out drawn scenes and 1,000 on photo textures
+	$(BIN)/python -m benchmarks.model --model $(MODEL)
 
 train: $(VENV)/.dev ## train the embedded model from scratch (docs/training.md); resumes where it stopped
 	$(BIN)/python -m training

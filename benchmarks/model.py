@@ -1,4 +1,4 @@
-"""`make eval-model`: the embedded model on held-out scenes, in process, through the product's own parts.
+"""`make eval-model`: a model on held-out scenes, in process, through the product's own parts.
 
 For each scene (held-out fonts and backgrounds) the original is rendered and saved as a JPEG; the edge's code
 makes the global view and every crop; the server's engine, gate and localisation do the rest. Printed: tables

@@ -282,6 +282,7 @@ def figures(rows: Sequence[Row], doubt: float) -> dict[str, float | int | None]:
         "presence": _share([r.right for r in rows if r.kind == "presence"]),
         "color": _share([r.right for r in rows if r.kind in ("color", "color_of")]),
         "uplink_bytes": round(float(np.mean([r.sent for r in rows])), 1) if rows else None,
+        "spoilt": _share([r.right_first and not r.right for r in rows]),  # by the second look
         "asks_again": _share([r.asked_again for r in rows]),
         "auroc": auroc(rows),
         "auroc_read": auroc(read),

@@ -28,6 +28,7 @@ def test_a_second_look_costs_its_bytes_and_its_answer_counts(scene: Scene) -> No
         (False, True, True),
         (True, False, True),
     ]
+    assert figures(rows, 0.5)["spoilt"] == 0.5
     engine.script = FakeScript(draft="42", draft_entropy_nats=0.1)
     sure = ask_all(engine, "test", iter([scene]), 0.5)
     assert [row.asked_again for row in sure] == [False, False]

@@ -35,7 +35,7 @@ QUESTION = "planted-question"
 FILE_NAME = "planted-file-name"
 DESCRIPTION = "planted-description"
 GPS_DATE = "1977:01:02"  # of the position; its degrees are below
-LATITUDE, LONGITUDE = (51.0, 37.0, 53.25), (7.0, 41.0, 59.75)
+LATITUDE, LONGITUDE = (51.0, 37.0, 8642.0625), (7.0, 41.0, 9753.0625)  # no clock and no duration says these
 ANSWER = "planted-answer"
 
 PLANTED = {
@@ -46,8 +46,8 @@ PLANTED = {
     DESCRIPTION,
     GPS_DATE,
     ANSWER,
-    "53.25",
-    "59.75",
+    str(LATITUDE[2]),
+    str(LONGITUDE[2]),
     "planted-id",
     "planted-part",
 }

@@ -52,9 +52,6 @@ class JointData:
             self._seen[key] = seen, Picture(seen.slots, padded_pixels(view))
         return self._seen[key]
 
-    def has_crop(self, record: int) -> bool:
-        return len(self._records[record].views) > 1
-
 
 def joint_example(
     rng: np.random.Generator, data: JointData, vocabulary: Vocabulary, record: int, *, is_pair: bool
@@ -119,7 +116,7 @@ def train(
         if is_symbolic:
             drawn = [symbolic_example(rng, LEVELS[-1], pool, vocabulary) for _ in range(batch)]
         else:
-            rows = _rows(rng, data, batch, is_pair)
+            rows = rng.integers(len(data), size=batch).tolist()
             drawn = [joint_example(rng, data, vocabulary, row, is_pair=is_pair) for row in rows]
         with torch.autocast("cpu", torch.bfloat16):  # a third faster where the processor has bf16 matrices
             outcome = run(model, [example for example, _ in drawn], rng, known_shares(rng, batch))
@@ -144,15 +141,6 @@ def train(
                 "evaluation", step + 1, loss=loss.item(), gaze=float(np.mean(gazes[-20:])), **scores
             )
             save_checkpoint(checkpoint, step + 1, {"model": model}, optimizer)
-
-
-def _rows(rng: np.random.Generator, data: JointData, batch: int, is_pair: bool) -> list[int]:
-    rows: list[int] = []
-    while len(rows) < batch:
-        row = int(rng.integers(len(data)))
-        if data.has_crop(row) or not is_pair:
-            rows.append(row)
-    return rows
 
 
 def _short(right: dict[str, list[float]]) -> dict[str, float]:

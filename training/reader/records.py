@@ -68,7 +68,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """One scene: its global view first, then crops."""
+    """One scene: its global view, then a crop."""
 
     seed: int
     source: str
@@ -125,20 +125,20 @@ def _shrunk(box: Box) -> Box:
     return box[0] + dx, box[1] + dy, box[2] - dx, box[3] - dy
 
 
-def make_record(seed: int, source: str, split: Split, reader: TextReader | None, *, crops: int = 1) -> Record:
+def make_record(seed: int, source: str, split: Split, reader: TextReader | None) -> Record:
     """Return a scene's record; `source` is "drawn" or "photo". Without `reader` its views have no lines."""
     rng = np.random.default_rng([seed, 11])
     text_px = SMALL_TEXT_PX if split == "train" and seed % 3 == 1 else None
     scene = make_scene(seed, split=split) if source == "drawn" else make_world(seed, split, text_px)
     subject = Subject(scene)
     whole = (0.0, 0.0, float(subject.size[0]), float(subject.size[1]))
-    views = [_view(rng, subject, whole, None, reader)]
-    for target in rng.permutation(len(subject.signs))[:crops] if subject.signs else [None] * crops:
-        if target is None or rng.random() < _ASTRAY:
-            views.append(_view(rng, subject, any_box(rng, subject), None, reader))
-        else:
-            views.append(_view(rng, subject, crop_box(rng, subject, int(target)), int(target), reader))
-    return Record(seed, source, tuple(views))
+    first = _view(rng, subject, whole, None, reader)
+    target = int(rng.permutation(len(subject.signs))[0]) if subject.signs else None
+    if target is None or rng.random() < _ASTRAY:
+        crop = _view(rng, subject, any_box(rng, subject), None, reader)
+    else:
+        crop = _view(rng, subject, crop_box(rng, subject, target), target, reader)
+    return Record(seed, source, (first, crop))
 
 
 def any_box(rng: np.random.Generator, subject: Subject) -> Box:

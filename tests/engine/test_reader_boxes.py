@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from secondglance_server.engine.reader.ocr import TextReader
 
-CLASSES = ["blank", "7", "0", "\u53e3", "A", "B"]
+CLASSES = ["blank", "7", "0", "\u53e3", "A", "B", "1"]
 PANEL, SMALL, TINY = 40.0, 32.0, 24.0  # the heights of a box and of its inner parts, pixels
 
 
@@ -94,3 +94,28 @@ def test_a_longer_line_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeOcr(box, {PANEL: ("AB", 0.4)})
     assert read(monkeypatch, fake) == ["AB"]
     assert fake.heights == [PANEL]
+
+
+SIDES = [100.0, 80.0, 60.0, 50.0, 35.0, 25.0]  # a large box and its inner parts
+
+
+@pytest.mark.parametrize(
+    ("readings", "expected", "parts"),
+    [
+        ("0.96 0.96 0.97 7.95", "7", 4),  # the edge of a panel, and what stands in its middle
+        ("0.96 0.96 0.97 0.99 1.98 1.99", "0", 6),  # a zero: its middle is a stroke
+        ("0.96 0.96 0.97 7.80 7.80 7.80", "0", 6),  # nothing surer than the edge
+        ("0.50 0.72 0.86 0.55 0.55 7.93", "7", 6),
+        ("7.95", "7", 1),
+        ("A.40 7.99", "7", 2),
+    ],
+)
+def test_a_large_box_is_read_further_in(
+    monkeypatch: pytest.MonkeyPatch, readings: str, expected: str, parts: int
+) -> None:
+    """ "Read the yellow sign" of a lone Y was a sure "0" from the panel's edge."""
+    answers = [(reading[0], float("0" + reading[1:])) for reading in readings.split()]
+    fake = FakeOcr(square(0, SIDES[0]), dict(zip(SIDES, answers, strict=False)))
+    fake.box -= np.float32(20) * np.array([0, 1], np.float32)
+    assert read(monkeypatch, fake) == [expected]
+    assert fake.heights == SIDES[:parts]

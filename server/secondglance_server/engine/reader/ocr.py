@@ -23,6 +23,10 @@ _BLANK = 0
 _LEAST_BOX_SCORE = 0.3  # the package's 0.5 misses half of the lone characters
 _SQUARE = 1.5  # width per height of a box that holds a character or two, and often the edge of their panel
 _WITHIN = (0.8, 0.6)  # the parts of such a box that are read too where the whole is not read surely
+_LARGE_PX = 90  # a box of this height around so little text is mostly panel: its edge is far from the text
+_FURTHER_WITHIN = (0.5, 0.35, 0.25)
+_EDGES = frozenset("0OoDQ")  # what a panel's edge reads as,
+_STROKES = frozenset("1Il|-.,'")  # and the middle of a large character
 _SURE = 0.9
 
 
@@ -42,7 +46,7 @@ class ReadLine:
 
     @property
     def text(self) -> str:
-        return "".join(CHARACTERS[i] for i in self.ids[:, 0])
+        return _text(self.ids)
 
     @property
     def confidence(self) -> float:
@@ -98,18 +102,30 @@ class TextReader:
         """Return candidates and probabilities of the characters in a box, float32 [4, 2] in pixels.
 
         A box around a lone character often holds the edge of its panel, which reads as a character too;
-        so the surest of the box and its inner parts counts.
+        so the surest of the box and its inner parts counts. In a large box the edge reads as a sure "0".
         """
-        (crop,) = self._ocr.crop_text_regions(image, box[None])
-        best = self._recognise(crop)
-        if _is_square(box):
-            for share in _WITHIN:
-                if _sureness(*best) >= _SURE:
-                    break
-                middle = box.mean(axis=0)
-                (crop,) = self._ocr.crop_text_regions(image, (middle + (box - middle) * share)[None])
-                best = max(best, self._recognise(crop), key=lambda reading: _sureness(*reading))
+        best = self._read_part(image, box, 1.0)
+        if not _is_square(box):
+            return best
+        is_large = np.linalg.norm(box[3] - box[0]) >= _LARGE_PX
+        for share in (*_WITHIN, *_FURTHER_WITHIN) if is_large else _WITHIN:
+            sure = _sureness(*best)
+            may_be_edge = is_large and sure >= _SURE and _text(best[0]) in _EDGES
+            if sure >= _SURE and not may_be_edge:
+                break
+            inner = self._read_part(image, box, share)
+            is_better = _sureness(*inner) > sure
+            if may_be_edge:
+                is_better = _sureness(*inner) >= _SURE and _text(inner[0]) not in _EDGES | _STROKES
+            best = inner if is_better else best
         return best
+
+    def _read_part(
+        self, image: NDArray[np.uint8], box: NDArray[np.float32], share: float
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        middle = box.mean(axis=0)
+        (crop,) = self._ocr.crop_text_regions(image, (middle + (box - middle) * share)[None])
+        return self._recognise(crop)
 
     def _recognise(self, crop: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         ratio = max(_LEAST_WIDTH_PER_HEIGHT, crop.shape[1] / max(crop.shape[0], 1))
@@ -125,6 +141,10 @@ class TextReader:
 def _is_square(box: NDArray[np.float32]) -> bool:
     width, height = np.linalg.norm(box[1] - box[0]), np.linalg.norm(box[3] - box[0])
     return bool(width < _SQUARE * height)
+
+
+def _text(ids: NDArray[np.uint8]) -> str:
+    return "".join(CHARACTERS[i] for i in ids[:, 0])
 
 
 def _sureness(ids: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> float:

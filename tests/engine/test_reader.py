@@ -98,6 +98,16 @@ def test_the_engine_computes_what_training_computes(reader: Reader, engine: Pref
         assert result.tokens[0].min_entropy == pytest.approx(expected, abs=2e-3)
 
 
+@pytest.mark.parametrize("size", [(448, 300), (100, 60), (30, 90), (1000, 10)])
+def test_a_picture_fills_the_square_where_its_lines_are_laid_out(size: tuple[int, int]) -> None:
+    """A picture smaller than the square lay in its middle, and its lines as if it filled it."""
+    square = letterboxed(Image.new("RGB", size, "white"), 192)
+    seen = np.argwhere((square == 255).all(axis=2))
+    left, top, right, bottom = (192 * edge for edge in content_of(*size))
+    rows, columns = seen.min(axis=0), seen.max(axis=0) + 1
+    assert np.abs(np.array([*rows, *columns]) - (top, left, bottom, right)).max() <= 1
+
+
 def test_attention_lies_on_the_dense_grid(engine: PrefixEngine) -> None:
     result = answered(engine, AnswerRequest(picture("c", 3), QUESTION, max_new_tokens=1))
     assert result.attention is not None

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from secondglance_server.engine.adapters.reader import letterboxed
 from secondglance_server.engine.reader.slots import content_of
 from secondglance_server.engine.reader.tower import CLASSES, COARSE, FINE
 from training.reader.drawing.placards import ALL_COLORS
@@ -24,14 +25,7 @@ def load_records(directory: pathlib.Path) -> list[Record]:
 
 def padded_pixels(view: View) -> NDArray[np.uint8]:
     """Return the thumbnail centred in a grey square, uint8 [192, 192, 3]."""
-    image = Image.open(io.BytesIO(view.thumb)).convert("RGB")
-    return letterboxed(image)
-
-
-def letterboxed(image: Image.Image) -> NDArray[np.uint8]:
-    square = Image.new("RGB", (THUMB_PX, THUMB_PX), (127, 127, 127))
-    square.paste(image, ((THUMB_PX - image.width) // 2, (THUMB_PX - image.height) // 2))
-    return np.asarray(square)
+    return letterboxed(Image.open(io.BytesIO(view.thumb)).convert("RGB"), THUMB_PX)
 
 
 def colored_box(view: View, index: int) -> tuple[float, float, float, float]:

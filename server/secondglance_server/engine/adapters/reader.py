@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from secondglance_server.engine.adapters.base import TransformersAdapter
@@ -110,11 +110,13 @@ class ReaderAdapter(TransformersAdapter):
 
 
 def letterboxed(image: Image.Image, side: int) -> NDArray[np.uint8]:
-    """Return a copy no larger than `side` in the middle of a grey square, uint8 [side, side, 3]."""
-    small = image.copy()
-    small.thumbnail((side, side), Image.Resampling.BILINEAR)
+    """Return a copy as large as fits, in the middle of a grey square, uint8 [side, side, 3]."""
+    fitting = image.copy()
+    fitting.thumbnail((side, side), Image.Resampling.BILINEAR)  # never enlarges
+    if max(fitting.size) < side:
+        fitting = ImageOps.contain(image, (side, side), Image.Resampling.BILINEAR)
     square = Image.new("RGB", (side, side), (127, 127, 127))
-    square.paste(small, ((side - small.width) // 2, (side - small.height) // 2))
+    square.paste(fitting, ((side - fitting.width) // 2, (side - fitting.height) // 2))
     return np.array(square)
 
 

@@ -119,11 +119,13 @@ def _refuse_misspelt(environment: Iterable[str]) -> None:
 
     The gateway's variables have a longer prefix and settings of their own.
     """
-    known = {f"{ENV_PREFIX}{name.upper()}" for name in EdgeSettings.model_fields.keys() - {"url", "api_key"}}
+    short = {"URL": "SECONDGLANCE_URL", "API_KEY": "SECONDGLANCE_API_KEY"}  # the two without our prefix
+    names = {name.upper(): f"{ENV_PREFIX}{name.upper()}" for name in EdgeSettings.model_fields} | short
     for name in sorted(environment):
-        if name.startswith(ENV_PREFIX) and name not in known and not name.startswith(f"{ENV_PREFIX}GATEWAY_"):
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            raise UsageError(f"{name} is no setting; the nearest one is {nearest[0]}")
+        ours = name.startswith(ENV_PREFIX) and not name.startswith(f"{ENV_PREFIX}GATEWAY_")
+        if ours and name not in names.values():
+            (nearest,) = difflib.get_close_matches(name.removeprefix(ENV_PREFIX), names, n=1, cutoff=0)
+            raise UsageError(f"{name} is no setting; the nearest one is {names[nearest]}")
 
 
 def _complaint(error: Any) -> str:

@@ -67,6 +67,9 @@ def test_a_wrong_key_is_not_shown() -> None:
         ("SECONDGLANCE_EDGE_RETRIS", "SECONDGLANCE_EDGE_RETRIES"),
         ("SECONDGLANCE_EDGE_IMAGE_QUALTY", "SECONDGLANCE_EDGE_IMAGE_QUALITY"),
         ("SECONDGLANCE_EDGE_TIMEOUT", "SECONDGLANCE_EDGE_"),
+        ("SECONDGLANCE_EDGE_URL", "SECONDGLANCE_URL"),  # it named a setting that has nothing to do with it
+        ("SECONDGLANCE_EDGE_SERVER_URL", "SECONDGLANCE_URL"),
+        ("SECONDGLANCE_EDGE_API_KEY", "SECONDGLANCE_API_KEY"),
     ],
 )
 def test_u8_a_misspelt_variable_is_named_with_the_nearest_setting(

@@ -32,7 +32,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from secondglance.gateway.settings import GatewaySettings
-from secondglance.settings import EdgeSettings
+from secondglance.settings import EdgeSettings, variable_of
 from secondglance_eval.markdown import markdown_table
 from secondglance_protocol.errors import ERRORS, ErrorCode
 from secondglance_protocol.geometry import fit_within
@@ -60,7 +60,7 @@ def settings_table(settings: type[BaseSettings]) -> str:
     meanings = _comments(settings)
     rows = [
         (
-            f"`{_variable(settings, name)}`",
+            f"`{variable_of(settings, name)}`",
             _shown(field.default),
             _with_choices(" ".join((field.description or meanings[name]).split()), field.annotation),
         )
@@ -236,12 +236,6 @@ def page_with_tables(text: str) -> str:
             before, rest = text.split(begin)
             text = before + begin + "\n" + table() + "\n" + end + rest.split(end)[1]
     return text
-
-
-def _variable(settings: type[BaseSettings], name: str) -> str:
-    alias = settings.model_fields[name].validation_alias
-    named = [choice for choice in getattr(alias, "choices", ()) if str(choice).isupper()]
-    return str(named[0]) if named else f"{settings.model_config['env_prefix']}{name.upper()}"
 
 
 def _comments(settings: type[BaseSettings]) -> dict[str, str]:

@@ -114,22 +114,31 @@ def load_settings(**overrides: Any) -> EdgeSettings:
         raise UsageError("; ".join(_complaint(error) for error in exc.errors(include_url=False))) from exc
 
 
+def variable_of(settings: type[BaseSettings], name: str) -> str:
+    """Return the environment variable of a setting: its own, or its prefix and name. docs/tables.py too."""
+    alias = settings.model_fields[name].validation_alias
+    named = [choice for choice in getattr(alias, "choices", ()) if str(choice).isupper()]
+    return str(named[0]) if named else f"{settings.model_config['env_prefix']}{name.upper()}"
+
+
 def _refuse_misspelt(environment: Iterable[str]) -> None:
     """Raise UsageError for a variable with our prefix that names no setting: it would change nothing, unseen.
 
     The gateway's variables have a longer prefix and settings of their own.
     """
-    short = {"URL": "SECONDGLANCE_URL", "API_KEY": "SECONDGLANCE_API_KEY"}  # the two without our prefix
-    names = {name.upper(): f"{ENV_PREFIX}{name.upper()}" for name in EdgeSettings.model_fields} | short
+    variables = {name.upper(): variable_of(EdgeSettings, name) for name in EdgeSettings.model_fields}
     for name in sorted(environment):
-        ours = name.startswith(ENV_PREFIX) and not name.startswith(f"{ENV_PREFIX}GATEWAY_")
-        if ours and name not in names.values():
-            (nearest,) = difflib.get_close_matches(name.removeprefix(ENV_PREFIX), names, n=1, cutoff=0)
-            raise UsageError(f"{name} is no setting; the nearest one is {names[nearest]}")
+        is_ours = name.startswith(ENV_PREFIX) and not name.startswith(f"{ENV_PREFIX}GATEWAY_")
+        if is_ours and name not in variables.values():
+            (nearest,) = difflib.get_close_matches(name.removeprefix(ENV_PREFIX), variables, n=1, cutoff=0)
+            raise UsageError(f"{name} is no setting; the nearest one is {variables[nearest]}")
 
 
 def _complaint(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
     secret = "key" in name.lower()
-    variable = name if name.isupper() else f"{ENV_PREFIX}{name.upper()}"
+    if name in EdgeSettings.model_fields:
+        variable = variable_of(EdgeSettings, name)
+    else:
+        variable = name if name.isupper() else f"{ENV_PREFIX}{name.upper()}"
     return f"{variable}={'***' if secret else repr(error['input'])}: {error['msg']}"

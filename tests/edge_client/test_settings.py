@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from secondglance.errors import UsageError
-from secondglance.settings import load_settings
+from secondglance.settings import ENV_PREFIX, EdgeSettings, load_settings, variable_of
 
 
 def test_the_documented_names_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +55,13 @@ def test_a_wrong_value_names_key_and_value(monkeypatch: pytest.MonkeyPatch, name
     assert value in str(raised.value)
 
 
+@pytest.mark.parametrize("name", EdgeSettings.model_fields)
+def test_a_wrong_argument_is_named_by_its_variable(name: str) -> None:
+    """Walked: a wrong address was one of SECONDGLANCE_EDGE_URL, which is no setting."""
+    with pytest.raises(UsageError, match=rf"^{variable_of(EdgeSettings, name)}="):
+        load_settings(**{name: object()})
+
+
 def test_a_wrong_key_is_not_shown() -> None:
     with pytest.raises(UsageError) as raised:
         load_settings(api_key=["s3cret"])
@@ -78,6 +85,16 @@ def test_u8_a_misspelt_variable_is_named_with_the_nearest_setting(
     """It was ignored, so whoever set it believed that it worked."""
     monkeypatch.setenv(misspelt, "1")
     with pytest.raises(UsageError, match=f"{misspelt} is no setting; the nearest one is {meant}"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", EdgeSettings.model_fields)
+def test_every_setting_is_named_by_its_variable_where_that_is_nearly_right(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Walked: the address and the key have another prefix, so they were never the nearest."""
+    monkeypatch.setenv(f"{ENV_PREFIX}{name.upper()}X", "1")
+    with pytest.raises(UsageError, match=rf"the nearest one is {variable_of(EdgeSettings, name)}$"):
         load_settings()
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from secondglance_server.engine.reader.ocr import TextReader
@@ -96,6 +98,7 @@ def test_a_longer_line_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fake.heights == [PANEL]
 
 
+PERCENT = st.integers(30, 99).filter(lambda percent: percent != 90)  # float32 has no 0.9
 SIDES = [100.0, 80.0, 60.0, 50.0, 35.0, 25.0]  # a large box and its inner parts
 
 
@@ -113,9 +116,33 @@ SIDES = [100.0, 80.0, 60.0, 50.0, 35.0, 25.0]  # a large box and its inner parts
 def test_a_large_box_is_read_further_in(
     monkeypatch: pytest.MonkeyPatch, readings: str, expected: str, parts: int
 ) -> None:
-    """ "Read the yellow sign" of a lone Y was a sure "0" from the panel's edge."""
+    """The edge of its panel was a sure "0" in place of a lone Y."""
     answers = [(reading[0], float("0" + reading[1:])) for reading in readings.split()]
     fake = FakeOcr(square(0, SIDES[0]), dict(zip(SIDES, answers, strict=False)))
     fake.box -= np.float32(20) * np.array([0, 1], np.float32)
     assert read(monkeypatch, fake) == [expected]
     assert fake.heights == SIDES[:parts]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("7AB"), PERCENT),
+        min_size=6,
+        max_size=6,
+        unique_by=lambda r: r[1],
+    ),
+    st.booleans(),
+)
+def test_where_no_part_can_be_an_edge_the_first_sure_one_counts_or_the_surest(
+    readings: list[tuple[str, int]], is_large: bool
+) -> None:
+    """Generated: a further look inside never makes a box less surely read."""
+    sides = SIDES if is_large else [PANEL, SMALL, TINY]
+    answers = [(text, percent / 100) for text, percent in readings[: len(sides)]]
+    sure = [place for place, (_, p) in enumerate(answers) if p >= 0.9]
+    looked = answers[: sure[0] + 1] if sure else answers
+    fake = FakeOcr(square(0, sides[0]), dict(zip(sides, answers, strict=True)))
+    fake.box -= np.float32(20) * np.array([0, 1], np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        assert read(patch, fake) == [max(looked, key=lambda reading: reading[1])[0]]
+    assert len(fake.heights) == len(looked)

@@ -105,18 +105,20 @@ class TextReader:
         so the surest of the box and its inner parts counts. In a large box the edge reads as a sure "0".
         """
         best = self._read_part(image, box, 1.0)
-        if not _is_square(box):
+        width, height = np.linalg.norm(box[1] - box[0]), np.linalg.norm(box[3] - box[0])
+        if width >= _SQUARE * height:
             return best
-        is_large = np.linalg.norm(box[3] - box[0]) >= _LARGE_PX
+        is_large = height >= _LARGE_PX
         for share in (*_WITHIN, *_FURTHER_WITHIN) if is_large else _WITHIN:
             sure = _sureness(*best)
             may_be_edge = is_large and sure >= _SURE and _text(best[0]) in _EDGES
             if sure >= _SURE and not may_be_edge:
                 break
             inner = self._read_part(image, box, share)
-            is_better = _sureness(*inner) > sure
             if may_be_edge:
                 is_better = _sureness(*inner) >= _SURE and _text(inner[0]) not in _EDGES | _STROKES
+            else:
+                is_better = _sureness(*inner) > sure
             best = inner if is_better else best
         return best
 
@@ -136,11 +138,6 @@ class TextReader:
     def _classes(self) -> list[str]:
         """The recogniser's classes in order: blank, the characters, the space."""
         return list(self._recogniser.postprocess_op.character)
-
-
-def _is_square(box: NDArray[np.float32]) -> bool:
-    width, height = np.linalg.norm(box[1] - box[0]), np.linalg.norm(box[3] - box[0])
-    return bool(width < _SQUARE * height)
 
 
 def _text(ids: NDArray[np.uint8]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from scenes.fonts import Split, font_files
 from training.reader.drawing import worlds
@@ -75,3 +78,43 @@ def test_a_small_original_has_no_text_below_its_own_pixels() -> None:
     placed = worlds._placards(np.random.default_rng(1), (900, 600), "test", (2.5, 4.0))
     assert placed
     assert min(quad[:, 1].max() - quad[:, 1].min() for p in placed for quad in line_quads(p)[:1]) > 8
+
+
+class Wall:
+    """Grey levels side by side."""
+
+    def __init__(self, *levels: int) -> None:
+        self._image = Image.fromarray(np.array([levels], np.uint8)).convert("RGB")
+
+    def paint(self, size: tuple[int, int], part: worlds.Box) -> Image.Image:
+        box = tuple(v * self._image.size[i % 2] for i, v in enumerate(part))
+        return self._image.resize(size, Image.Resampling.NEAREST, box)
+
+
+def bare(ink: tuple[int, int, int]) -> Placard:
+    placed = (p for picture in placards("test") for p in picture if p.color is None)
+    return replace(next(placed), ink_rgb=ink)
+
+
+@pytest.mark.parametrize("level", range(0, 256, 15))
+def test_text_on_a_wall_always_differs_from_it(level: int) -> None:
+    for ink in ((0, 0, 0), (250, 250, 250), (level, level, level), (200, 30, 30)):
+        seen = worlds.visible(bare(ink), Wall(level), SIZE)
+        assert seen is not None
+        own, wall = (float(worlds._luminance(np.array(rgb))) for rgb in (seen.ink_rgb, (level,) * 3))
+        assert (max(own, wall) + 0.05) / (min(own, wall) + 0.05) >= 2
+
+
+def test_ink_that_can_be_seen_and_panels_stay_as_they_are() -> None:
+    placard = bare((0, 0, 0))
+    seen = worlds.visible(placard, Wall(200), SIZE)
+    assert seen is not None
+    assert seen.ink_rgb == placard.ink_rgb
+    with_panel = replace(placard, color="red", panel_rgb=(200, 0, 0), ink_rgb=(200, 0, 0))
+    assert worlds.visible(with_panel, Wall(0), SIZE) is with_panel
+
+
+def test_text_on_a_wall_that_hides_every_ink_is_left_out() -> None:
+    stripes = [0, 255] * 600  # finer than the text: half of it is lost in black, half in white
+    assert worlds.visible(bare((128, 128, 128)), Wall(*[0, 128, 255] * 400), SIZE) is None
+    assert worlds.visible(bare((0, 0, 0)), Wall(*stripes), SIZE) is None

@@ -7,10 +7,11 @@ painted finer than the original's own pixels.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
 from scenes.backgrounds import light_view, make_background, paint_background
@@ -22,6 +23,9 @@ from training.reader.drawing.words import random_kind, text_of
 
 VIEW_SIDE_PX = 448  # the model's view: the longer side of both pictures
 LEAST_TEXT_PX = 13.0  # in the original
+_LEAST_CONTRAST = 2.0  # WCAG asks for 3 where text is large
+_SEEN_SHARE = 0.9  # of the wall behind text
+_SEEN_PX = 256
 Box = tuple[float, float, float, float]
 
 
@@ -94,7 +98,8 @@ def make_world(seed: int, split: Split, text_px: tuple[float, float] | None = No
     shorter = max(round(longer * min(aspect, 1 / aspect)), longer // 2)
     size = (longer, shorter) if aspect > 1 else (shorter, longer)
     background = _background(rng, split, size[0] / size[1])
-    placards = _placards(rng, size, split, text_px)
+    placed = _placards(rng, size, split, text_px)
+    placards = tuple(seen for placard in placed if (seen := visible(placard, background, size)))
     return World(seed, *size, background, placards, float(rng.uniform(0, 9)), float(rng.uniform(0, 1.4)))
 
 
@@ -103,6 +108,35 @@ def _background(rng: np.random.Generator, split: Split, aspect: float) -> Painta
     if split == "test" or draw < 0.68:
         return PhotoBackground(rng, split, aspect)
     return DrawnBackground(rng, split) if draw < 0.84 else PlainWall(rng)
+
+
+def visible(placard: Placard, background: Paintable, size: tuple[int, int]) -> Placard | None:
+    """Return a placard that a person can see: without a panel its ink must differ from the wall behind it.
+
+    Where it does not, it becomes white or black; None if the wall hides those too. `size`: of the original.
+    """
+    if placard.color is not None:
+        return placard
+    part = tuple(float(np.clip(v / size[i % 2], 0, 1)) for i, v in enumerate(placard.box))
+    width, height = (part[2] - part[0]) * size[0], (part[3] - part[1]) * size[1]
+    shape = (
+        max(round(_SEEN_PX * min(width / height, 1)), 1),
+        max(round(_SEEN_PX * min(height / width, 1)), 1),
+    )
+    wall = _luminance(np.asarray(background.paint(shape, part)))
+    for ink in (placard.ink_rgb, (245, 245, 245), (15, 15, 15)):
+        own = _luminance(np.array(ink))
+        contrast = (np.maximum(own, wall) + 0.05) / (np.minimum(own, wall) + 0.05)
+        if (contrast >= _LEAST_CONTRAST).mean() >= _SEEN_SHARE:
+            return replace(placard, ink_rgb=ink)
+    return None
+
+
+def _luminance(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return WCAG's relative luminance of [..., 3]."""
+    values = rgb / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return linear @ np.array((0.2126, 0.7152, 0.0722))
 
 
 def random_lines(rng: np.random.Generator, split: Split) -> tuple[Line, ...]:

@@ -63,8 +63,8 @@ class _Placed:
 def content_of(width: int, height: int) -> Content:
     """Return where a picture lies in the square that it is padded to."""
     side = max(width, height)
-    left, top = (side - width) // 2 / side, (side - height) // 2 / side
-    return left, top, left + width / side, top + height / side
+    left, top = (1 - width / side) / 2, (1 - height / side) / 2
+    return left, top, 1 - left, 1 - top
 
 
 def _place(index: int, read: ReadLine, content: Content) -> _Placed:

@@ -66,7 +66,7 @@ def test_training_photographs_are_wallpapers_and_landscapes_and_none_is_held_out
 ) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(textures, "_ROOT", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"photographs are missing .*endless-sky-high-dpi"):
+    with pytest.raises(FileNotFoundError, match=r"^31 photographs are missing .*endless-sky-high-dpi"):
         textures.texture_files.__wrapped__("train")
     for names, folder in (
         (textures._BACKGROUNDS_TRAIN + textures._BACKGROUNDS_TEST, "backgrounds"),

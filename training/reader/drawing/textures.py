@@ -58,7 +58,7 @@ def texture_files(split: Split) -> tuple[pathlib.Path, ...]:
     if split == "train":
         landscapes = _ROOT / _LANDSCAPES
         files = files * _WALLPAPERS_REPEATED + (sorted(landscapes.glob("*.jpg")) or [landscapes])
-    missing = [path for path in files if not path.exists()]
+    missing = [path for path in dict.fromkeys(files) if not path.exists()]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} photographs are missing ({missing[0].name}, ...): "

@@ -39,8 +39,8 @@ from secondglance_server.engine.reader.alphabet import folded
 from secondglance_server.inference.localization import locate
 from secondglance_server.inference.skip import skip_before_looking
 from training.reader.asking import Asker
-from training.reader.drawing.textures import texture_files
-from training.reader.drawing.worlds import VIEW_SIDE_PX, Box, make_world
+from training.reader.drawing.textures import Box, texture_files
+from training.reader.drawing.worlds import VIEW_SIDE_PX, make_world
 from training.reader.records import Subject, true_signs
 from training.reader.targets import expected_text
 from training.reader.tokenizer import CANNOT_TEXT, NOTHING_TEXT

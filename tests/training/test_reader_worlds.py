@@ -11,6 +11,7 @@ from PIL import Image
 from scenes.fonts import Split, font_files
 from training.reader.drawing import worlds
 from training.reader.drawing.placards import Placard, line_quads
+from training.reader.drawing.textures import Box
 from training.reader.drawing.worlds import VIEW_SIDE_PX
 
 SIZE = 1344, 1008
@@ -86,7 +87,7 @@ class Wall:
     def __init__(self, *levels: int) -> None:
         self._image = Image.fromarray(np.array([levels], np.uint8)).convert("RGB")
 
-    def paint(self, size: tuple[int, int], part: worlds.Box) -> Image.Image:
+    def paint(self, size: tuple[int, int], part: Box) -> Image.Image:
         box = tuple(v * self._image.size[i % 2] for i, v in enumerate(part))
         return self._image.resize(size, Image.Resampling.NEAREST, box)
 
@@ -118,3 +119,27 @@ def test_text_on_a_wall_that_hides_every_ink_is_left_out() -> None:
     stripes = [0, 255] * 600  # finer than the text: half of it is lost in black, half in white
     assert worlds.visible(bare((128, 128, 128)), Wall(*[0, 128, 255] * 400), SIZE) is None
     assert worlds.visible(bare((0, 0, 0)), Wall(*stripes), SIZE) is None
+
+
+def test_every_text_of_every_world_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Walked: painted into its world, text without a panel differs from the wall that it stands on."""
+
+    def photograph(rng: np.random.Generator, *_: object) -> Wall:
+        return Wall(*np.sort(rng.integers(0, 256, 6)).tolist())
+
+    monkeypatch.setattr(worlds, "PhotoBackground", photograph)
+    bare_texts = 0
+    for seed in range(40):
+        world = worlds.make_world(seed, "test")
+        for placard in (p for p in world.placards if p.color is None):
+            bare_texts += 1
+            part = tuple(
+                np.clip(placard.box, 0, (world.width, world.height) * 2) / ((world.width, world.height) * 2)
+            )
+            wall = np.asarray(world.background.paint((90, 60), part))[..., 0] / 255
+            ink = np.array(placard.ink_rgb) / 255
+            linear = [((v + 0.055) / 1.055) ** 2.4 for v in (wall, ink)]
+            own = float(linear[1] @ np.array((0.2126, 0.7152, 0.0722)))
+            contrast = (np.maximum(own, linear[0]) + 0.05) / (np.minimum(own, linear[0]) + 0.05)
+            assert (contrast > 1.9).mean() > 0.85
+    assert bare_texts > 8

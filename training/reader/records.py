@@ -23,7 +23,8 @@ from scenes.fonts import Split
 from scenes.generator import Scene, make_scene, render
 from secondglance_server.engine.reader.ocr import CANDIDATES, ReadLine, TextReader
 from training.reader.drawing.placards import line_quads
-from training.reader.drawing.worlds import Box, World, compressed, make_world, render_world, view_size
+from training.reader.drawing.textures import Box
+from training.reader.drawing.worlds import World, compressed, make_world, render_world, view_size
 
 THUMB_PX = 192
 _CUT = 0.25  # of the crops

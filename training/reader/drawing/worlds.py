@@ -18,7 +18,7 @@ from scenes.backgrounds import light_view, make_background, paint_background
 from scenes.fonts import Split, font_files
 from scenes.generator import add_noise
 from training.reader.drawing.placards import ALL_COLORS, Line, Placard, make_placard, paint_placard
-from training.reader.drawing.textures import PhotoBackground
+from training.reader.drawing.textures import Box, PhotoBackground
 from training.reader.drawing.words import random_kind, text_of
 
 VIEW_SIDE_PX = 448  # the model's view: the longer side of both pictures
@@ -26,7 +26,6 @@ LEAST_TEXT_PX = 13.0  # in the original
 _LEAST_CONTRAST = 2.0  # WCAG asks for 3 where text is large
 _SEEN_SHARE = 0.9  # of the wall behind text
 _SEEN_PX = 256
-Box = tuple[float, float, float, float]
 
 
 # how many lines a placard has, and how many stand right under another: training sees more than is measured

@@ -148,9 +148,9 @@ class Photo:
         self._image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
         self.size = self._image.size
 
-    def render(self, box: Box) -> Image.Image:
+    def render(self, box: Box, side: int) -> Image.Image:
         part = self._image.crop(tuple(round(v) for v in box))
-        part.thumbnail((VIEW_SIDE_PX, VIEW_SIDE_PX), Image.Resampling.LANCZOS)
+        part.thumbnail((side, side), Image.Resampling.LANCZOS)
         return part
 
 
@@ -191,7 +191,7 @@ def _encodings(engine: Engine) -> EncodingChoice:
 
 def _picture(scene: Scene, box: Box, key: str, budget: PixelBudget, recipe: Recipe) -> tuple[Picture, int]:
     """Return what an edge would send of a part of a scene, and its bytes."""
-    image = scene.look.render(box)
+    image = scene.look.render(box, budget.max_width)
     image.thumbnail((budget.max_width, budget.max_height), Image.Resampling.LANCZOS)
     sent = written(image, recipe)
     return Picture(key, pixels(sent)), len(sent)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -146,3 +146,38 @@ def test_where_no_part_can_be_an_edge_the_first_sure_one_counts_or_the_surest(
     with pytest.MonkeyPatch.context() as patch:
         assert read(patch, fake) == [max(looked, key=lambda reading: reading[1])[0]]
     assert len(fake.heights) == len(looked)
+
+
+@given(size=st.tuples(st.integers(8, 900), st.integers(8, 900)))
+@example(size=(448, 448))
+@example(size=(640, 480))
+@example(size=(8, 3000))
+def test_lines_of_a_large_picture_are_found_in_a_copy_and_read_in_the_picture(size: tuple[int, int]) -> None:
+    """Generated: whatever the size, the recogniser gets all pixels of the line, and corners are shares."""
+    width, height = size
+    seen: list[tuple[int, ...]] = []
+
+    class Half(FakeOcr):
+        """Finds a line in the left half of whatever it is shown."""
+
+        def _load_det_model(self) -> Any:
+            def find(image: NDArray[np.uint8]) -> Any:
+                seen.append(image.shape[1::-1])
+                half, low = image.shape[1] / 2, image.shape[0]
+                box = np.array([(0, 0), (half, 0), (half, low), (0, low)], np.float32)
+                return types.SimpleNamespace(boxes=box[None], scores=[0.9])
+
+            return find
+
+        def session(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+            self.answers = {round(float(inputs[0, 0, 0]), 3): ("7A", 0.99)}
+            return super().session(inputs)
+
+    fake = Half(square(0, 1), {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "rapidocr", types.SimpleNamespace(RapidOCR=fake))
+        (line,) = TextReader(most_side=448).read(np.zeros((height, width, 3), np.uint8))
+    ((seen_width, seen_height),) = seen
+    assert max(seen_width, seen_height) == min(max(size), 448)
+    assert fake.heights[0] == pytest.approx(height, rel=1e-4)
+    assert line.corners.max(axis=0) == pytest.approx((0.5, 1.0), abs=1e-4)

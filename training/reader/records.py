@@ -24,7 +24,14 @@ from scenes.generator import Scene, make_scene, render
 from secondglance_server.engine.reader.ocr import CANDIDATES, ReadLine, TextReader
 from training.reader.drawing.placards import line_quads
 from training.reader.drawing.textures import Box
-from training.reader.drawing.worlds import World, compressed, make_world, render_world, view_size
+from training.reader.drawing.worlds import (
+    VIEW_SIDE_PX,
+    World,
+    compressed,
+    make_world,
+    render_world,
+    view_size,
+)
 
 THUMB_PX = 192
 _CUT = 0.25  # of the crops
@@ -108,8 +115,9 @@ class Subject:
                 _Sign(s.color, s.box, ((s.text, "code", _shrunk(s.box)),)) for s in scene.signs
             )
 
-    def render(self, box: Box) -> Image.Image:
-        size = view_size((box[2] - box[0], box[3] - box[1]))
+    def render(self, box: Box, side: int = VIEW_SIDE_PX) -> Image.Image:
+        """Return what `box` of the original looks like with at most `side` pixels a side."""
+        size = view_size((box[2] - box[0], box[3] - box[1]), side)
         if isinstance(self._scene, World):
             return render_world(self._scene, box, size)
         return render(self._scene, box, size)

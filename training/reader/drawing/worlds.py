@@ -239,7 +239,7 @@ def compressed(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
 
 
-def view_size(span: tuple[float, float]) -> tuple[int, int]:
-    """Return the size of a view of `span` original pixels: at most `VIEW_SIDE_PX`, never enlarged."""
-    scale = min(1.0, VIEW_SIDE_PX / max(span))
+def view_size(span: tuple[float, float], side: int = VIEW_SIDE_PX) -> tuple[int, int]:
+    """Return the size of a view of `span` original pixels: at most `side`, never enlarged."""
+    scale = min(1.0, side / max(span))
     return max(round(span[0] * scale), 1), max(round(span[1] * scale), 1)

@@ -40,6 +40,8 @@ class ReaderAdapter(TransformersAdapter):
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any, chat_template: str) -> None:
         super().__init__(model, tokenizer, image_processor, chat_template)
+        crop = int(self.config.vision_config.crop_size)
+        self.patch = EncoderBudget(crop, crop)
         self.off_domain_ids = frozenset(tokenizer.convert_tokens_to_ids(list(CANNOT)))
 
     @classmethod

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from secondglance_server.engine.reader.alphabet import CHARACTERS, OTHER_INDEX, folding
 
@@ -57,11 +58,12 @@ class ReadLine:
 class TextReader:
     """Detection and recognition. `threads`: of each network; calls are not thread-safe.
 
-    `least_side`: the detector enlarges a picture whose shorter side is below it. Raises ImportError where
-    the package `rapidocr` is missing.
+    `least_side`: the detector enlarges a picture whose shorter side is below it. `most_side`: it finds the
+    lines of a larger picture in a copy of this size; they are recognised in the picture itself. Raises
+    ImportError where the package `rapidocr` is missing.
     """
 
-    def __init__(self, *, threads: int = 2, least_side: int = 352) -> None:
+    def __init__(self, *, threads: int = 2, least_side: int = 352, most_side: int = 448) -> None:
         settings: dict[str, Any] = {
             "EngineConfig.onnxruntime.intra_op_num_threads": threads,
             "EngineConfig.onnxruntime.inter_op_num_threads": 1,
@@ -74,6 +76,7 @@ class TextReader:
         self._detector = self._ocr._load_det_model()
         self._recogniser = self._ocr._load_rec_model()
         self._folding = folding(self._classes())
+        self._most_side = most_side
 
     def read(self, rgb: NDArray[np.uint8]) -> list[ReadLine]:
         """Return the lines of a picture (uint8 [height, width, 3]), largest first, at most `MOST_LINES`."""
@@ -82,13 +85,14 @@ class TextReader:
             return []
         bgr = np.ascontiguousarray(rgb[:, :, ::-1])
         image, _ = self._ocr.preprocess_img(bgr)
-        found = self._detector(image)
+        small = _at_most(image, self._most_side)
+        found = self._detector(small)
         if found.boxes is None:
             return []
-        boxes = np.asarray(found.boxes, np.float32)
+        scale = np.array([image.shape[1], image.shape[0]], np.float32)
+        boxes = np.asarray(found.boxes, np.float32) * (scale / small.shape[1::-1]).astype(np.float32)
         sizes = np.linalg.norm(boxes[:, 3] - boxes[:, 0], axis=1)
         largest = np.argsort(-sizes, kind="stable")[:MOST_LINES]
-        scale = np.array([image.shape[1], image.shape[0]], np.float32)
         lines = []
         for index in largest:
             ids, probabilities = self._read_box(image, boxes[index])
@@ -138,6 +142,16 @@ class TextReader:
     def _classes(self) -> list[str]:
         """The recogniser's classes in order: blank, the characters, the space."""
         return list(self._recogniser.postprocess_op.character)
+
+
+def _at_most(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return a copy whose longer side is at most `side` pixels, or the picture itself."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return image
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
 def _text(ids: NDArray[np.uint8]) -> str:

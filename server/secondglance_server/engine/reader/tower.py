@@ -29,7 +29,10 @@ SLOT_INPUTS = (  # beside the pixels
 
 
 class ReaderTowerConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # transformers' hook is unannotated
-    """`hidden_size`: of the tokens; `image_size`: the dense grid's view, `patch_size`: of its cells."""
+    """`hidden_size`: of the tokens; `image_size`: the dense grid's view, `patch_size`: of its cells.
+
+    `view_size`, `crop_size`: the longer side of a first picture and of a region, as the reader gets them.
+    """
 
     model_type = "secondglance_reader_tower"
 
@@ -42,6 +45,7 @@ class ReaderTowerConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # t
         patch_size: int = 16,
         slots: int = SLOTS,
         view_size: int = 448,
+        crop_size: int = 640,
         **kwargs: Any,
     ) -> None:
         self.hidden_size = hidden_size
@@ -51,6 +55,7 @@ class ReaderTowerConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # t
         self.patch_size = patch_size
         self.slots = slots
         self.view_size = view_size
+        self.crop_size = crop_size
         super().__init__(**kwargs)
 
 

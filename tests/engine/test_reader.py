@@ -26,6 +26,7 @@ from tests.engine.reader_lines import read_line
 from training.reader.export import write
 from training.reader.model import Example, Reader, run
 from training.reader.model import Picture as TrainPicture
+from training.reader.records import THUMB_PX
 from training.reader.targets import Target
 from training.reader.tokenizer import CHAT_TEMPLATE, build_tokenizer
 from training.reader.wordings import known_words
@@ -72,7 +73,7 @@ def training_logits(reader: Reader, pictures: list[Picture]) -> torch.Tensor:
     for shown in pictures:
         height, width = shown.rgb.shape[:2]
         slots = lay_out(FakeReader().read(shown.rgb), content_of(width, height))
-        views.append(TrainPicture(slots, letterboxed(Image.fromarray(shown.rgb), 192)))
+        views.append(TrainPicture(slots, letterboxed(Image.fromarray(shown.rgb), THUMB_PX)))
     question = VOCABULARY.question(QUESTION), Target((5, 6), -1, None)
 
     class AllSlots:
@@ -110,9 +111,9 @@ def test_the_engine_computes_what_training_computes(reader: Reader, engine: Pref
 @example(size=(1000, 10))
 def test_a_picture_fills_the_square_where_its_lines_are_laid_out(size: tuple[int, int]) -> None:
     """Generated: a picture smaller than the square lay in its middle, and its lines as if it filled it."""
-    square = letterboxed(Image.new("RGB", size, "white"), 192)
+    square = letterboxed(Image.new("RGB", size, "white"), THUMB_PX)
     seen = np.argwhere((square == 255).all(axis=2))
-    left, top, right, bottom = (192 * edge for edge in content_of(*size))
+    left, top, right, bottom = (THUMB_PX * edge for edge in content_of(*size))
     rows, columns = seen.min(axis=0), seen.max(axis=0) + 1
     assert np.abs(np.array([*rows, *columns]) - (top, left, bottom, right)).max() <= 1
 

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.instruments.off_domain import QUESTIONS
 from secondglance_server.engine.reader.alphabet import INDEX
-from secondglance_server.engine.reader.tower import CLASSES
+from secondglance_server.engine.reader.tower import CLASSES, Seen
 from secondglance_server.engine.reader.vocabulary import CANNOT, END, NOTHING, Vocabulary
 from tests.engine.reader_lines import read_line
 from training.reader import decoder_stage
@@ -193,15 +193,15 @@ def test_a_question_for_a_name_means_the_largest_line(few_words: None) -> None:
 
 def test_a_dimmed_view_is_taken_for_no_sign() -> None:
     generator = torch.Generator().manual_seed(0)
-    seen = [torch.randn(2, channels, 4, 4, generator=generator) for channels in (3, CLASSES, 5, CLASSES)]
-    fine, believed, coarse, centered = dimmed((seen[0], seen[1], seen[2], seen[3]), torch.tensor([1.0, 0.0]))
-    assert torch.equal(fine[0], seen[0][0])
-    assert torch.allclose(believed[0], seen[1][0].softmax(dim=0))
-    assert not fine[1].any()
-    assert not coarse[1].any()
-    assert torch.allclose(believed[1, -1], torch.ones(4, 4))
-    assert torch.allclose(centered[0], seen[3][0].softmax(dim=0))
-    assert torch.allclose(centered[1, -1], torch.ones(4, 4))
+    channels = (3, CLASSES, 5, CLASSES, 7)
+    seen = Seen(*(torch.randn(2, count, 4, 4, generator=generator) for count in channels))
+    left = dimmed(seen, torch.tensor([1.0, 0.0]))
+    for features, dim in ((seen.fine, left.fine), (seen.coarse, left.coarse), (seen.joined, left.joined)):
+        assert torch.equal(dim[0], features[0])
+        assert not dim[1].any()
+    for logits, beliefs in ((seen.colors, left.colors), (seen.centers, left.centers)):
+        assert torch.allclose(beliefs[0], logits[0].softmax(dim=0))
+        assert torch.allclose(beliefs[1, -1], torch.ones(4, 4))
     shares = known_shares(np.random.default_rng(0), 1000)
     assert 0.25 < (shares < 1).float().mean() < 0.4
 

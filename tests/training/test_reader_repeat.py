@@ -41,7 +41,7 @@ def test_a_second_run_gives_the_same_losses_and_weights(
     scenes: pathlib.Path, tmp_path: pathlib.Path, few_words: None
 ) -> None:
     first, second = (repeat.run(tmp_path / name, scenes, 2) for name in "ab")
-    assert [*first] == ["decoder", "dense", "joint"]
+    assert [*first] == ["decoder", "dense", "scales", "joint"]
     for stage in first:
         assert first[stage][0]
         assert np.isfinite(first[stage][0]).all()

@@ -13,7 +13,7 @@ import torch
 from training.reader import decoder_stage, dense_stage, export, joint_stage
 from training.reader.render import TRAIN_SHARDS, UNREAD_SHARDS, render
 
-STAGES = ("render", "decoder", "dense", "joint", "export")
+STAGES = ("render", "decoder", "dense", "scales", "joint", "export")
 
 
 def main() -> None:
@@ -42,6 +42,8 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
     elif stage == "dense":
         render(root / "unread", "train", UNREAD_SHARDS, processes=options.processes, is_read=False)
         dense_stage.train(root, scenes, unread)
+    elif stage == "scales":
+        dense_stage.train_scales(root, scenes, unread)
     elif stage == "joint":
         joint_stage.train(root, scenes)
     else:

@@ -83,6 +83,7 @@ def start_model(root: pathlib.Path, vocabulary: Vocabulary) -> Reader:
     model = Reader(vocabulary)
     load_checkpoint(root / "decoder.pt", {"model": model})
     load_checkpoint(root / "dense.pt", {"dense": model.tower.dense})
+    load_checkpoint(root / "scales.pt", {"scales": model.tower.scales})
     return model
 
 
@@ -98,7 +99,8 @@ def train(
     torch.manual_seed(seed)
     vocabulary = Vocabulary.of(known_words())
     model = start_model(root, vocabulary)
-    model.tower.dense.requires_grad_(False).eval()
+    for part in (model.tower.dense, model.tower.scales):
+        part.requires_grad_(False).eval()
     rest = [p for name, p in model.tower.named_parameters() if p.requires_grad]
     optimizer = Optimizers(model.decoder, rest=rest, matrix_lr=0.01, lr=1e-3)
     checkpoint = root / "joint.pt"

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from secondglance_server.engine.reader.slots import ASK_POSITION, EMPTY, Slots
-from secondglance_server.engine.reader.tower import CLASSES, COARSE, ReaderTower, ReaderTowerConfig
+from secondglance_server.engine.reader.tower import CLASSES, COARSE, ReaderTower, ReaderTowerConfig, Seen
 from secondglance_server.engine.reader.vocabulary import (
     ASK,
     BOS,
@@ -71,7 +71,7 @@ class Reader(nn.Module):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """One view for a batch: slots, and pixels uint8 [192, 192, 3] or, without any, its lines' colours."""
+    """One view for a batch: slots, and pixels uint8 [384, 384, 3] or, without any, its lines' colours."""
 
     slots: Slots
     pixels: NDArray[np.uint8] | None
@@ -144,7 +144,7 @@ def slot_tensors(slots: Sequence[Slots], length: int) -> dict[str, Tensor]:
 
 
 def pixel_values(pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Return [B, 3, 192, 192] in [-1, 1]."""
+    """Return [B, 3, 384, 384] in [-1, 1]."""
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -158,18 +158,17 @@ def known_shares(rng: np.random.Generator, count: int) -> Tensor:
     return torch.from_numpy(np.where(dim, rng.uniform(0, 0.5, count), 1.0).astype(np.float32))
 
 
-def dimmed(
-    seen: tuple[Tensor, Tensor, Tensor, Tensor], known: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return fine features, colours, coarse features and centres as if the net took much for no sign.
+def dimmed(seen: Seen, known: Tensor) -> Seen:
+    """Return features and, in place of logits, probabilities as if the net took much for no sign.
 
     On photographs of real signs it does, and the decoder has to choose a line without its colour.
     """
-    fine, colors, coarse, centers = seen
     share = known[:, None, None, None]
     nothing = functional.one_hot(torch.tensor(CLASSES - 1), CLASSES).float()[None, :, None, None]
-    believed, centered = (map_.softmax(dim=1) * share + nothing * (1 - share) for map_ in (colors, centers))
-    return fine * share, believed, coarse * share, centered
+    believed, centered = (
+        logits.softmax(dim=1) * share + nothing * (1 - share) for logits in (seen.colors, seen.centers)
+    )
+    return Seen(seen.fine * share, believed, seen.coarse * share, centered, seen.joined * share)
 
 
 def view_tokens(
@@ -183,7 +182,7 @@ def view_tokens(
         tokens = model.tower.slots(slots, model.symbols, torch.from_numpy(np.stack(colors)), None)
     else:
         pixels = pixel_values([p.pixels for p in pictures if p.pixels is not None])
-        tokens = model.tower.assembled(*dimmed(model.tower.dense(pixels), known), slots, model.symbols)
+        tokens = model.tower.assembled(dimmed(model.tower.see(pixels), known), slots, model.symbols)
         positions = torch.cat([torch.full((len(pictures), CELLS), ASK_POSITION), positions], dim=1)
     return (tokens + model.tower.second_view if is_second else tokens), positions
 

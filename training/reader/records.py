@@ -33,7 +33,7 @@ from training.reader.drawing.worlds import (
     view_size,
 )
 
-THUMB_PX = 192
+THUMB_PX = 384
 _CUT = 0.25  # of the crops
 _ASTRAY = 0.12  # of the crops: the server does not always ask for the right place
 SCENES_PER_SHARD = 50

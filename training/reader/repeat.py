@@ -15,7 +15,12 @@ import torch
 
 from training.reader import decoder_stage, dense_stage, joint_stage
 
-STAGES = {"decoder": "model", "dense": "dense", "joint": "model"}  # stage: its module in the checkpoint
+STAGES = {  # stage: its module in the checkpoint
+    "decoder": "model",
+    "dense": "dense",
+    "scales": "scales",
+    "joint": "model",
+}
 Result = tuple[list[float], dict[str, torch.Tensor]]
 
 
@@ -25,6 +30,7 @@ def run(root: pathlib.Path, scenes: pathlib.Path, steps: int) -> dict[str, Resul
     root.mkdir(parents=True)
     decoder_stage.train(root, scenes, until=steps)
     dense_stage.train(root, scenes, until=steps)
+    dense_stage.train_scales(root, scenes, until=steps)
     joint_stage.train(root, scenes, until=steps)
     rows = [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
     results = {}

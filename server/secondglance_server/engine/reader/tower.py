@@ -6,8 +6,8 @@ registers `secondglance_reader_tower` with transformers' Auto classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +41,8 @@ class ReaderTowerConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # t
         hidden_size: int = 192,
         fine_channels: int = 96,
         coarse_channels: int = 160,
-        image_size: int = 192,
-        patch_size: int = 16,
+        image_size: int = 384,
+        patch_size: int = 32,
         slots: int = SLOTS,
         view_size: int = 448,
         crop_size: int = 640,
@@ -60,7 +60,7 @@ class ReaderTowerConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # t
 
 
 class DenseNet(nn.Module):
-    """[B, 3, 192, 192] to a fine map of colours (24 x 24) and a coarse one of signs (12 x 12)."""
+    """[B, 3, S, S] to a fine map of colours (a cell is 8 pixels) and a coarse one of signs (16 pixels)."""
 
     def __init__(self, fine: int, coarse: int) -> None:
         super().__init__()
@@ -77,6 +77,55 @@ class DenseNet(nn.Module):
         fine = self.stem(pixel_values)
         coarse = self.down(fine)
         return fine, self.colors(fine), coarse, self.centers(coarse)
+
+
+class Seen(NamedTuple):
+    """What the dense grid saw of pictures.
+
+    `fine` [B, channels, 24, 24] and `coarse` [B, channels, 12, 12]: features; `colors`, `centers`: logits of
+    the same cells; `joined` [B, channels, 12, 12]: features of both scales.
+    """
+
+    fine: Tensor
+    colors: Tensor
+    coarse: Tensor
+    centers: Tensor
+    joined: Tensor
+
+
+class Scales(nn.Module):
+    """Joins what one dense net sees of a picture at half and at full size.
+
+    Small signs are seen at full size only, large ones as a whole only at half size.
+    """
+
+    def __init__(self, fine: int, coarse: int) -> None:
+        super().__init__()
+        self.fine = Convolution(3 * fine, fine)
+        self.colors = nn.Conv2d(fine, CLASSES, 1)
+        self.coarse = nn.Sequential(Convolution(3 * coarse + 2 * CLASSES, coarse), ResidualBlock(coarse))
+        self.centers = nn.Conv2d(coarse, CLASSES, 1)
+
+    def forward(self, half: Sequence[Tensor], full: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return colour logits, joined features and centre logits from the net's maps of both sizes."""
+        return self.joined(*scale_inputs(half, full))
+
+    def joined(self, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, from `scale_inputs`."""
+        features = self.coarse(coarse)
+        return self.colors(self.fine(fine)), features, self.centers(features)
+
+
+def scale_inputs(half: Sequence[Tensor], full: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the inputs of `Scales` on the fine and on the coarse grid; `full`'s cells are pooled."""
+    both = [torch.cat([half[0], *_pooled(full[0])], dim=1)]
+    beliefs = half[3].softmax(dim=1), functional.avg_pool2d(full[3].softmax(dim=1), 2)
+    both.append(torch.cat([half[2], *_pooled(full[2]), *beliefs], dim=1))
+    return both[0], both[1]
+
+
+def _pooled(maps: Tensor) -> tuple[Tensor, Tensor]:
+    return functional.avg_pool2d(maps, 2), functional.max_pool2d(maps, 2)
 
 
 class SlotEmbedding(nn.Module):
@@ -155,8 +204,11 @@ class ReaderTower(PreTrainedModel):  # type: ignore[no-untyped-call]  # transfor
         super().__init__(config)
         width = config.hidden_size
         self.dense = DenseNet(config.fine_channels, config.coarse_channels)
+        self.scales = Scales(config.fine_channels, config.coarse_channels)
         self.slots = SlotEmbedding(width, config.fine_channels)
         self.cells = nn.Linear(config.coarse_channels, width)
+        self.joined_cells = nn.Linear(config.coarse_channels, width, bias=False)
+        nn.init.zeros_(self.joined_cells.weight)
         self.cell_colors = nn.Linear(4 * CLASSES, width, bias=False)
         self.cell_centers = nn.Linear(CLASSES, width, bias=False)  # so that signs are counted by attending
         nn.init.zeros_(self.cell_centers.weight)
@@ -174,27 +226,24 @@ class ReaderTower(PreTrainedModel):  # type: ignore[no-untyped-call]  # transfor
         self, pixel_values: Tensor, slots: Mapping[str, Tensor], symbols: Tensor | None = None
     ) -> Tensor:
         """Return the tokens; `symbols` replaces the tower's own copy of the decoder's characters."""
-        fine, colors, coarse, centers = self.dense(pixel_values)
-        return self.assembled(fine, colors.softmax(dim=1), coarse, centers.softmax(dim=1), slots, symbols)
+        seen = self.see(pixel_values)
+        beliefs = seen._replace(colors=seen.colors.softmax(dim=1), centers=seen.centers.softmax(dim=1))
+        return self.assembled(beliefs, slots, symbols)
 
-    def assembled(
-        self,
-        fine: Tensor,
-        believed: Tensor,
-        coarse: Tensor,
-        centered: Tensor,
-        slots: Mapping[str, Tensor],
-        symbols: Tensor | None = None,
-    ) -> Tensor:
-        """Return the tokens of what the dense net saw.
+    def see(self, pixel_values: Tensor) -> Seen:
+        """Return what the dense net sees at half and at full size, joined."""
+        half, full = self.dense(functional.avg_pool2d(pixel_values, 2)), self.dense(pixel_values)
+        colors, joined, centers = self.scales(half, full)
+        return Seen(half[0], colors, half[2], centers, joined)
 
-        `believed` [B, CLASSES, 24, 24]: each cell's colour; `centered` [B, CLASSES, 12, 12]: that of the sign
-        whose centre lies there. Both sum to one over the classes.
-        """
+    def assembled(self, seen: Seen, slots: Mapping[str, Tensor], symbols: Tensor | None = None) -> Tensor:
+        """Return the tokens of what the dense net saw, with probabilities in place of its logits."""
+        fine, believed, coarse, centered, joined = seen
         corners = slots["slot_corners"]
         symbols = self.symbols if symbols is None else symbols
         read = self.slots(slots, symbols, at_lines(believed, corners), at_lines(fine, corners))
         grid = self.cells(coarse.flatten(2).transpose(1, 2))
+        grid = grid + self.joined_cells(joined.flatten(2).transpose(1, 2))
         finer = functional.pixel_unshuffle(believed, FINE // COARSE).flatten(2).transpose(1, 2)
         centers = self.cell_centers(centered.flatten(2).transpose(1, 2))
         grid = grid + self.cell_colors(finer) + centers + self.cell_counts(counted(centered)) + self.places

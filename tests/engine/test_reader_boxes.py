@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from secondglance_server.engine.reader import ocr
 from secondglance_server.engine.reader.ocr import TextReader
 
 CLASSES = ["blank", "7", "0", "\u53e3", "A", "B", "1"]
@@ -25,6 +27,16 @@ def square(left: float, side: float) -> NDArray[np.float32]:
     )
 
 
+class FakeDetector:
+    session: Any = None
+
+    def __init__(self, find: Callable[[NDArray[np.uint8]], Any]) -> None:
+        self._find = find
+
+    def __call__(self, image: NDArray[np.uint8]) -> Any:
+        return self._find(image)
+
+
 class FakeOcr:
     """One detected box; the recogniser's answer depends on the height of what it is given."""
 
@@ -36,7 +48,7 @@ class FakeOcr:
         return self
 
     def _load_det_model(self) -> Any:
-        return lambda image: types.SimpleNamespace(boxes=self.box[None], scores=[0.9])
+        return FakeDetector(lambda image: types.SimpleNamespace(boxes=self.box[None], scores=[0.9]))
 
     def _load_rec_model(self) -> Any:
         return types.SimpleNamespace(
@@ -65,8 +77,13 @@ class FakeOcr:
         return frames
 
 
-def read(monkeypatch: pytest.MonkeyPatch, fake: FakeOcr) -> list[str]:
+def install(monkeypatch: pytest.MonkeyPatch, fake: FakeOcr) -> None:
     monkeypatch.setitem(sys.modules, "rapidocr", types.SimpleNamespace(RapidOCR=fake))
+    monkeypatch.setattr(ocr, "_let_threads_rest", lambda held: None)
+
+
+def read(monkeypatch: pytest.MonkeyPatch, fake: FakeOcr) -> list[str]:
+    install(monkeypatch, fake)
     return [line.text for line in TextReader().read(np.zeros((100, 200, 3), np.uint8))]
 
 
@@ -167,7 +184,7 @@ def test_lines_of_a_large_picture_are_found_in_a_copy_and_read_in_the_picture(si
                 box = np.array([(0, 0), (half, 0), (half, low), (0, low)], np.float32)
                 return types.SimpleNamespace(boxes=box[None], scores=[0.9])
 
-            return find
+            return FakeDetector(find)
 
         def session(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
             self.answers = {round(float(inputs[0, 0, 0]), 3): ("7A", 0.99)}
@@ -175,9 +192,39 @@ def test_lines_of_a_large_picture_are_found_in_a_copy_and_read_in_the_picture(si
 
     fake = Half(square(0, 1), {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "rapidocr", types.SimpleNamespace(RapidOCR=fake))
+        install(patch, fake)
         (line,) = TextReader(most_side=448).read(np.zeros((height, width, 3), np.uint8))
     ((seen_width, seen_height),) = seen
     assert max(seen_width, seen_height) == min(max(size), 448)
     assert fake.heights[0] == pytest.approx(height, rel=1e-4)
     assert line.corners.max(axis=0) == pytest.approx((0.5, 1.0), abs=1e-4)
+
+
+def test_the_networks_threads_rest_between_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime's threads spun on the processors that torch wanted next."""
+
+    class Session:
+        def __init__(self, path: str, options: dict[str, str], providers: list[str]) -> None:
+            self._model_path, self.options, self.providers = path, options, providers
+
+        def get_session_options(self) -> Any:
+            return types.SimpleNamespace(
+                threads=2, add_session_config_entry=lambda name, value: self.options.update({name: value})
+            )
+
+        def get_providers(self) -> list[str]:
+            return self.providers
+
+    loaded = Session("det.onnx", {}, ["CPUExecutionProvider"])
+    made: list[tuple[Any, ...]] = []
+
+    def make(path: str, options: Any, providers: list[str]) -> str:
+        made.append((path, options.threads, providers))
+        return "anew"
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace(InferenceSession=make))
+    held = types.SimpleNamespace(session=loaded)
+    ocr._let_threads_rest(held)
+    assert held.session == "anew"
+    assert made == [("det.onnx", 2, ["CPUExecutionProvider"])]
+    assert loaded.options == {"session.intra_op.allow_spinning": "0"}

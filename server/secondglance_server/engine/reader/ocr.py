@@ -75,6 +75,8 @@ class TextReader:
         self._ocr: Any = importlib.import_module("rapidocr").RapidOCR(params=settings)
         self._detector = self._ocr._load_det_model()
         self._recogniser = self._ocr._load_rec_model()
+        for network in (self._detector, self._recogniser):
+            _let_threads_rest(network.session)
         self._folding = folding(self._classes())
         self._most_side = most_side
 
@@ -142,6 +144,18 @@ class TextReader:
     def _classes(self) -> list[str]:
         """The recogniser's classes in order: blank, the characters, the space."""
         return list(self._recogniser.postprocess_op.character)
+
+
+def _let_threads_rest(held: Any) -> None:
+    """Make a network's session anew, with threads that sleep after a call.
+
+    onnxruntime's spin for a while, on the processors that torch wants then: a first answer took a sixth
+    longer. The package has no setting for it.
+    """
+    options = held.session.get_session_options()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    make = importlib.import_module("onnxruntime").InferenceSession
+    held.session = make(held.session._model_path, options, providers=held.session.get_providers())
 
 
 def _at_most(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -35,22 +35,22 @@ _HELD_BACK_RECORDS = 200  # the last ones: dense_stage keeps their views for its
 
 
 class JointData:
-    """Records with their slots and pixels, made when first used."""
+    """Records with their slots, made when first used. Pixels are decoded each time: all would take 14 GB."""
 
     def __init__(self, records: list[Record]) -> None:
         self._records = records
-        self._seen: dict[tuple[int, int], tuple[SeenView, Picture]] = {}
+        self._seen: dict[tuple[int, int], SeenView] = {}
 
     def __len__(self) -> int:
         return len(self._records)
 
     def view(self, record: int, number: int) -> tuple[SeenView, Picture]:
         key = record, number
+        view = self._records[record].views[number]
         if key not in self._seen:
-            view = self._records[record].views[number]
-            seen = see(view, min(number, 1))
-            self._seen[key] = seen, Picture(seen.slots, padded_pixels(view))
-        return self._seen[key]
+            self._seen[key] = see(view, min(number, 1))
+        seen = self._seen[key]
+        return seen, Picture(seen.slots, padded_pixels(view))
 
 
 def joint_example(

@@ -118,10 +118,10 @@ class Scales(nn.Module):
 
 def scale_inputs(half: Sequence[Tensor], full: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return the inputs of `Scales` on the fine and on the coarse grid; `full`'s cells are pooled."""
-    both = [torch.cat([half[0], *_pooled(full[0])], dim=1)]
+    fine = torch.cat([half[0], *_pooled(full[0])], dim=1)
     beliefs = half[3].softmax(dim=1), functional.avg_pool2d(full[3].softmax(dim=1), 2)
-    both.append(torch.cat([half[2], *_pooled(full[2]), *beliefs], dim=1))
-    return both[0], both[1]
+    coarse = torch.cat([half[2], *_pooled(full[2]), *beliefs], dim=1)
+    return fine, coarse
 
 
 def _pooled(maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,12 @@ from secondglance_server.engine.adapters.reader import ReaderAdapter, letterboxe
 from secondglance_server.engine.loader import attention_setting, build_engine
 from secondglance_server.engine.placement import Placement
 from secondglance_server.engine.prefix import PrefixEngine
-from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Picture
+from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, EncoderBudget, Picture
 from secondglance_server.engine.reader.alphabet import CHARACTERS, OTHER, folded, folding
 from secondglance_server.engine.reader.model import ReaderForConditionalGeneration
 from secondglance_server.engine.reader.ocr import ReadLine, peaks
 from secondglance_server.engine.reader.slots import BETWEEN, CHARACTER, LAST, START, content_of, lay_out
+from secondglance_server.engine.reader.tower import ReaderTowerConfig
 from secondglance_server.engine.reader.vocabulary import CANNOT, Vocabulary
 from tests.engine.reader_lines import read_line
 from training.reader.export import write
@@ -116,6 +117,14 @@ def test_a_picture_fills_the_square_where_its_lines_are_laid_out(size: tuple[int
     left, top, right, bottom = (THUMB_PX * edge for edge in content_of(*size))
     rows, columns = seen.min(axis=0), seen.max(axis=0) + 1
     assert np.abs(np.array([*rows, *columns]) - (top, left, bottom, right)).max() <= 1
+
+
+def test_a_region_may_be_larger_than_a_first_picture(engine: PrefixEngine) -> None:
+    """Of half a picture, text in a region of the same size is as small as before."""
+    vision = ReaderTowerConfig()
+    assert engine.info.image == EncoderBudget(vision.view_size, vision.view_size)
+    assert engine.info.patch == EncoderBudget(vision.crop_size, vision.crop_size)
+    assert vision.crop_size > vision.view_size
 
 
 def test_attention_lies_on_the_dense_grid(engine: PrefixEngine) -> None:

@@ -194,12 +194,15 @@ def test_a_question_for_a_name_means_the_largest_line(few_words: None) -> None:
 def test_a_dimmed_view_is_taken_for_no_sign() -> None:
     generator = torch.Generator().manual_seed(0)
     channels = (3, CLASSES, 5, CLASSES, 7)
-    seen = Seen(*(torch.randn(2, count, 4, 4, generator=generator) for count in channels))
+    fine, colors, coarse, centers, joined = (
+        torch.randn(2, count, 4, 4, generator=generator) for count in channels
+    )
+    seen = Seen(fine, colors.softmax(dim=1), coarse, centers.softmax(dim=1), joined)
     left = dimmed(seen, torch.tensor([1.0, 0.0]))
     for features, dim in ((seen.fine, left.fine), (seen.coarse, left.coarse), (seen.joined, left.joined)):
         assert torch.equal(dim[0], features[0])
         assert not dim[1].any()
-    for logits, beliefs in ((seen.colors, left.colors), (seen.centers, left.centers)):
+    for logits, beliefs in ((colors, left.colors), (centers, left.centers)):
         assert torch.allclose(beliefs[0], logits[0].softmax(dim=0))
         assert torch.allclose(beliefs[1, -1], torch.ones(4, 4))
     shares = known_shares(np.random.default_rng(0), 1000)

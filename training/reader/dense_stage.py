@@ -23,7 +23,7 @@ from secondglance_server.engine.reader.tower import (
     DenseNet,
     ReaderTowerConfig,
     Scales,
-    scale_inputs,
+    half_size,
 )
 from training.journal import Journal, cosine, load_checkpoint, save_checkpoint
 from training.muon import Optimizers
@@ -43,6 +43,9 @@ _HELD_BACK = 400  # views of the last records, never trained on
 _SHIFTED = 0.5  # of the batches
 _MOST_SHIFT = 3  # coarse cells
 _GREY = 127 / 127.5 - 1  # what a picture is padded with
+
+
+Maps = tuple[Tensor, Tensor, Tensor]  # logits of colours, coarse features, logits of centres
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,35 +105,29 @@ def moved(values: Tensor, dx: int, dy: int, fill: float) -> Tensor:
     return result
 
 
-def half_size(pixels: Tensor) -> Tensor:
-    return functional.avg_pool2d(pixels, 2)
-
-
-def sign_loss(colors: Tensor, centers: Tensor, labels: Labels) -> Tensor:
-    """Return cross-entropy of both maps; cells with a sign count more, as there are few of them."""
+def sign_loss(maps: Maps, labels: Labels) -> Tensor:
+    """Return cross-entropy of colours and centres; cells with a sign count more, as there are few of them."""
     weights = torch.full((CLASSES,), 2.0)
     weights[-1] = 1.0
+    colors, _, centers = maps
     loss = functional.cross_entropy(colors, labels.fine, weights, ignore_index=IGNORED)
     return loss + functional.cross_entropy(centers, labels.coarse, weights)
 
 
 @torch.no_grad()
-def evaluate(see: Callable[[Tensor], tuple[Tensor, Tensor]], data: DenseData) -> dict[str, float]:
-    """Return the share of right colours on signs, of right empty cells, and of pictures counted right.
-
-    `see`: pixels to the logits of colours and of centres.
-    """
-    on_sign, right, empty, still, counted = 0, 0, 0, 0, 0
-    for start in range(0, len(data), 100):
-        pixels, labels = data.batch(np.arange(start, min(start + 100, len(data))), None)
-        colors, centers = see(pixels)
-        good = colors.argmax(1) == labels.fine
-        is_sign, is_empty = (labels.fine >= 0) & (labels.fine < CLASSES - 1), labels.fine == CLASSES - 1
-        on_sign, right = on_sign + int(is_sign.sum()), right + int(good[is_sign].sum())
-        empty, still = empty + int(is_empty.sum()), still + int(good[is_empty].sum())
-        numbers = [(maps < CLASSES - 1).sum((1, 2)) for maps in (centers.argmax(1), labels.coarse)]
-        counted += int((numbers[0] == numbers[1]).sum())
-    return {"color": right / on_sign, "empty": still / empty, "count": counted / len(data)}
+def evaluate(see: Callable[[Tensor], Maps], data: DenseData) -> dict[str, float]:
+    """Return the share of right colours on signs, of right empty cells, and of pictures counted right."""
+    parts = np.split(np.arange(len(data)), range(100, len(data), 100))
+    seen = [see(data.batch(rows, None)[0]) for rows in parts]
+    best, centers = (torch.cat([maps[place] for maps in seen]).argmax(1) for place in (0, 2))
+    fine, coarse = torch.from_numpy(data.fine), torch.from_numpy(data.coarse)
+    on_sign, empty = (fine >= 0) & (fine < CLASSES - 1), fine == CLASSES - 1
+    counted, true = ((maps < CLASSES - 1).sum((1, 2)) for maps in (centers, coarse))
+    return {
+        "color": float((best == fine)[on_sign].float().mean()),
+        "empty": float((best == fine)[empty].float().mean()),
+        "count": float((counted == true).float().mean()),
+    }
 
 
 def train(
@@ -139,33 +136,13 @@ def train(
 ) -> None:  # fmt: skip
     """Train the net on the views of `scenes` and of `unread`, whose text nobody read."""
     torch.manual_seed(seed)
-    data, kept = _data(scenes, unread)
     net = _new_net()
-    optimizer = Optimizers(net, rest=[], matrix_lr=0.02, lr=2e-3)
-    checkpoint = root / "dense.pt"
-    first = load_checkpoint(checkpoint, {"dense": net}, optimizer)
-    journal = Journal(root, "dense", steps, first_step=first)
-    journal.write("start", first, steps=steps, batch=batch, seed=seed, views=len(data))
 
-    def see(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        _, colors, _, centers = net(half_size(pixels).contiguous(memory_format=torch.channels_last))
-        return colors, centers
+    def see(pixels: Tensor) -> Maps:
+        _, colors, coarse, centers = net(half_size(pixels).contiguous(memory_format=torch.channels_last))
+        return colors, coarse, centers
 
-    last = until or steps
-    for step in range(first, last):
-        rng = np.random.default_rng([seed, step])
-        pixels, labels = data.batch(rng.integers(0, len(data), batch), rng)
-        with torch.autocast("cpu", torch.bfloat16):  # a third of the time
-            loss = sign_loss(*see(pixels), labels)
-        optimizer.scale(cosine(step, steps, peak=1.0))
-        _learn(net, optimizer, loss)
-        if (step + 1) % 50 == 0:
-            journal.progress(step + 1, loss=loss.item())
-        if (step + 1) % 200 == 0 or step + 1 == last:
-            net.eval()
-            journal.write("evaluation", step + 1, loss=loss.item(), **evaluate(see, kept))
-            net.train()
-            save_checkpoint(checkpoint, step + 1, {"dense": net}, optimizer)
+    _fit("dense", {"dense": net}, see, sign_loss, root, _data(scenes, unread), steps, batch, seed, until)
 
 
 def train_scales(
@@ -174,41 +151,62 @@ def train_scales(
 ) -> None:  # fmt: skip
     """Train what joins both sizes, on the same views."""
     torch.manual_seed(seed)
-    data, kept = _data(scenes, unread)
     net, config = _new_net().eval().requires_grad_(False), ReaderTowerConfig()
     load_checkpoint(root / "dense.pt", {"dense": net})
     scales = Scales(config.fine_channels, config.coarse_channels)
     text_head = nn.Conv2d(config.coarse_channels, 1, 1)  # only for training
-    modules = {"scales": scales, "text_head": text_head}
-    optimizer = Optimizers(scales, rest=[*text_head.parameters()], matrix_lr=0.02, lr=2e-3)
-    checkpoint = root / "scales.pt"
-    first = load_checkpoint(checkpoint, modules, optimizer)
-    journal = Journal(root, "scales", steps, first_step=first)
-    journal.write("start", first, steps=steps, batch=batch, seed=seed, views=len(data))
 
-    def see(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def see(pixels: Tensor) -> Maps:
         full = pixels.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            inputs = scale_inputs(net(half_size(full)), net(full))
-        result: tuple[Tensor, Tensor, Tensor] = scales.joined(*inputs)
+        result: Maps = scales(net(half_size(full)), net(full))
         return result
 
+    def loss(maps: Maps, labels: Labels) -> Tensor:
+        text = text_head(maps[1]).squeeze(1)
+        missed = functional.binary_cross_entropy_with_logits(text, labels.text)
+        return sign_loss(maps, labels) + _TEXT_WEIGHT * missed
+
+    modules = {"scales": scales, "text_head": text_head}
+    _fit("scales", modules, see, loss, root, _data(scenes, unread), steps, batch, seed, until)
+
+
+def _fit(
+    stage: str,
+    modules: dict[str, nn.Module],
+    see: Callable[[Tensor], Maps],
+    loss_of: Callable[[Maps, Labels], Tensor],
+    root: pathlib.Path,
+    all_data: tuple[DenseData, DenseData],
+    steps: int,
+    batch: int,
+    seed: int,
+    until: int | None,
+) -> None:
+    """Train `modules`, of which `stage` names the one that is kept, from the last checkpoint on."""
+    module, (data, kept) = modules[stage], all_data
+    rest = [p for name, other in modules.items() if name != stage for p in other.parameters()]
+    optimizer = Optimizers(module, rest=rest, matrix_lr=0.02, lr=2e-3)
+    checkpoint = root / f"{stage}.pt"
+    first = load_checkpoint(checkpoint, modules, optimizer)
+    journal = Journal(root, stage, steps, first_step=first)
+    journal.write("start", first, steps=steps, batch=batch, seed=seed, views=len(data))
     last = until or steps
     for step in range(first, last):
         rng = np.random.default_rng([seed, step])
         pixels, labels = data.batch(rng.integers(0, len(data), batch), rng)
-        with torch.autocast("cpu", torch.bfloat16):
-            colors, features, centers = see(pixels)
-            text = functional.binary_cross_entropy_with_logits(text_head(features).squeeze(1), labels.text)
-            loss = sign_loss(colors, centers, labels) + _TEXT_WEIGHT * text
+        with torch.autocast("cpu", torch.bfloat16):  # a third of the time
+            loss = loss_of(see(pixels), labels)
         optimizer.scale(cosine(step, steps, peak=1.0))
-        _learn(scales, optimizer, loss)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(module.parameters(), 2.0)
+        optimizer.step()
         if (step + 1) % 50 == 0:
             journal.progress(step + 1, loss=loss.item())
         if (step + 1) % 200 == 0 or step + 1 == last:
-            scales.eval()
-            journal.write("evaluation", step + 1, loss=loss.item(), **evaluate(lambda p: see(p)[::2], kept))
-            scales.train()
+            module.eval()
+            journal.write("evaluation", step + 1, loss=loss.item(), **evaluate(see, kept))
+            module.train()
             save_checkpoint(checkpoint, step + 1, modules, optimizer)
 
 
@@ -222,10 +220,3 @@ def _new_net() -> DenseNet:
     config = ReaderTowerConfig()
     net = DenseNet(config.fine_channels, config.coarse_channels)
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
-def _learn(module: nn.Module, optimizer: Optimizers, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(module.parameters(), 2.0)
-    optimizer.step()

@@ -159,15 +159,13 @@ def known_shares(rng: np.random.Generator, count: int) -> Tensor:
 
 
 def dimmed(seen: Seen, known: Tensor) -> Seen:
-    """Return features and, in place of logits, probabilities as if the net took much for no sign.
+    """Return what was seen as if the net had taken much of it for no sign.
 
     On photographs of real signs it does, and the decoder has to choose a line without its colour.
     """
     share = known[:, None, None, None]
     nothing = functional.one_hot(torch.tensor(CLASSES - 1), CLASSES).float()[None, :, None, None]
-    believed, centered = (
-        logits.softmax(dim=1) * share + nothing * (1 - share) for logits in (seen.colors, seen.centers)
-    )
+    believed, centered = (beliefs * share + nothing * (1 - share) for beliefs in (seen.colors, seen.centers))
     return Seen(seen.fine * share, believed, seen.coarse * share, centered, seen.joined * share)
 
 

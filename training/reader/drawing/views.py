@@ -14,10 +14,11 @@ from secondglance_server.engine.reader.slots import content_of
 from secondglance_server.engine.reader.tower import CLASSES, COARSE, FINE
 from training.reader.drawing.placards import ALL_COLORS
 from training.reader.drawing.textures import Box
-from training.reader.records import THUMB_PX, Record, View, read_shard
+from training.reader.drawing.worlds import VIEW_SIDE_PX
+from training.reader.records import SMALL_TEXT_PX, THUMB_PX, Record, View, read_shard
 
 IGNORED = -100
-_LEAST_TEXT = 2.5 / 448  # of the square's side: lower lines are no text to anybody
+_LEAST_TEXT = SMALL_TEXT_PX[0] / VIEW_SIDE_PX  # of the square's side: lower lines are no text to anybody
 
 
 def load_records(directory: pathlib.Path) -> list[Record]:

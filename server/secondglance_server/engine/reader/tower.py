@@ -82,8 +82,9 @@ class DenseNet(nn.Module):
 class Seen(NamedTuple):
     """What the dense grid saw of pictures.
 
-    `fine` [B, channels, 24, 24] and `coarse` [B, channels, 12, 12]: features; `colors`, `centers`: logits of
-    the same cells; `joined` [B, channels, 12, 12]: features of both scales.
+    `fine` [B, channels, 24, 24] and `coarse` [B, channels, 12, 12]: features. `colors`: each fine cell's
+    colour; `centers`: that of the sign whose centre lies in a coarse cell; both sum to one over the classes.
+    `joined` [B, channels, 12, 12]: features of both sizes.
     """
 
     fine: Tensor
@@ -108,24 +109,18 @@ class Scales(nn.Module):
 
     def forward(self, half: Sequence[Tensor], full: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return colour logits, joined features and centre logits from the net's maps of both sizes."""
-        return self.joined(*scale_inputs(half, full))
-
-    def joined(self, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `forward`, from `scale_inputs`."""
-        features = self.coarse(coarse)
+        fine = torch.cat([half[0], *_pooled(full[0])], dim=1)
+        beliefs = half[3].softmax(dim=1), half_size(full[3].softmax(dim=1))
+        features = self.coarse(torch.cat([half[2], *_pooled(full[2]), *beliefs], dim=1))
         return self.colors(self.fine(fine)), features, self.centers(features)
 
 
-def scale_inputs(half: Sequence[Tensor], full: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the inputs of `Scales` on the fine and on the coarse grid; `full`'s cells are pooled."""
-    fine = torch.cat([half[0], *_pooled(full[0])], dim=1)
-    beliefs = half[3].softmax(dim=1), functional.avg_pool2d(full[3].softmax(dim=1), 2)
-    coarse = torch.cat([half[2], *_pooled(full[2]), *beliefs], dim=1)
-    return fine, coarse
+def half_size(maps: Tensor) -> Tensor:
+    return functional.avg_pool2d(maps, 2)
 
 
 def _pooled(maps: Tensor) -> tuple[Tensor, Tensor]:
-    return functional.avg_pool2d(maps, 2), functional.max_pool2d(maps, 2)
+    return half_size(maps), functional.max_pool2d(maps, 2)
 
 
 class SlotEmbedding(nn.Module):
@@ -226,18 +221,16 @@ class ReaderTower(PreTrainedModel):  # type: ignore[no-untyped-call]  # transfor
         self, pixel_values: Tensor, slots: Mapping[str, Tensor], symbols: Tensor | None = None
     ) -> Tensor:
         """Return the tokens; `symbols` replaces the tower's own copy of the decoder's characters."""
-        seen = self.see(pixel_values)
-        beliefs = seen._replace(colors=seen.colors.softmax(dim=1), centers=seen.centers.softmax(dim=1))
-        return self.assembled(beliefs, slots, symbols)
+        return self.assembled(self.see(pixel_values), slots, symbols)
 
     def see(self, pixel_values: Tensor) -> Seen:
         """Return what the dense net sees at half and at full size, joined."""
-        half, full = self.dense(functional.avg_pool2d(pixel_values, 2)), self.dense(pixel_values)
+        half, full = self.dense(half_size(pixel_values)), self.dense(pixel_values)
         colors, joined, centers = self.scales(half, full)
-        return Seen(half[0], colors, half[2], centers, joined)
+        return Seen(half[0], colors.softmax(dim=1), half[2], centers.softmax(dim=1), joined)
 
     def assembled(self, seen: Seen, slots: Mapping[str, Tensor], symbols: Tensor | None = None) -> Tensor:
-        """Return the tokens of what the dense net saw, with probabilities in place of its logits."""
+        """Return the tokens of what the dense net saw."""
         fine, believed, coarse, centered, joined = seen
         corners = slots["slot_corners"]
         symbols = self.symbols if symbols is None else symbols

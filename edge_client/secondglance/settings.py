@@ -16,6 +16,7 @@ from secondglance.pictures.original import MAX_ORIGINAL_PIXELS
 from secondglance.retry import RetryPolicy
 
 ENV_PREFIX = "SECONDGLANCE_EDGE_"
+GATEWAY_PREFIX = f"{ENV_PREFIX}GATEWAY_"  # of settings of its own
 
 _ENCODING = {
     "format",
@@ -107,7 +108,7 @@ class EdgeSettings(BaseSettings):
 def load_settings(**overrides: Any) -> EdgeSettings:
     """Settings from the environment; `overrides` that are not None win. Raises UsageError."""
     given = {name: value for name, value in overrides.items() if value is not None}
-    _refuse_misspelt(os.environ)
+    refuse_misspelt(EdgeSettings, os.environ)
     try:
         return EdgeSettings(**given)
     except ValidationError as exc:
@@ -121,16 +122,17 @@ def variable_of(settings: type[BaseSettings], name: str) -> str:
     return str(named[0]) if named else f"{settings.model_config['env_prefix']}{name.upper()}"
 
 
-def _refuse_misspelt(environment: Iterable[str]) -> None:
+def refuse_misspelt(settings: type[BaseSettings], environment: Iterable[str]) -> None:
     """Raise UsageError for a variable with our prefix that names no setting: it would change nothing, unseen.
 
-    The gateway's variables have a longer prefix and settings of their own.
+    The gateway's settings call it too. Their prefix is longer, and what begins with it is not the edge's.
     """
-    variables = {name.upper(): variable_of(EdgeSettings, name) for name in EdgeSettings.model_fields}
+    prefix = str(settings.model_config["env_prefix"])
+    variables = {name.upper(): variable_of(settings, name) for name in settings.model_fields}
     for name in sorted(environment):
-        is_ours = name.startswith(ENV_PREFIX) and not name.startswith(f"{ENV_PREFIX}GATEWAY_")
+        is_ours = name.startswith(prefix) and (prefix != ENV_PREFIX or not name.startswith(GATEWAY_PREFIX))
         if is_ours and name not in variables.values():
-            (nearest,) = difflib.get_close_matches(name.removeprefix(ENV_PREFIX), variables, n=1, cutoff=0)
+            (nearest,) = difflib.get_close_matches(name.removeprefix(prefix), variables, n=1, cutoff=0)
             raise UsageError(f"{name} is no setting; the nearest one is {variables[nearest]}")
 
 

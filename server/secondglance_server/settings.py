@@ -1,15 +1,18 @@
 """Everything an operator may set, read once at the start; units are in the names.
 
 Each setting says who changes it and when; what no operator would change is a constant beside its user. A bad
-value stops the start with a `SettingsError` that names the environment variable and the value. Unknown
-variables with our prefix are ignored: orchestrators inject their own. Not covered: what the model fixes
-itself (its budgets, its default gate unless `calibration` is given); that is in `EngineInfo`.
+value stops the start with a `SettingsError` that names the environment variable and the value, and so does a
+misspelt variable. Other unknown ones with our prefix are ignored: orchestrators inject their own. Not
+covered: what the model fixes itself (its budgets, its default gate unless `calibration` is given); that is
+in `EngineInfo`.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -27,6 +30,7 @@ _SHARED: Final = DEFAULT_LIMITS  # a dry run of the edge assumes the same
 
 # Names that someone who wants keys may well try. Ignored like other unknown ones they would leave it open.
 _NO_SETTINGS = {f"{ENV_PREFIX}{name}" for name in ("API_KEY", "API_KEYS", "KEY")}
+_MISSPELT = 0.8  # difflib's ratio from which a name is a setting's; what Kubernetes injects stays below
 
 
 def _read_calibration(value: object) -> object:
@@ -231,6 +235,7 @@ def _is_set(settings: BaseSettings, name: str) -> bool:
 def _read_settings(given: dict[str, Any]) -> ServerSettings:
     for name in _NO_SETTINGS & os.environ.keys():
         raise SettingsError(f"{name} is no setting: see `secondglance-server key new --help`")
+    _refuse_misspelt(os.environ)
     of_vllm = {name: given.pop(name) for name in VllmSettings.model_fields if name in given}
     try:
         return ServerSettings(vllm=VllmSettings(**of_vllm), **given)
@@ -239,6 +244,16 @@ def _read_settings(given: dict[str, Any]) -> ServerSettings:
         raise SettingsError(f"{ENV_PREFIX}{name}: not a JSON list of {form}") from exc
     except ValidationError as exc:
         raise SettingsError("; ".join(_complaint(error) for error in exc.errors(include_url=False))) from exc
+
+
+def _refuse_misspelt(environment: Iterable[str]) -> None:
+    """Raise SettingsError for a variable that is nearly one of ours: it would change nothing, unseen."""
+    known = {name.upper() for name in (*ServerSettings.model_fields, *VllmSettings.model_fields)} - {"VLLM"}
+    for name in sorted(environment):
+        own = name.removeprefix(ENV_PREFIX)
+        nearest = difflib.get_close_matches(own, known, n=1, cutoff=_MISSPELT) if own != name else []
+        if nearest and own not in known:
+            raise SettingsError(f"{name} is no setting; the nearest one is {ENV_PREFIX}{nearest[0]}")
 
 
 def _complaint(error: Any) -> str:

@@ -79,6 +79,41 @@ def test_a_setting_that_sounds_like_a_key_is_not_ignored(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
+    "name", sorted({*ServerSettings.model_fields, *VllmSettings.model_fields} - {"vllm"})
+)
+@pytest.mark.parametrize("typo", ["X{}", "{}S", "{}_"])
+def test_a_misspelt_variable_is_named_with_the_nearest_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str, typo: str
+) -> None:
+    """Walked. It was ignored, so whoever set it believed that it worked."""
+    misspelt = f"SECONDGLANCE_SERVER_{typo.format(name.upper())}"
+    monkeypatch.setenv(misspelt, "s3cret")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert (
+        str(caught.value)
+        == f"{misspelt} is no setting; the nearest one is SECONDGLANCE_SERVER_{name.upper()}"
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SERVICE_HOST",
+        "SERVICE_PORT",
+        "SERVICE_PORT_HTTP",
+        "PORT_8000_TCP",
+        "PORT_8000_TCP_PORT",
+        "VERSION",
+        "",
+    ],
+)
+def test_what_orchestrators_inject_is_ignored(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"SECONDGLANCE_SERVER_{name}", "tcp://10.0.0.7:8000")
+    assert load_settings() == ServerSettings()
+
+
+@pytest.mark.parametrize(
     ("engine", "name", "value"),
     [
         *(

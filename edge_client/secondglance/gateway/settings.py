@@ -6,14 +6,15 @@ The server behind it, its key, qualities and timeouts are the edge's own setting
 from __future__ import annotations
 
 import ipaddress
+import os
 from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from secondglance.errors import UsageError
-
-ENV_PREFIX = "SECONDGLANCE_EDGE_GATEWAY_"
+from secondglance.settings import GATEWAY_PREFIX as ENV_PREFIX
+from secondglance.settings import refuse_misspelt
 
 
 class GatewaySettings(BaseSettings):
@@ -61,6 +62,7 @@ class GatewaySettings(BaseSettings):
 def load_gateway_settings(**overrides: Any) -> GatewaySettings:
     """Settings from the environment; `overrides` that are not None win. Raises UsageError."""
     given = {name: value for name, value in overrides.items() if value is not None}
+    refuse_misspelt(GatewaySettings, os.environ)
     try:
         return GatewaySettings(**given)
     except ValidationError as exc:

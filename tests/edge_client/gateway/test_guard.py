@@ -13,7 +13,7 @@ import pytest
 
 from secondglance import AsyncEdgeClient, EdgeSettings, UsageError
 from secondglance.gateway.app import create_app
-from secondglance.gateway.settings import GatewaySettings, load_gateway_settings
+from secondglance.gateway.settings import ENV_PREFIX, GatewaySettings, load_gateway_settings
 
 Gateway = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -124,6 +124,19 @@ def test_a_wrong_setting_is_named_and_a_key_never_shown(monkeypatch: pytest.Monk
     with pytest.raises(UsageError, match="SECONDGLANCE_EDGE_GATEWAY_MAX_REQUESTS='lots'") as raised:
         load_gateway_settings()
     assert "API_KEY=***" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", GatewaySettings.model_fields)
+def test_a_misspelt_variable_is_named_with_the_nearest_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Walked. It was ignored, so whoever set it believed that it worked."""
+    misspelt = f"{ENV_PREFIX}{name.upper()}X"
+    monkeypatch.setenv(misspelt, "1")
+    with pytest.raises(
+        UsageError, match=f"^{misspelt} is no setting; the nearest one is {ENV_PREFIX}{name.upper()}$"
+    ):
+        load_gateway_settings()
 
 
 async def test_what_is_too_large_is_413_declared_or_streamed(gateway: Gateway) -> None:

@@ -80,6 +80,7 @@ class FakeOcr:
 def install(monkeypatch: pytest.MonkeyPatch, fake: FakeOcr) -> None:
     monkeypatch.setitem(sys.modules, "rapidocr", types.SimpleNamespace(RapidOCR=fake))
     monkeypatch.setattr(ocr, "_let_threads_rest", lambda held: None)
+    monkeypatch.setattr(ocr, "_run_by_openvino", lambda part, threads: None)
 
 
 def read(monkeypatch: pytest.MonkeyPatch, fake: FakeOcr) -> list[str]:
@@ -198,6 +199,27 @@ def test_lines_of_a_large_picture_are_found_in_a_copy_and_read_in_the_picture(si
     assert max(seen_width, seen_height) == min(max(size), 448)
     assert fake.heights[0] == pytest.approx(height, rel=1e-4)
     assert line.corners.max(axis=0) == pytest.approx((0.5, 1.0), abs=1e-4)
+
+
+def test_the_detector_runs_on_openvino_which_tells_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import of OpenVINO asks a name server for the host that its telemetry tells of it."""
+    made: list[tuple[Any, ...]] = []
+
+    class Core:
+        def compile_model(self, *made_of: Any) -> Any:
+            made.append((*made_of, sys.modules["openvino_telemetry"]))
+            return lambda inputs: [inputs + 1, "another output"]
+
+    monkeypatch.setitem(sys.modules, "openvino", types.SimpleNamespace(Core=Core))
+    monkeypatch.delitem(sys.modules, "openvino_telemetry", raising=False)
+    inner = types.SimpleNamespace(_model_path="det.onnx")
+    detector = types.SimpleNamespace(session=types.SimpleNamespace(session=inner))
+    ocr._run_by_openvino(detector, 3)
+    assert detector.session(np.zeros(2, np.float32)).tolist() == [1.0, 1.0]
+    ((path, device, settings, telemetry),) = made
+    assert (path, device, telemetry) == ("det.onnx", "CPU", None)
+    assert (settings["INFERENCE_PRECISION_HINT"], settings["INFERENCE_NUM_THREADS"]) == ("f32", 3)
+    monkeypatch.delitem(sys.modules, "openvino_telemetry")
 
 
 def test_the_networks_threads_rest_between_calls(monkeypatch: pytest.MonkeyPatch) -> None:

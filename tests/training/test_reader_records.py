@@ -7,6 +7,7 @@ import pytest
 
 from scenes.fonts import font_files
 from secondglance_server.engine.reader.vocabulary import NOTHING, Vocabulary
+from training.reader import joint_stage
 from training.reader.drawing import worlds
 from training.reader.joint_stage import QUESTIONS, JointData, joint_example
 from training.reader.records import Record, Subject, any_box, make_record
@@ -64,3 +65,26 @@ def test_a_pair_without_signs_is_asked_what_a_single_view_is(signless: list[Reco
             firsts.setdefault(kind, set()).add(target.tokens[0])
     assert firsts["count"] == {vocabulary.ids["0"]}
     assert firsts["nothing"] == {vocabulary.ids[NOTHING[0]]}
+
+
+@pytest.mark.parametrize("misled", [False, True])
+def test_a_crop_shows_the_sign_that_is_asked_about_unless_it_misleads(
+    monkeypatch: pytest.MonkeyPatch, misled: bool
+) -> None:
+    """A region with another sign was taken for the right one: what it said was a sure answer."""
+    monkeypatch.setattr(joint_stage, "MISLED", float(misled))
+    vocabulary = Vocabulary.of(known_words())
+    records = [make_record(seed, "drawn", "train", None) for seed in range(12)]
+    pairs = [r for r in records if r.views[1].target is not None and len(r.views[0].signs) > 2]
+    data = JointData(pairs)
+    shown = []
+    for index, record in enumerate(pairs):
+        example, _ = joint_example(np.random.default_rng(index), data, vocabulary, index, is_pair=True)
+        seen = data.view(index, 0)[0]
+        left, top, right, bottom = seen.content
+        x0, y0, x1, y1 = seen.view.signs[record.views[1].target or 0].box
+        x, y = left + (x0 + x1) / 2 * (right - left), top + (y0 + y1) / 2 * (bottom - top)
+        boxes = [target.cells for _, target in example.questions if target.cells]
+        shown.append(boxes[0][0] <= x <= boxes[0][2] and boxes[0][1] <= y <= boxes[0][3])
+    assert len(shown) > 4
+    assert not any(shown) if misled else sum(shown) > len(shown) / 2

@@ -17,7 +17,19 @@ from training.reader.records import TrueLine, TrueSign
 # How often each maker of `Asker.ask` is drawn, in its order: colour, only, size, place, kind, presence,
 # colour of a text, count, says, any text.
 WEIGHTS = (0.27, 0.1, 0.08, 0.08, 0.1, 0.08, 0.25, 0.1, 0.05, 0.02)
-MISNAMED = 0.15  # of the questions for a colour: people and nets see other ones, and mean the largest sign
+MISNAMED = 0.15  # of the questions for a colour: people and nets see a near one, and mean the largest sign
+NEAR = {
+    "red": ("orange", "brown", "purple"),
+    "orange": ("red", "yellow", "brown"),
+    "yellow": ("orange", "white", "green"),
+    "green": ("blue", "yellow", "grey"),
+    "blue": ("purple", "green", "black"),
+    "purple": ("blue", "red", "black"),
+    "brown": ("red", "orange", "black"),
+    "grey": ("white", "black", "blue"),
+    "white": ("grey", "yellow"),
+    "black": ("grey", "brown", "blue"),
+}
 Expected = Literal["sign", "line", "word", "nothing", "cannot"]
 
 
@@ -89,9 +101,12 @@ class Asker:
             text = self._wording(w.SHORT_COLOR, w.READ_COLOR, c=self._pick(absent))
             return Asked("nothing", text, "nothing")
         if absent and self._rng.random() < MISNAMED:
-            return self._read(
-                w.SHORT_COLOR, w.READ_COLOR, "misnamed", signs, dominant(signs), self._pick(absent)
-            )
+            meant = dominant(signs)
+            own = None if meant is None else signs[meant].color
+            named = [c for c in absent if own is None or c in NEAR[own]]
+            if meant is None or not named:
+                return None
+            return self._read(w.SHORT_COLOR, w.READ_COLOR, "misnamed", signs, meant, self._pick(named))
         colored = [i for i, s in enumerate(signs) if s.color and _unique(signs, s.color)]
         if not colored:
             return None

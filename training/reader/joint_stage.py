@@ -29,7 +29,8 @@ QUESTIONS = 7
 PAIRS = 0.4
 SYMBOLIC_EVERY = 4
 SPELLED = 0.05  # of the known words, so that spelled ones are no surprise
-GAZE_WEIGHT = 0.3
+GAZE_WEIGHT = 1.0
+MISLED = 0.3  # of the pairs: the crop shows another sign than the one that is asked about
 _CANDIDATES = 14
 _HELD_BACK_RECORDS = 200  # the last ones: dense_stage keeps their views for its evaluation
 
@@ -56,12 +57,15 @@ class JointData:
 def joint_example(
     rng: np.random.Generator, data: JointData, vocabulary: Vocabulary, record: int, *, is_pair: bool
 ) -> tuple[Example, list[str]]:
-    """Return a scene's views with questions; of a pair most are about the sign that the crop was cut for."""
+    """Return a scene's views with questions.
+
+    Of a pair most are about the sign that the crop was cut for, or, where it misleads, about the others.
+    """
     views = [data.view(record, number) for number in range(2 if is_pair else 1)]
     seen = [s for s, _ in views]
     asked = Asker(rng, off_domain=0.15).ask(seen[0].view.signs, _CANDIDATES if is_pair else QUESTIONS)
     target = seen[1].view.target if is_pair else None
-    asked = asked[:QUESTIONS] if target is None else _about(asked, target)
+    asked = asked[:QUESTIONS] if target is None else _about(asked, target, is_misled=rng.random() < MISLED)
     questions = [
         (
             vocabulary.question_spelled_at(a.text, lambda: rng.random() < SPELLED),
@@ -72,9 +76,11 @@ def joint_example(
     return Example([picture for _, picture in views], questions), [a.kind for a in asked]
 
 
-def _about(asked: list[Asked], target: int) -> list[Asked]:
-    about = [a for a in asked if a.sign == target][: QUESTIONS - 2]
-    others = [a for a in asked if a.sign != target]
+def _about(asked: list[Asked], target: int, *, is_misled: bool) -> list[Asked]:
+    about = [a for a in asked if a.sign == target][: 0 if is_misled else QUESTIONS - 2]
+    elsewhere = [a for a in asked if a.sign not in (target, None)]
+    nowhere = [a for a in asked if a.sign is None]
+    others = elsewhere + nowhere if is_misled else [a for a in asked if a.sign != target]
     return (about + others)[:QUESTIONS]
 
 

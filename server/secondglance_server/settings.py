@@ -249,11 +249,10 @@ def _read_settings(given: dict[str, Any]) -> ServerSettings:
 def _refuse_misspelt(environment: Iterable[str]) -> None:
     """Raise SettingsError for a variable that is nearly one of ours: it would change nothing, unseen."""
     known = {name.upper() for name in (*ServerSettings.model_fields, *VllmSettings.model_fields)} - {"VLLM"}
-    for name in sorted(environment):
-        own = name.removeprefix(ENV_PREFIX)
-        nearest = difflib.get_close_matches(own, known, n=1, cutoff=_MISSPELT) if own != name else []
-        if nearest and own not in known:
-            raise SettingsError(f"{name} is no setting; the nearest one is {ENV_PREFIX}{nearest[0]}")
+    ours = {name.removeprefix(ENV_PREFIX) for name in environment if name.startswith(ENV_PREFIX)}
+    for name in sorted(ours - known):
+        for nearest in difflib.get_close_matches(name, known, n=1, cutoff=_MISSPELT):
+            raise SettingsError(f"{ENV_PREFIX}{name} is no setting; the nearest one is {ENV_PREFIX}{nearest}")
 
 
 def _complaint(error: Any) -> str:

@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from secondglance_server.engine.adapters.reader import ReaderAdapter
 from secondglance_server.engine.reader import ocr
 from secondglance_server.engine.reader.ocr import TextReader
 
@@ -220,6 +221,19 @@ def test_the_detector_runs_on_openvino_which_tells_nobody(monkeypatch: pytest.Mo
     assert (path, device, telemetry) == ("det.onnx", "CPU", None)
     assert (settings["INFERENCE_PRECISION_HINT"], settings["INFERENCE_NUM_THREADS"]) == ("f32", 3)
     monkeypatch.delitem(sys.modules, "openvino_telemetry")
+
+
+@pytest.mark.parametrize("missing", ["rapidocr", "openvino"])
+def test_a_missing_package_is_named_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """An environment from before OpenVINO has rapidocr, and was told that rapidocr is missing."""
+    fake = FakeOcr(square(50, PANEL), {})
+    for name, module in (("rapidocr", types.SimpleNamespace(RapidOCR=fake)), ("openvino_telemetry", None)):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ValueError, match=rf"{missing}.*pip install 'second-glance-server\[reader\]'"):
+        ReaderAdapter.load_image_processor("", None)
 
 
 def test_the_networks_threads_rest_between_calls(monkeypatch: pytest.MonkeyPatch) -> None:

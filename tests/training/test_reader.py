@@ -186,6 +186,16 @@ def test_a_near_colour_that_no_sign_has_means_the_largest_sign(few_words: None) 
     assert {asked.expected for asked in questions_about() if asked.kind == "nothing"} == {"nothing"}
 
 
+@pytest.mark.parametrize("color", ALL_COLORS)
+def test_a_wrong_colour_is_one_near_the_signs_own(few_words: None, color: str) -> None:
+    """Walked. Any other colour meant the largest sign, so a region with another sign was answered from."""
+    alone = sign(color, ("NO", (0.1, 0.2, 0.4, 0.28)))
+    misnamed = [asked.text for asked in questions_about(alone) if asked.kind == "misnamed"]
+    named = {other for text in misnamed for other in ALL_COLORS if f" {other} " in f" {text} "}
+    assert named == set(NEAR[color])
+    assert color not in named
+
+
 def test_a_question_for_a_name_means_the_largest_line(few_words: None) -> None:
     plaque = sign("blue", ("Ada", (0.1, 0.1, 0.5, 0.2)), ("wrote this", (0.1, 0.22, 0.5, 0.26)))
     named = [a for a in questions_about(plaque) if a.kind in ("color", "only") and " name " in a.text]

@@ -102,11 +102,13 @@ class Asker:
             return Asked("nothing", text, "nothing")
         if absent and self._rng.random() < MISNAMED:
             meant = dominant(signs)
-            own = None if meant is None else signs[meant].color
-            named = [c for c in absent if own is None or c in NEAR[own]]
-            if meant is None or not named:
+            if meant is None:
                 return None
-            return self._read(w.SHORT_COLOR, w.READ_COLOR, "misnamed", signs, meant, self._pick(named))
+            own = signs[meant].color
+            near = [c for c in absent if own is None or c in NEAR[own]]
+            if not near:
+                return None
+            return self._read(w.SHORT_COLOR, w.READ_COLOR, "misnamed", signs, meant, self._pick(near))
         colored = [i for i, s in enumerate(signs) if s.color and _unique(signs, s.color)]
         if not colored:
             return None

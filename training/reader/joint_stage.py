@@ -77,10 +77,10 @@ def joint_example(
 
 
 def _about(asked: list[Asked], target: int, *, is_misled: bool) -> list[Asked]:
-    about = [a for a in asked if a.sign == target][: 0 if is_misled else QUESTIONS - 2]
-    elsewhere = [a for a in asked if a.sign not in (target, None)]
-    nowhere = [a for a in asked if a.sign is None]
-    others = elsewhere + nowhere if is_misled else [a for a in asked if a.sign != target]
+    others = [a for a in asked if a.sign != target]
+    if is_misled:
+        return sorted(others, key=lambda a: a.sign is None)[:QUESTIONS]
+    about = [a for a in asked if a.sign == target][: QUESTIONS - 2]
     return (about + others)[:QUESTIONS]
 
 

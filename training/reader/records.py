@@ -38,7 +38,7 @@ _CUT = 0.25  # of the crops
 _ASTRAY = 0.12  # of the crops: the server does not always ask for the right place
 SCENES_PER_SHARD = 50
 SMALL_TEXT_PX = (2.5, 60.0)  # in the model's view, in a third of the worlds: some of it cannot be read there
-_TINY_TEXT_PX = (2.5, 9.0)  # in a sixth of them: where to look is all that the first view says
+_TINY_TEXT_PX = (2.5, 9.0)  # in a sixth of the worlds: where to look is all that the first view says
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,9 +138,9 @@ def _shrunk(box: Box) -> Box:
 def make_record(seed: int, source: str, split: Split, reader: TextReader | None) -> Record:
     """Return a scene's record; `source` is "drawn" or "photo". Without `reader` its views have no lines."""
     rng = np.random.default_rng([seed, 11])
-    text_px = (
-        {1: SMALL_TEXT_PX, 4: SMALL_TEXT_PX, 2: _TINY_TEXT_PX}.get(seed % 6) if split == "train" else None
-    )
+    text_px = None
+    if split == "train":
+        text_px = SMALL_TEXT_PX if seed % 3 == 1 else _TINY_TEXT_PX if seed % 6 == 2 else None
     scene = make_scene(seed, split=split) if source == "drawn" else make_world(seed, split, text_px)
     subject = Subject(scene)
     whole = (0.0, 0.0, float(subject.size[0]), float(subject.size[1]))

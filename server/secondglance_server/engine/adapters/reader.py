@@ -46,12 +46,12 @@ class ReaderAdapter(TransformersAdapter):
 
     @classmethod
     def load_image_processor(cls, source: str, config: Any) -> TextReader:
-        """Raises ValueError where the reader's package is missing."""
+        """Raises ValueError where one of the reader's packages is missing."""
         try:
             return TextReader(threads=max(min(torch.get_num_threads(), 4), 1))
         except ImportError as exc:
             raise ValueError(
-                "this model reads with rapidocr: pip install 'second-glance-server[reader]'"
+                f"its text reader is not installed ({exc}): pip install 'second-glance-server[reader]'"
             ) from exc
 
     @property

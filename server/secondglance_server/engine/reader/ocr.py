@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-import types
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,8 +167,11 @@ def _run_by_openvino(part: Any, threads: int) -> None:
 
 
 def _openvino() -> Any:
-    """Import OpenVINO without its telemetry, which tells a host on the internet of each import."""
-    sys.modules.setdefault("openvino_telemetry", cast("types.ModuleType", None))  # it has a stub in its place
+    """Import OpenVINO without its telemetry, which tells a host on the internet of each import.
+
+    None in place of a module is Python's way to say that it is not there; OpenVINO has a stub for that.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return importlib.import_module("openvino")
 
 

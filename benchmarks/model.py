@@ -37,7 +37,11 @@ BANDS = ((0, 4), (4, 6), (6, 9), (9, math.inf))
 
 @dataclass(slots=True)
 class Row:
-    """One question. `box_share`: the share of the sign that the model's box holds (reading questions)."""
+    """One question.
+
+    `with_crop`: the answer with the model's crop, of reading questions and where the gate fires. Of reading
+    ones: `with_true_crop`; `box_share`, the share of the sign that the model's box holds.
+    """
 
     kind: str
     height: float
@@ -61,7 +65,8 @@ class Row:
 
 
 def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes) -> list[Row]:
-    """Every question of one scene at stage one; reading ones also with the model's crop and the true one."""
+    """Ask every question of a scene; again with the model's crop where it reads or where the gate fires, and
+    reading ones with the true crop too."""
     edge = Edge(engine, settings, jpeg, str(scene.seed))
     rng = np.random.default_rng([scene.seed, 41])
     drafts = answers(engine, [AnswerRequest(edge.whole, question.text) for question in scene.questions])
@@ -79,16 +84,19 @@ def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes)
             confidence.margin,
         )
         rows.append(row)
-        if question.kind != "read" or sign is None:
+        read = sign if question.kind == "read" else None
+        if read is None and confidence.min_entropy <= engine.info.gate.threshold:
             continue
-        box = region(engine, draft, edge.whole, edge.size)
-        row.box_share = shown_share(sign.box, corners(box))
-        true_box = _true_box(rng, scene, sign)
-        second, with_true_crop = answers(
-            engine, [AnswerRequest(edge.whole, question.text, edge.crop(b)) for b in (box, true_box)]
+        boxes = [region(engine, draft, edge.whole, edge.size)]
+        if read is not None:
+            row.box_share = shown_share(read.box, corners(boxes[0]))
+            boxes.append(_true_box(rng, scene, read))
+        second, *with_true_crop = answers(
+            engine, [AnswerRequest(edge.whole, question.text, edge.crop(box)) for box in boxes]
         )
         row.with_crop, row.crop_min_entropy = second.text, judge(second.tokens, engine.info.gate).min_entropy
-        row.with_true_crop = with_true_crop.text
+        if read is not None:
+            row.with_true_crop = with_true_crop[0].text
     return rows
 
 
@@ -111,6 +119,8 @@ def summarize(rows: list[Row], threshold: float, scenes: int) -> dict[str, float
     first = _mean([row.is_right for row in reads])
     figures = {
         "scenes": scenes,
+        "questions": len(rows),
+        "pair": _mean([row.is_right_as_pair(threshold) for row in rows]),
         "read_legible": _mean([row.is_right for row in reads if row.height >= 9]),
         "read_illegible_stage1": _mean([row.is_right for row in reads if row.height < 4]),
         "min_entropy_illegible": _mean([row.min_entropy for row in reads if row.height < 4]),
@@ -124,6 +134,7 @@ def summarize(rows: list[Row], threshold: float, scenes: int) -> dict[str, float
         "box_hit": _mean([row.box_share >= 0.9 for row in wrong]),
         "read_stage1": first,
         "read_pair": pair,
+        "count_pair": _mean([row.is_right_as_pair(threshold) for row in rows if row.kind == "count"]),
         "retransmission_rate": _mean([row.min_entropy > threshold for row in reads]),
         "pair_gain_points": 100 * (pair - first),
         "pair_vs_true_crop_points": 100 * (pair - true_crop),

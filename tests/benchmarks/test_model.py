@@ -64,10 +64,12 @@ def test_the_pair_takes_the_second_answer_only_where_the_gate_fires() -> None:
         row("read", "C9", "C1", height=3, nats=0.2, with_crop="C9", with_true_crop="C9", box_share=0.5),
         row("read", "D1", "D1", height=10, nats=1.0, with_crop="D7", with_true_crop="D1"),  # made worse
         row("count", "3", "3", height=math.nan),
-        row("presence", "yes", "no", height=math.nan, nats=0.9),
+        row("presence", "yes", "no", height=math.nan, nats=0.9, with_crop="yes"),
         row("color", "red", "red"),
     ]
     figures = summarize(rows, 0.5, scenes=1)
+    assert figures["pair"] == pytest.approx(5 / 7, abs=1e-4)  # A7, B8, the count, the presence, the colour
+    assert figures["count_pair"] == 1.0
     assert figures["read_stage1"] == 0.5
     assert figures["read_pair"] == 0.5  # A7 kept, B8 gained, C9 missed, D1 lost
     assert figures["pair_gain_points"] == 0
@@ -91,18 +93,19 @@ def test_the_tables_show_every_band_and_kind(capsys: pytest.CaptureFixture[str])
     assert all(kind in shown for kind in ("count", "presence", "color"))
 
 
-def test_every_question_is_asked_and_reading_ones_again_with_both_crops() -> None:
+@pytest.mark.parametrize("nats", [1.5, 0.001])
+def test_every_question_is_asked_and_again_where_it_reads_or_is_unsure(nats: float) -> None:
     scene = make_scene(3, split="test", size=(1600, 1200))
     jpeg = encode_jpeg(render(scene), 90)
     sign = scene.signs[0]
     x, y = sign.center
     script = FakeScript(
-        draft=sign.text, answer="42", draft_entropy_nats=1.5, peak=(x / scene.width, y / scene.height)
+        draft=sign.text, answer="42", draft_entropy_nats=nats, peak=(x / scene.width, y / scene.height)
     )
     engine = FakeEngine(script)
     rows = ask_scene(engine, EdgeSettings(), scene, jpeg)
     assert [(r.kind, r.answer) for r in rows] == [(q.kind, q.answer) for q in scene.questions]
-    assert [r.min_entropy for r in rows] == pytest.approx([1.5] * len(rows))
+    assert [r.min_entropy for r in rows] == pytest.approx([nats] * len(rows))
     reads = [r for r in rows if r.kind == "read"]
     assert [r.is_right for r in reads] == [s is sign for s in scene.signs]
     assert {(r.with_crop, r.with_true_crop) for r in reads} == {("42", "42")}
@@ -112,7 +115,11 @@ def test_every_question_is_asked_and_reading_ones_again_with_both_crops() -> Non
     asked = [(call.stage, text) for call in engine.calls if call.kind == "answer" for text in call.questions]
     assert asked.count((1, scene.questions[0].text)) == 1
     assert [stage for stage, _ in asked].count(1) == len(rows)
-    assert [stage for stage, _ in asked].count(2) == 2 * len(reads)
+    others = [r for r in rows if r.kind != "read"]
+    is_unsure = nats > engine.info.gate.threshold
+    assert others
+    assert {r.with_crop for r in others} == {"42" if is_unsure else ""}
+    assert [stage for stage, _ in asked].count(2) == 2 * len(reads) + is_unsure * len(others)
 
 
 def test_the_edge_cuts_its_patch_from_the_original() -> None:

@@ -23,7 +23,7 @@ WEIGHTS = pathlib.Path("server/secondglance_server/engine/reader/weights")
 DEFAULTS: dict[str, Any] = {
     "domain": "text in photographs: what a sign, plate or label says, its colour, where and how large it is,"
     " whether there is any, how many signs there are",
-    "gate": {"metric": "min_entropy", "aggregate": "max", "threshold": 0.3, "doubt_threshold": 0.15},
+    "gate": {"metric": "min_entropy", "aggregate": "max", "threshold": 0.07, "doubt_threshold": 0.15},
     "localization": {
         "attention": "plain", "window": "mass", "min_side_cells": 1.6, "pad_cells": 0.5, "layers": [2],
         "origin": "the layer that training taught to look",

@@ -39,8 +39,9 @@ fleet-demo: $(VENV)/.dev ## two servers, nginx and Redis here; one server is kil
 scaling: $(VENV)/.dev ## what a question costs Redis, nginx and a server; written into docs/scaling.md
 	$(BIN)/python -m benchmarks.scaling --out benchmarks/results/scaling.json --docs docs/scaling.md
 
-test: $(VENV)/.dev ## all tests (a few minutes on two cores); PYTEST_FLAGS for more
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+# A file's tests stay in one process: they share servers. torch's own threads would fight for the processors.
+test: $(VENV)/.dev ## all tests, one process for each processor (a quarter of an hour on two); PYTEST_FLAGS for more
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(PYTEST_FLAGS)
 
 hardening: $(VENV)/.dev ## abuse, overload and faults at full length
 	$(BIN)/python -m pytest -m slow tests/hardening -s

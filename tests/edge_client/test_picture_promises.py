@@ -130,7 +130,9 @@ def test_a_file_that_turns_out_bad_is_closed(tmp_path: Path, monkeypatch: pytest
     assert [file.closed for file in opened] == [True]
 
 
-@pytest.mark.parametrize("source", [42, None, io.StringIO("text"), ["a.jpg"]], ids=repr)
+@pytest.mark.parametrize(
+    "source", [42, None, io.StringIO("text"), ["a.jpg"]], ids=lambda source: type(source).__name__
+)
 def test_what_is_no_source_is_a_bad_image_that_says_so(source: Any) -> None:
     """`Original`: "raises BadImageError wherever the picture cannot be read"."""
     with pytest.raises(BadImageError, match=r"no path|binary mode"):

@@ -531,11 +531,11 @@ def test_a_server_that_is_away_is_said_so(visit: Opener, url: str) -> None:
     assert (page.answer, page.text("#error")) == (TRUTH["coarse_answer"], "")
 
 
-@pytest.mark.parametrize(("bytes_per_s", "moves"), [(32_000, 2), (2_000, 10)])
+@pytest.mark.parametrize(("bytes_per_s", "moves"), [(8_000, 2), (2_000, 10)])
 def test_the_bar_moves_and_is_not_full_before_the_reply(
     visit: Opener, url: str, bytes_per_s: int, moves: int
 ) -> None:
-    """256 and 16 kbit/s: a browser says 100 % when the last byte is in a buffer, seconds before it leaves."""
+    """64 and 16 kbit/s: a browser says 100 % when the last byte is in a buffer, seconds before it leaves."""
     schedule = Schedule((RateLimit(bytes_per_s, "up"),))
     with relaying("127.0.0.1", int(url.rpartition(":")[2]), schedule=schedule) as relay:
         page = visit(at=f"http://127.0.0.1:{relay.port}")

@@ -19,6 +19,11 @@ def is_full(request: pytest.FixtureRequest) -> bool:
     return bool(request.param == "full")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case of bytes by its argument: compressed ones hold the time, and all processes must agree."""
+    return argname if isinstance(val, bytes | bytearray) else None
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="fail where a test would be skipped")
 

@@ -40,7 +40,7 @@ scaling: $(VENV)/.dev ## what a question costs Redis, nginx and a server; writte
 	$(BIN)/python -m benchmarks.scaling --out benchmarks/results/scaling.json --docs docs/scaling.md
 
 # A file's tests stay in one process: they share servers. torch's own threads would fight for the processors.
-test: $(VENV)/.dev ## all tests, one process for each processor (a quarter of an hour on two); PYTEST_FLAGS for more
+test: $(VENV)/.dev ## all tests, one process for each processor (ten minutes on two); PYTEST_FLAGS for more
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(PYTEST_FLAGS)
 
 hardening: $(VENV)/.dev ## abuse, overload and faults at full length

@@ -110,17 +110,21 @@ def _mean(values: list[bool] | list[float]) -> float:
     return float(np.mean(values)) if values else math.nan
 
 
+def _pair(rows: list[Row], threshold: float) -> float:
+    return _mean([row.is_right_as_pair(threshold) for row in rows])
+
+
 def summarize(rows: list[Row], threshold: float, scenes: int) -> dict[str, float]:
     reads = [row for row in rows if row.kind == "read"]
     coarse = [row for row in rows if row.kind in ("count", "presence")]
     wrong = [row for row in reads if not row.is_right]
-    pair = _mean([row.is_right_as_pair(threshold) for row in reads])
+    read_pair = _pair(reads, threshold)
     true_crop = _mean([row.with_true_crop == row.answer for row in reads])
     first = _mean([row.is_right for row in reads])
     figures = {
         "scenes": scenes,
         "questions": len(rows),
-        "pair": _mean([row.is_right_as_pair(threshold) for row in rows]),
+        "pair": _pair(rows, threshold),
         "read_legible": _mean([row.is_right for row in reads if row.height >= 9]),
         "read_illegible_stage1": _mean([row.is_right for row in reads if row.height < 4]),
         "min_entropy_illegible": _mean([row.min_entropy for row in reads if row.height < 4]),
@@ -133,11 +137,11 @@ def summarize(rows: list[Row], threshold: float, scenes: int) -> dict[str, float
         "gate_auroc_margin": auroc([row.margin for row in rows], [not row.is_right for row in rows]),
         "box_hit": _mean([row.box_share >= 0.9 for row in wrong]),
         "read_stage1": first,
-        "read_pair": pair,
-        "count_pair": _mean([row.is_right_as_pair(threshold) for row in rows if row.kind == "count"]),
+        "read_pair": read_pair,
+        "count_pair": _pair([row for row in rows if row.kind == "count"], threshold),
         "retransmission_rate": _mean([row.min_entropy > threshold for row in reads]),
-        "pair_gain_points": 100 * (pair - first),
-        "pair_vs_true_crop_points": 100 * (pair - true_crop),
+        "pair_gain_points": 100 * (read_pair - first),
+        "pair_vs_true_crop_points": 100 * (read_pair - true_crop),
     }
     return {name: round(value, 4) for name, value in figures.items()}
 
@@ -162,7 +166,7 @@ def print_tables(rows: list[Row], threshold: float) -> None:
             _mean([row.min_entropy for row in part]),
             _mean([row.min_entropy > threshold for row in part]),
             _mean([row.box_share >= 0.9 for row in part if not row.is_right]),
-            _mean([row.is_right_as_pair(threshold) for row in part]),
+            _pair(part, threshold),
             _mean([row.with_true_crop == row.answer for row in part]),
         )
         table.add_row(f"{low}-{high}", str(len(part)), *(f"{share:.3f}" for share in shares))

@@ -169,7 +169,7 @@ def _run_by_openvino(part: Any, threads: int) -> None:
 def _openvino() -> Any:
     """Import OpenVINO without its telemetry, which tells a host on the internet of each import.
 
-    None in place of a module is Python's way to say that it is not there; OpenVINO has a stub for that.
+    With None in a module's place its import fails, and OpenVINO then takes its own stub.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return importlib.import_module("openvino")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from benchmarks.instruments.off_domain import QUESTIONS
+from secondglance_server.engine.loader import READER_WEIGHTS
+from secondglance_server.engine.model_defaults import DEFAULTS_FILE
 from secondglance_server.engine.reader.alphabet import INDEX
 from secondglance_server.engine.reader.tower import CLASSES, Seen
 from secondglance_server.engine.reader.vocabulary import CANNOT, END, NOTHING, Vocabulary
@@ -19,6 +22,7 @@ from training.reader import decoder_stage
 from training.reader.asking import NEAR, Asked, Asker, at_place, dominant
 from training.reader.dense_stage import moved
 from training.reader.drawing.placards import ALL_COLORS
+from training.reader.export import DEFAULTS
 from training.reader.foreign import OFF_DOMAIN
 from training.reader.model import Example, Outcome, Picture, Reader, cell_mask, dimmed, known_shares, run
 from training.reader.records import TrueLine, TrueSign, View
@@ -265,3 +269,8 @@ def test_off_domain_questions_are_measured_in_wordings_of_their_own() -> None:
     skeletons = {re.sub(r"\{\w+\}", "X", wording).lower() for wording in OFF_DOMAIN}
     assert len(set(QUESTIONS)) >= 200
     assert not {question.lower() for question in QUESTIONS} & skeletons
+
+
+def test_the_committed_defaults_are_those_that_an_export_writes() -> None:
+    """The gate's threshold stands in both, and was changed by hand in both."""
+    assert json.loads((READER_WEIGHTS / DEFAULTS_FILE).read_text()) == DEFAULTS

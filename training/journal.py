@@ -83,3 +83,12 @@ def cosine(step: int, steps: int, *, peak: float, warmup: int = 100, floor: floa
         return peak * (step + 1) / warmup
     share = min((step - warmup) / max(steps - warmup, 1), 1.0)
     return peak * (floor + (1 - floor) * 0.5 * (1 + float(torch.cos(torch.tensor(share * torch.pi)))))
+
+
+def held(step: int, steps: int, *, warmup: int = 50, fall: float = 0.3) -> float:
+    """The learning rate's share at a step: linear warm-up, one, and at the end a linear fall to nothing.
+
+    Until it falls it is the same for any number of steps: a run can be made longer from a checkpoint.
+    Source: Hägele et al., "Scaling laws and compute-optimal training beyond fixed training durations", 2024.
+    """
+    return min(1.0, (step + 1) / warmup, (steps - step) / (fall * steps))

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
     """About the nearest orthogonal matrix, by a quintic Newton-Schulz iteration (coefficients: source)."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix / (matrix.norm() + 1e-7)
+    x = (matrix / (matrix.norm() + 1e-7)).bfloat16()
     tall = x.shape[0] > x.shape[1]
     if tall:
         x = x.T
     for _ in range(iterations):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):

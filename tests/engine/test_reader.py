@@ -28,6 +28,7 @@ from training.reader.export import write
 from training.reader.model import Example, Reader, run
 from training.reader.model import Picture as TrainPicture
 from training.reader.records import THUMB_PX
+from training.reader.stages.features import packed, pixel_values
 from training.reader.targets import Target
 from training.reader.tokenizer import CHAT_TEMPLATE, build_tokenizer
 from training.reader.wordings import known_words
@@ -74,7 +75,9 @@ def training_logits(reader: Reader, pictures: list[Picture]) -> torch.Tensor:
     for shown in pictures:
         height, width = shown.rgb.shape[:2]
         slots = lay_out(FakeReader().read(shown.rgb), content_of(width, height))
-        views.append(TrainPicture(slots, letterboxed(Image.fromarray(shown.rgb), THUMB_PX)))
+        pixels = pixel_values([letterboxed(Image.fromarray(shown.rgb), THUMB_PX)])
+        with torch.no_grad():
+            views.append(TrainPicture(slots, packed(reader.tower.see(pixels))[0]))
     question = VOCABULARY.question(QUESTION), Target((5, 6), -1, None)
 
     class AllSlots:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.journal import Journal, cosine, load_checkpoint, save_checkpoint
+from training.journal import Journal, cosine, held, load_checkpoint, save_checkpoint
 from training.muon import Optimizers
 
 
@@ -112,3 +113,12 @@ def test_the_journal_is_one_json_object_a_line(
     shown = capsys.readouterr()
     assert [json.loads(line) for line in shown.out.splitlines()] == rows
     assert "tower 50/100 eta" in shown.err
+
+
+def test_a_longer_run_has_the_same_rates_until_the_shorter_one_falls() -> None:
+    short, long = ([held(step, steps) for step in range(steps)] for steps in (1000, 3000))
+    assert short[:700] == long[:700]
+    assert short[0] == pytest.approx(0.02)
+    assert set(short[50:700]) == {1.0}
+    assert all(later < earlier for earlier, later in itertools.pairwise(short[700:]))
+    assert 0 < short[-1] < 0.01

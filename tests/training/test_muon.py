@@ -26,7 +26,7 @@ def test_directions_are_kept() -> None:
     matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(1))
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     between = u.T @ orthogonalize(matrix) @ vh.T
-    assert (between - torch.diag(between.diagonal())).abs().max() < 1e-3
+    assert (between - torch.diag(between.diagonal())).abs().max() < 0.05  # bf16
 
 
 def test_a_step_moves_a_kernel_by_the_learning_rate_in_spectral_norm() -> None:

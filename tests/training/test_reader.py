@@ -18,14 +18,14 @@ from secondglance_server.engine.reader.alphabet import INDEX
 from secondglance_server.engine.reader.tower import CLASSES, Seen
 from secondglance_server.engine.reader.vocabulary import CANNOT, END, NOTHING, Vocabulary
 from tests.engine.reader_lines import read_line
-from training.reader import decoder_stage
 from training.reader.asking import NEAR, Asked, Asker, at_place, dominant
-from training.reader.dense_stage import moved
 from training.reader.drawing.placards import ALL_COLORS
 from training.reader.export import DEFAULTS
 from training.reader.foreign import OFF_DOMAIN
 from training.reader.model import Example, Outcome, Picture, Reader, cell_mask, dimmed, known_shares, run
 from training.reader.records import TrueLine, TrueSign, View
+from training.reader.stages import decoder
+from training.reader.stages.dense import moved
 from training.reader.symbolic import read_of
 from training.reader.targets import expected_text, see, target_of
 from training.reader.wordings import known_words
@@ -257,9 +257,7 @@ def test_the_same_seed_gives_the_same_losses(few_words: None) -> None:
         torch.manual_seed(0)
         rng = np.random.default_rng(0)
         model = Reader(VOCABULARY)
-        drawn = [
-            decoder_stage.symbolic_example(rng, decoder_stage.LEVELS[1], [], VOCABULARY) for _ in range(2)
-        ]
+        drawn = [decoder.symbolic_example(rng, decoder.LEVELS[1], [], VOCABULARY) for _ in range(2)]
         return run(model, [example for example, _ in drawn], rng).loss().item()
 
     assert loss() == loss()

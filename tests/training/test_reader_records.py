@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from scenes.fonts import font_files
 from secondglance_server.engine.reader.vocabulary import NOTHING, Vocabulary
-from training.reader import joint_stage
 from training.reader.drawing import worlds
-from training.reader.joint_stage import QUESTIONS, JointData, joint_example
 from training.reader.records import Record, Subject, any_box, make_record
+from training.reader.stages import joint
+from training.reader.stages.joint import QUESTIONS, JointData, joint_example
 from training.reader.wordings import known_words
+
+UNSEEN = itertools.repeat(np.zeros(0, np.float16))  # what the dense grid saw: not asked for here
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +59,7 @@ def test_any_place_lies_in_the_picture_and_is_as_large_as_a_region_of_the_server
 
 
 def test_a_pair_without_signs_is_asked_what_a_single_view_is(signless: list[Record]) -> None:
-    vocabulary, data = Vocabulary.of(known_words()), JointData(signless)
+    vocabulary, data = Vocabulary.of(known_words()), JointData(signless, UNSEEN)
     firsts: dict[str, set[int]] = {}
     for index in range(len(signless)):
         rng = np.random.default_rng(index)
@@ -72,11 +76,11 @@ def test_a_crop_shows_the_sign_that_is_asked_about_unless_it_misleads(
     monkeypatch: pytest.MonkeyPatch, misled: bool
 ) -> None:
     """A region with another sign was taken for the right one: what it said was a sure answer."""
-    monkeypatch.setattr(joint_stage, "MISLED", float(misled))
+    monkeypatch.setattr(joint, "MISLED", float(misled))
     vocabulary = Vocabulary.of(known_words())
     records = [make_record(seed, "drawn", "train", None) for seed in range(12)]
     pairs = [r for r in records if r.views[1].target is not None and len(r.views[0].signs) > 2]
-    data = JointData(pairs)
+    data = JointData(pairs, UNSEEN)
     shown = []
     for index, record in enumerate(pairs):
         example, _ = joint_example(np.random.default_rng(index), data, vocabulary, index, is_pair=True)

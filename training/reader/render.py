@@ -5,17 +5,20 @@ The dense net needs no text, so it also gets scenes that nobody reads: 3 seconds
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from scenes.fonts import Split
 from secondglance_server.engine.reader.ocr import TextReader
 from training.reader.records import render_shard, shard_path
 
-TRAIN_SHARDS = 320
-UNREAD_SHARDS = range(2000, 2180)  # other scenes than those that are read
+TRAIN_SHARDS = 240
+UNREAD_SHARDS = range(2000, 2250)  # other scenes than those that are read
+Item = TypeVar("Item")
 
 
 def render(
@@ -23,23 +26,28 @@ def render(
 ) -> None:
     """Make the shards that are missing; with `is_read` off their views have no lines."""
     missing = [number for number in shards if not shard_path(root, split, number).exists()]
-    if processes == 1 or len(missing) < 2:
-        _work(root, split, missing, is_read)
+    spread(functools.partial(_work, root, split, is_read), missing, processes)
+
+
+def spread(work: Callable[[Sequence[Item]], None], items: Sequence[Item], processes: int) -> None:
+    """Give each process its share of the items; one alone works here. RuntimeError where one fails."""
+    if processes == 1 or len(items) < 2:
+        work(items)
         return
     context = multiprocessing.get_context("spawn")
     jobs = [
-        context.Process(target=_work, args=(root, split, missing[start::processes], is_read))
-        for start in range(processes)
+        context.Process(target=work, args=(items[start::processes],))
+        for start in range(min(processes, len(items)))
     ]
     for job in jobs:
         job.start()
     for job in jobs:
         job.join()
         if job.exitcode:
-            raise RuntimeError(f"rendering stopped with exit code {job.exitcode}")
+            raise RuntimeError(f"a process stopped with exit code {job.exitcode}")
 
 
-def _work(root: pathlib.Path, split: Split, shards: Sequence[int], is_read: bool) -> None:
+def _work(root: pathlib.Path, split: Split, is_read: bool, shards: Sequence[int]) -> None:
     reader = TextReader(threads=1) if is_read else None
     for number in shards:
         started = time.monotonic()

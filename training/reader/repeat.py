@@ -13,7 +13,7 @@ import sys
 
 import torch
 
-from training.reader import decoder_stage, dense_stage, joint_stage
+from training.reader.stages import decoder, dense, joint
 
 STAGES = {  # stage: its module in the checkpoint
     "decoder": "model",
@@ -24,14 +24,14 @@ STAGES = {  # stage: its module in the checkpoint
 Result = tuple[list[float], dict[str, torch.Tensor]]
 
 
-def run(root: pathlib.Path, scenes: pathlib.Path, steps: int) -> dict[str, Result]:
+def run(root: pathlib.Path, scenes: pathlib.Path, steps: int, processes: int) -> dict[str, Result]:
     """Return each stage's losses as logged and its weights after `steps`."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
-    decoder_stage.train(root, scenes, until=steps)
-    dense_stage.train(root, scenes, until=steps)
-    dense_stage.train_scales(root, scenes, until=steps)
-    joint_stage.train(root, scenes, until=steps)
+    decoder.train(root, scenes, until=steps)
+    dense.train(root, scenes, until=steps)
+    dense.train_scales(root, scenes, until=steps)
+    joint.train(root, scenes, until=steps, processes=processes)
     rows = [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
     results = {}
     for stage, module in STAGES.items():
@@ -55,7 +55,9 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.processes)
     scenes = options.root / "scenes" / "train"
-    first, second = (run(options.root / f"repeat-{k}", scenes, options.steps) for k in (1, 2))
+    first, second = (
+        run(options.root / f"repeat-{k}", scenes, options.steps, options.processes) for k in (1, 2)
+    )
     differences = {stage: difference(first[stage], second[stage]) for stage in STAGES}
     for stage, found in differences.items():
         print(f"{stage}: losses {first[stage][0]} and {second[stage][0]}, largest difference {found}")

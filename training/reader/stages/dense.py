@@ -37,9 +37,10 @@ from training.reader.drawing.views import (
 from training.reader.records import THUMB_PX, View
 
 STEPS = 6000
-SCALES_STEPS = 4000
+SCALES_STEPS = 1500
 _TEXT_WEIGHT = 0.3
 _HELD_BACK = 400  # views of the last records, never trained on
+_EVALUATED = 500  # steps: it takes as long as forty of them
 _SHIFTED = 0.5  # of the batches
 _MOST_SHIFT = 3  # coarse cells
 _GREY = 127 / 127.5 - 1  # what a picture is padded with
@@ -73,16 +74,18 @@ class DenseData:
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator | None) -> tuple[Tensor, Labels]:
         """Return pixels [B, 3, 384, 384] and labels; with `rng`, mirrored, moved and in other light."""
         seen = np.stack([padded_pixels(self._views[row]) for row in rows])
-        pixels = torch.from_numpy(seen).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = torch.from_numpy(seen).permute(0, 3, 1, 2)
         fine, coarse, text = (torch.from_numpy(maps[rows]) for maps in (self.fine, self.coarse, self.text))
         if rng is None:
-            return pixels, Labels(fine, coarse, text)
+            return pixels.float() / 127.5 - 1, Labels(fine, coarse, text)
         if rng.random() < 0.5:
             pixels, fine, coarse, text = pixels.flip(3), fine.flip(2), coarse.flip(2), text.flip(2)
-        gain = torch.from_numpy(rng.uniform(0.85, 1.1, (len(rows), 1, 1, 1))).float()
-        tint = torch.from_numpy(rng.uniform(0.95, 1.05, (len(rows), 3, 1, 1))).float()
-        shift = torch.from_numpy(rng.uniform(-0.08, 0.08, (len(rows), 1, 1, 1))).float()
-        pixels = (((pixels + 1) * gain * tint - 1) + shift).clamp(-1, 1)
+        gain, tint, shift = (
+            torch.from_numpy(rng.uniform(low, high, (len(rows), channels, 1, 1))).float()
+            for low, high, channels in ((0.85, 1.1, 1), (0.95, 1.05, 3), (-0.08, 0.08, 1))
+        )
+        # in place: each pass over a batch's pixels takes as long as a convolution
+        pixels = pixels.float().mul_(gain * tint / 127.5).add_(shift - 1).clamp_(-1, 1)
         if rng.random() >= _SHIFTED:
             return pixels, Labels(fine, coarse, text)
         dx, dy = (int(rng.integers(-_MOST_SHIFT, _MOST_SHIFT + 1)) for _ in range(2))
@@ -131,10 +134,10 @@ def evaluate(see: Callable[[Tensor], Maps], data: DenseData) -> dict[str, float]
 
 
 def train(
-    root: pathlib.Path, scenes: pathlib.Path, unread: pathlib.Path | None = None, *, steps: int = STEPS,
-    batch: int = 32, seed: int = 3, until: int | None = None,
+    root: pathlib.Path, scenes: pathlib.Path, *, steps: int = STEPS, batch: int = 32, seed: int = 3,
+    until: int | None = None,
 ) -> None:  # fmt: skip
-    """Train the net on the views of `scenes` and of `unread`, whose text nobody read."""
+    """Train the net on the views of `scenes`, whose text nobody need have read."""
     torch.manual_seed(seed)
     net = _new_net()
 
@@ -142,12 +145,12 @@ def train(
         _, colors, coarse, centers = net(half_size(pixels).contiguous(memory_format=torch.channels_last))
         return colors, coarse, centers
 
-    _fit("dense", {"dense": net}, see, sign_loss, root, _data(scenes, unread), steps, batch, seed, until)
+    _fit("dense", {"dense": net}, see, sign_loss, root, _data(scenes), steps, batch, seed, until)
 
 
 def train_scales(
-    root: pathlib.Path, scenes: pathlib.Path, unread: pathlib.Path | None = None, *,
-    steps: int = SCALES_STEPS, batch: int = 32, seed: int = 5, until: int | None = None,
+    root: pathlib.Path, scenes: pathlib.Path, *, steps: int = SCALES_STEPS, batch: int = 32, seed: int = 5,
+    until: int | None = None,
 ) -> None:  # fmt: skip
     """Train what joins both sizes, on the same views."""
     torch.manual_seed(seed)
@@ -167,7 +170,7 @@ def train_scales(
         return sign_loss(maps, labels) + _TEXT_WEIGHT * missed
 
     modules = {"scales": scales, "text_head": text_head}
-    _fit("scales", modules, see, loss, root, _data(scenes, unread), steps, batch, seed, until)
+    _fit("scales", modules, see, loss, root, _data(scenes), steps, batch, seed, until)
 
 
 def _fit(
@@ -203,16 +206,16 @@ def _fit(
         optimizer.step()
         if (step + 1) % 50 == 0:
             journal.progress(step + 1, loss=loss.item())
-        if (step + 1) % 200 == 0 or step + 1 == last:
+        if (step + 1) % _EVALUATED == 0 or step + 1 == last:
             module.eval()
             journal.write("evaluation", step + 1, loss=loss.item(), **evaluate(see, kept))
             module.train()
+        if (step + 1) % 200 == 0 or step + 1 == last:
             save_checkpoint(checkpoint, step + 1, modules, optimizer)
 
 
-def _data(scenes: pathlib.Path, unread: pathlib.Path | None) -> tuple[DenseData, DenseData]:
-    folders = [folder for folder in (unread, scenes) if folder]  # what is held back is of `scenes`
-    views = [view for folder in folders for record in load_records(folder) for view in record.views]
+def _data(scenes: pathlib.Path) -> tuple[DenseData, DenseData]:
+    views = [view for record in load_records(scenes) for view in record.views]
     return DenseData(views[:-_HELD_BACK]), DenseData(views[-_HELD_BACK:])
 
 

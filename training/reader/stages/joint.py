@@ -6,40 +6,48 @@ grid is frozen. A further loss pulls the attention that the server reads to the 
 
 from __future__ import annotations
 
+import functools
+import os
 import pathlib
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, distributed, nn
 
 from secondglance_server.engine.reader.vocabulary import Vocabulary
-from training.journal import Journal, cosine, load_checkpoint, save_checkpoint
+from training.journal import Journal, held, load_checkpoint, save_checkpoint
 from training.muon import Optimizers
 from training.reader.asking import Asked, Asker
-from training.reader.decoder_stage import LEVELS, symbolic_example
-from training.reader.drawing.views import load_records, padded_pixels
+from training.reader.drawing.views import load_records
 from training.reader.model import Example, Picture, Reader, known_shares, run
 from training.reader.records import Record
+from training.reader.render import spread
+from training.reader.stages.decoder import LEVELS, symbolic_example
+from training.reader.stages.features import Features, load_dense_grid, store_features
 from training.reader.symbolic import pool_of
 from training.reader.targets import SeenView, see, target_of
 from training.reader.wordings import known_words
 
-STEPS = 15_600  # as many as the first seven sittings together (docs/training-reader.md)
-QUESTIONS = 7
+STEPS = 16_000
+QUESTIONS = 10
 PAIRS = 0.4
 SYMBOLIC_EVERY = 4
 SPELLED = 0.05  # of the known words, so that spelled ones are no surprise
 GAZE_WEIGHT = 1.0
 MISLED = 0.3  # of the pairs: the crop shows another sign than the one that is asked about
-_CANDIDATES = 14
-_HELD_BACK_RECORDS = 200  # the last ones: dense_stage keeps their views for its evaluation
+_CANDIDATES = 20
 
 
 class JointData:
-    """Records with their slots, made when first used. Pixels are decoded each time: all would take 14 GB."""
+    """Records with their slots, made when first used; `features`: of all their views, in order."""
 
-    def __init__(self, records: list[Record]) -> None:
+    def __init__(self, records: Sequence[Record], features: Iterable[Features]) -> None:
+        following = iter(features)
         self._records = records
+        self._features = [[next(following) for _ in record.views] for record in records]
         self._seen: dict[tuple[int, int], SeenView] = {}
 
     def __len__(self) -> int:
@@ -51,7 +59,7 @@ class JointData:
         if key not in self._seen:
             self._seen[key] = see(view, min(number, 1))
         seen = self._seen[key]
-        return seen, Picture(seen.slots, padded_pixels(view))
+        return seen, Picture(seen.slots, self._features[record][number])
 
 
 def joint_example(
@@ -88,9 +96,21 @@ def start_model(root: pathlib.Path, vocabulary: Vocabulary) -> Reader:
     """Return the model with what the stages before have learnt."""
     model = Reader(vocabulary)
     load_checkpoint(root / "decoder.pt", {"model": model})
-    load_checkpoint(root / "dense.pt", {"dense": model.tower.dense})
-    load_checkpoint(root / "scales.pt", {"scales": model.tower.scales})
+    load_dense_grid(root, model.tower)
     return model
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run of the stage. `until`: the step to stop before, if not at the end."""
+
+    root: pathlib.Path
+    scenes: pathlib.Path
+    steps: int
+    batch: int
+    seed: int
+    until: int | None
+    processes: int
 
 
 def train(
@@ -101,39 +121,74 @@ def train(
     batch: int = 8,
     seed: int = 4,
     until: int | None = None,
+    processes: int = 2,
 ) -> None:
-    torch.manual_seed(seed)
+    """Train; each process takes its part of every batch, and all make the same step."""
+    plan = Plan(root, scenes, steps, batch, seed, until, processes)
+    store_features(root, scenes, processes=processes)
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = pathlib.Path(folder) / "meeting"
+        spread(functools.partial(_work, plan, meeting), range(processes), processes)
+
+
+def _work(plan: Plan, meeting: pathlib.Path, ranks: Sequence[int]) -> None:
+    (rank,) = ranks
+    if plan.processes == 1:
+        _train(plan, rank)
+        return
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=plan.processes
+    )
+    try:
+        _train(plan, rank)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _train(plan: Plan, rank: int) -> None:
+    torch.manual_seed(plan.seed)
     vocabulary = Vocabulary.of(known_words())
-    model = start_model(root, vocabulary)
+    model = start_model(plan.root, vocabulary)
     for part in (model.tower.dense, model.tower.scales):
         part.requires_grad_(False).eval()
-    rest = [p for name, p in model.tower.named_parameters() if p.requires_grad]
+    trained, rest = ([p for p in m.parameters() if p.requires_grad] for m in (model, model.tower))
     optimizer = Optimizers(model.decoder, rest=rest, matrix_lr=0.01, lr=1e-3)
-    checkpoint = root / "joint.pt"
+    checkpoint = plan.root / "joint.pt"
     first = load_checkpoint(checkpoint, {"model": model}, optimizer)
-    records = load_records(scenes)[:-_HELD_BACK_RECORDS]
-    data, pool = JointData(records), pool_of([view for record in records for view in record.views])
-    journal = Journal(root, "joint", steps, first_step=first)
-    journal.write("start", first, steps=steps, batch=batch, seed=seed, scenes=len(data), lines=len(pool))
+    records = load_records(plan.scenes)
+    data = JointData(records, store_features(plan.root, plan.scenes, processes=1))
+    pool = pool_of([view for record in records for view in record.views])
+    journal = Journal(plan.root, "joint", plan.steps, first_step=first) if rank == 0 else None
+    if journal:
+        journal.write(
+            "start", first, steps=plan.steps, batch=plan.batch, seed=plan.seed, scenes=len(data),
+            lines=len(pool), processes=plan.processes,
+        )  # fmt: skip
     right: dict[str, list[float]] = {}
     gazes: list[float] = []
-    last = until or steps
+    last, share = plan.until or plan.steps, plan.batch // plan.processes
     for step in range(first, last):
-        rng = np.random.default_rng([seed, step])
-        is_symbolic, is_pair = step % SYMBOLIC_EVERY == 3, bool(rng.random() < PAIRS)
+        is_symbolic = step % SYMBOLIC_EVERY == 3
+        is_pair = bool(np.random.default_rng([plan.seed, step]).random() < PAIRS)
+        rng = np.random.default_rng([plan.seed, step, rank])
         if is_symbolic:
-            drawn = [symbolic_example(rng, LEVELS[-1], pool, vocabulary) for _ in range(batch)]
+            drawn = [symbolic_example(rng, LEVELS[-1], pool, vocabulary) for _ in range(share)]
         else:
-            rows = rng.integers(len(data), size=batch).tolist()
+            rows = rng.integers(len(data), size=share).tolist()
             drawn = [joint_example(rng, data, vocabulary, row, is_pair=is_pair) for row in rows]
         with torch.autocast("cpu", torch.bfloat16):  # a third faster where the processor has bf16 matrices
-            outcome = run(model, [example for example, _ in drawn], rng, known_shares(rng, batch))
+            outcome = run(model, [example for example, _ in drawn], rng, known_shares(rng, share))
         loss = outcome.loss()
-        optimizer.scale(cosine(step, steps, peak=1.0, warmup=50))
+        optimizer.scale(held(step, plan.steps))
         optimizer.zero_grad()
         (loss + GAZE_WEIGHT * outcome.gaze).backward()
-        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
+        average_gradients(trained, plan.processes)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
+        if not journal:
+            continue
         name = "symbolic" if is_symbolic else "pair" if is_pair else "one"
         kinds = [f"{name}.{kind}" for _, names in drawn for kind in names]
         for kind, good in zip(kinds, outcome.right().tolist(), strict=True):
@@ -149,6 +204,18 @@ def train(
                 "evaluation", step + 1, loss=loss.item(), gaze=float(np.mean(gazes[-20:])), **scores
             )
             save_checkpoint(checkpoint, step + 1, {"model": model}, optimizer)
+
+
+def average_gradients(parameters: Sequence[Tensor], processes: int) -> None:
+    """Make each gradient the mean of all processes' own; all have gradients of the same parameters."""
+    if processes == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    parts = (flat / processes).split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def _short(right: dict[str, list[float]]) -> dict[str, float]:

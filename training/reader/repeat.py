@@ -28,8 +28,10 @@ def run(root: pathlib.Path, scenes: pathlib.Path, steps: int, processes: int) ->
     """Return each stage's losses as logged and its weights after `steps`."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
+    torch.set_num_threads(max(processes // 2, 1))  # as in the branches; the decoder's sums vary with two
     decoder.train(root, scenes, until=steps)
     dense.train(root, scenes, until=steps)
+    torch.set_num_threads(processes)
     dense.train_scales(root, scenes, until=steps)
     joint.train(root, scenes, until=steps, processes=processes)
     rows = [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
@@ -53,7 +55,6 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(options.processes)
     scenes = options.root / "scenes" / "train"
     first, second = (
         run(options.root / f"repeat-{k}", scenes, options.steps, options.processes) for k in (1, 2)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 
-def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
+def orthogonalize(matrix: Tensor, iterations: int = 5, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """About the nearest orthogonal matrix, by a quintic Newton-Schulz iteration (coefficients: source)."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = (matrix / (matrix.norm() + 1e-7)).bfloat16()
+    x = (matrix / (matrix.norm() + 1e-7)).to(dtype)
     tall = x.shape[0] > x.shape[1]
     if tall:
         x = x.T
@@ -45,7 +45,9 @@ class Muon(torch.optim.Optimizer):
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(gradient)
                 state["momentum"].lerp_(gradient, 1 - group["momentum"])
-                update = orthogonalize(gradient.lerp(state["momentum"], group["momentum"]))
+                update = orthogonalize(
+                    gradient.lerp(state["momentum"], group["momentum"]), dtype=torch.bfloat16
+                )
                 scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.view_as(parameter), alpha=-group["lr"] * scale)

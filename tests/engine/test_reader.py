@@ -25,10 +25,9 @@ from secondglance_server.engine.reader.tower import ReaderTowerConfig
 from secondglance_server.engine.reader.vocabulary import CANNOT, Vocabulary
 from tests.engine.reader_lines import read_line
 from training.reader.export import write
-from training.reader.model import Example, Reader, run
+from training.reader.model import Example, Reader, packed, pixel_values, run
 from training.reader.model import Picture as TrainPicture
 from training.reader.records import THUMB_PX
-from training.reader.stages.features import packed, pixel_values
 from training.reader.targets import Target
 from training.reader.tokenizer import CHAT_TEMPLATE, build_tokenizer
 from training.reader.wordings import known_words

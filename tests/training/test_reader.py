@@ -263,6 +263,18 @@ def test_the_same_seed_gives_the_same_losses(few_words: None) -> None:
     assert loss() == loss()
 
 
+def test_every_level_ends_however_badly_it_is_read() -> None:
+    """The second asked for more than was ever read: a decoder stayed on it to the end."""
+    level, begun = 0, [0]
+    for steps in range(25, decoder.STEPS + 1, 25):
+        level = decoder.level_after(steps, level, 0.0)
+        if level == len(begun):
+            begun.append(steps)
+    assert begun == [decoder.MOST * number for number in range(len(decoder.LEVELS))]
+    assert decoder.level_after(25, 0, 1.0) == 1
+    assert decoder.level_after(25, len(decoder.LEVELS) - 1, 1.0) == len(decoder.LEVELS) - 1
+
+
 def test_off_domain_questions_are_measured_in_wordings_of_their_own() -> None:
     skeletons = {re.sub(r"\{\w+\}", "X", wording).lower() for wording in OFF_DOMAIN}
     assert len(set(QUESTIONS)) >= 200

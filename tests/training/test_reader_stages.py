@@ -22,10 +22,11 @@ from training.muon import Optimizers
 from training.reader import __main__ as command
 from training.reader.drawing import worlds
 from training.reader.drawing.views import load_records, padded_pixels
+from training.reader.model import packed, pixel_values, unpacked
 from training.reader.records import render_shard
 from training.reader.render import spread
 from training.reader.stages import order
-from training.reader.stages.features import packed, pixel_values, store_features, unpacked
+from training.reader.stages.features import load_features, store_features
 from training.reader.stages.joint import average_gradients
 
 
@@ -93,7 +94,8 @@ def test_one_stage_can_be_run_alone(
 
 def test_stored_features_are_what_the_grid_sees_of_each_view_in_order(shards: pathlib.Path) -> None:
     root = shards.parent.parent
-    stored = store_features(root, shards, processes=1)
+    store_features(root, shards, processes=1)
+    stored = load_features(root, shards)
     views = [view for record in load_records(shards) for view in record.views]
     tower = ReaderTower(ReaderTowerConfig()).eval()
     tower.dense.load_state_dict(torch.load(root / "dense.pt", weights_only=True)["dense"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,14 @@ from torch.nn import functional
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
 from secondglance_server.engine.reader.slots import ASK_POSITION, EMPTY, Slots
-from secondglance_server.engine.reader.tower import CLASSES, COARSE, ReaderTower, ReaderTowerConfig, Seen
+from secondglance_server.engine.reader.tower import (
+    CLASSES,
+    COARSE,
+    FINE,
+    ReaderTower,
+    ReaderTowerConfig,
+    Seen,
+)
 from secondglance_server.engine.reader.vocabulary import (
     ASK,
     BOS,
@@ -26,7 +34,6 @@ from secondglance_server.engine.reader.vocabulary import (
     Vocabulary,
 )
 from training.gaze import Gaze
-from training.reader.stages.features import Features, unpacked
 from training.reader.targets import Target
 
 WIDTH = 192
@@ -36,6 +43,7 @@ DIMMED = 0.33  # of the examples
 _PACKED = "secondglance_packed"  # attention's name with transformers
 _BLOCK = 256  # tokens: of 64 to 400 the fastest
 _SURE_OF_PART = 0.4  # of the end of an answer that is a part of the text: 0.92 nats
+Features = NDArray[np.float16] | NDArray[np.float32]  # [values] of one view: all maps of `Seen`, flattened
 
 
 def _packed_attention(
@@ -174,6 +182,28 @@ def slot_tensors(slots: Sequence[Slots], length: int) -> dict[str, Tensor]:
         "slot_block": stack("block", torch.long), "slot_geometry": stack("geometry", torch.float32),
         "slot_corners": stack("corners", torch.float32),
     }  # fmt: skip
+
+
+def packed(seen: Seen) -> NDArray[np.float32]:
+    """Return [B, values]."""
+    return torch.cat([maps.flatten(1) for maps in seen], dim=1).numpy()
+
+
+def unpacked(rows: Sequence[Features]) -> Seen:
+    config = ReaderTowerConfig()
+    coarse = config.coarse_channels
+    shapes = (
+        (config.fine_channels, FINE, FINE), (CLASSES, FINE, FINE), (coarse, COARSE, COARSE),
+        (CLASSES, COARSE, COARSE), (coarse, COARSE, COARSE),
+    )  # fmt: skip
+    values = torch.from_numpy(np.stack(rows)).float()
+    parts = values.split([math.prod(shape) for shape in shapes], dim=1)
+    return Seen(*(part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)))
+
+
+def pixel_values(pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Return [B, 3, 384, 384] in [-1, 1]."""
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _used(slots: Slots) -> int:

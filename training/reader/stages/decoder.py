@@ -1,7 +1,7 @@
 """Stage 2: the decoder learns to choose lines and to copy, on symbolic pictures without pixels.
 
 Short forms with the selector last come first, few lines, nothing blurred; each level ends when its reading is
-right often enough, at the latest after `_MOST` steps.
+right often enough, at the latest after `MOST` steps.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from training.reader.wordings import known_words
 STEPS = 2400
 _SCHEDULED = 3200  # the learning rate's cosine would end there; the joint stage takes over before
 QUESTIONS = 6
-_MOST = 800
+MOST = 800  # steps of a level
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,12 @@ def symbolic_example(
     asked = Asker(rng, short=level.short, off_domain=level.off_domain).ask(view.signs, QUESTIONS)
     questions = [(vocabulary.question(a.text), target_of(a, [seen], vocabulary)) for a in asked]
     return Example([Picture(slots, None, by_number)], questions), [a.kind for a in asked]
+
+
+def level_after(steps: int, level: int, reading: float) -> int:
+    """Return the level to go on with; `reading`: the share of right readings."""
+    is_over = reading >= LEVELS[level].enough or steps >= (level + 1) * MOST
+    return min(level + is_over, len(LEVELS) - 1)
 
 
 def train(
@@ -115,9 +121,7 @@ def train(
                 journal.write(
                     "evaluation", step + 1, loss=loss.item(), level=level, reading=reading, **scores
                 )
-            is_over = reading >= LEVELS[level].enough or step + 1 >= (level + 1) * _MOST
-            if is_over and level + 1 < len(LEVELS):
-                level += 1
-                state_path.write_text(str(level))
+            level = level_after(step + 1, level, reading)
+            state_path.write_text(str(level))
         if (step + 1) % 200 == 0 or step + 1 == last:
             save_checkpoint(checkpoint, step + 1, {"model": model}, optimizer)

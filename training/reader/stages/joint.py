@@ -22,11 +22,11 @@ from training.journal import Journal, held, load_checkpoint, save_checkpoint
 from training.muon import Optimizers
 from training.reader.asking import Asked, Asker
 from training.reader.drawing.views import load_records
-from training.reader.model import Example, Picture, Reader, known_shares, run
+from training.reader.model import Example, Features, Picture, Reader, known_shares, run
 from training.reader.records import Record
 from training.reader.render import spread
 from training.reader.stages.decoder import LEVELS, symbolic_example
-from training.reader.stages.features import Features, load_dense_grid, store_features
+from training.reader.stages.features import load_dense_grid, load_features, store_features
 from training.reader.symbolic import pool_of
 from training.reader.targets import SeenView, see, target_of
 from training.reader.wordings import known_words
@@ -158,7 +158,7 @@ def _train(plan: Plan, rank: int) -> None:
     checkpoint = plan.root / "joint.pt"
     first = load_checkpoint(checkpoint, {"model": model}, optimizer)
     records = load_records(plan.scenes)
-    data = JointData(records, store_features(plan.root, plan.scenes, processes=1))
+    data = JointData(records, load_features(plan.root, plan.scenes))
     pool = pool_of([view for record in records for view in record.views])
     journal = Journal(plan.root, "joint", plan.steps, first_step=first) if rank == 0 else None
     if journal:

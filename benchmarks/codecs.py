@@ -30,8 +30,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.instruments.photos import originals
 from scenes.generator import Scene, shown_share
-from scenes.photos import originals
 from secondglance.pictures.original import Original
 from secondglance_eval.asking.in_process import answers, corners, edge_budget, pixels, region
 from secondglance_protocol.wire import ImageSize

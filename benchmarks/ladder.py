@@ -31,8 +31,8 @@ from rich.table import Table
 
 from benchmarks.codecs import read_rows
 from benchmarks.instruments.marked import put_between
+from benchmarks.instruments.photos import originals
 from scenes.generator import Scene
-from scenes.photos import originals
 from secondglance.link.measured_encodings import MEASURED_FILE
 from secondglance.pictures.encoding import Recipe
 from secondglance.pictures.original import Original

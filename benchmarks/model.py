@@ -19,9 +19,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.instruments.photos import originals
 from benchmarks.reader import photo_figures
 from scenes.generator import Scene, shown_share
-from scenes.photos import originals
 from scenes.signs import Sign
 from secondglance.settings import EdgeSettings
 from secondglance_eval.asking.in_process import Edge, answers, corners, region

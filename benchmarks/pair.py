@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from scenes.photos import originals
+from benchmarks.instruments.photos import originals
 from secondglance import EdgeClient
 from secondglance_server.testing import serving
 

@@ -30,10 +30,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.instruments.marked import put_between
+from benchmarks.instruments.photos import originals
 from benchmarks.ladder import IMAGES, PATCHES
 from lab.relay.faults import Delay, RateLimit, Schedule
 from lab.relay.relay import relaying
-from scenes.photos import originals
 from secondglance import EdgeClient, EdgeSettings, Hooks, Reply
 from secondglance.conversation.steps import Send
 from secondglance.link.encoding_choice import EncodingChoice

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -13,14 +14,16 @@ def provide(folder: Path, count: int) -> None:
     listing = folder / "questions.json"
     if listing.exists() and len(json.loads(listing.read_text())) == count:
         return
-    from scenes.photos import originals  # draws; the edge's container has no numpy
+    from scenes.photos import original_of  # draws; the edge's container has no numpy
 
     folder.mkdir(parents=True, exist_ok=True)
     questions: dict[str, str] = {}
-    for number, (scene, jpeg) in enumerate(originals(range(_FIRST_SEED, _FIRST_SEED + 2 * count), 2)):
+    seeds = itertools.count(_FIRST_SEED)
+    while len(questions) < count:
+        scene, jpeg = original_of(next(seeds))
         reading = [question.text for question in scene.questions if question.kind == "read"]
-        if reading and len(questions) < count:
-            name = f"{_FIRST_SEED + number}.jpg"
+        if reading:
+            name = f"{scene.seed}.jpg"
             (folder / name).write_bytes(jpeg)
             questions[name] = reading[0]
     listing.write_text(json.dumps(questions, indent=1))

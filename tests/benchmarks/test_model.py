@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.instruments.photos import originals
 from benchmarks.model import Row, ask_scene, auroc, print_tables, summarize
 from scenes.generator import encode_jpeg, make_scene, render, shown_share
-from scenes.photos import originals
 from secondglance.settings import EdgeSettings
 from secondglance_eval.asking.in_process import Edge
 from secondglance_protocol.wire import PixelBox

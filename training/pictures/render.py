@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
-import multiprocessing
-import os
 import pathlib
 import time
 
+from secondglance_server.engine import processes
 from training.pictures import pairs, views
 
 TOWER_SHARDS, PAIR_SHARDS = 12, 71
@@ -39,8 +38,7 @@ def render_all(root: pathlib.Path) -> None:
     for _kind, path, _seeds in missing:
         path.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+    with processes.pool() as pool:
         futures = [pool.submit(_render, *job) for job in missing]
         for done, future in enumerate(concurrent.futures.as_completed(futures), start=1):
             eta = (time.monotonic() - started) / done * (len(missing) - done)

@@ -6,13 +6,13 @@ The dense net needs no text, so it also gets scenes that nobody reads: 3 seconds
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from scenes.fonts import Split
+from secondglance_server.engine.processes import start
 from secondglance_server.engine.reader.ocr import TextReader
 from training.reader.records import render_shard, shard_path
 
@@ -34,13 +34,7 @@ def spread(work: Callable[[Sequence[Item]], None], items: Sequence[Item], proces
     if processes == 1 or len(items) < 2:
         work(items)
         return
-    context = multiprocessing.get_context("spawn")
-    jobs = [
-        context.Process(target=work, args=(items[start::processes],))
-        for start in range(min(processes, len(items)))
-    ]
-    for job in jobs:
-        job.start()
+    jobs = [start(work, items[first::processes]) for first in range(min(processes, len(items)))]
     for job in jobs:
         job.join()
         if job.exitcode:

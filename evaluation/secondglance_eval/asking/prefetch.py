@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 
 from secondglance_eval.datasets.example import Example
+from secondglance_server.engine import processes
 
 Group = tuple[Example, ...]
 
@@ -16,7 +16,7 @@ Group = tuple[Example, ...]
 @contextmanager
 def pictures_ahead(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Yield processes that call `Example.image`."""
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with processes.pool(workers) as pool:
         try:
             yield pool
         except BaseException:  # nobody wants the rest: do not render it first

@@ -34,6 +34,7 @@ from secondglance_server.engine.checkpoint.devices import (
     refuse_without_accelerate,
     spread,
 )
+from secondglance_server.engine.checkpoint.greedy import ignored_settings, note_of
 from secondglance_server.engine.checkpoint.hub import find_model
 from secondglance_server.engine.checkpoint.progress import logged_loading
 from secondglance_server.engine.checkpoint.refusals import refusal
@@ -41,7 +42,6 @@ from secondglance_server.engine.checkpoint.weights import read_weights, refuse_b
 from secondglance_server.engine.convolution import fold_convolutions
 from secondglance_server.engine.generic.load import choose_template, placeholder_or_none, serve
 from secondglance_server.engine.generic.processor import load_processor
-from secondglance_server.engine.greedy import ignored_settings, note_of
 from secondglance_server.engine.kv_cache import full_layers
 from secondglance_server.engine.model_defaults import LocalizationSection, ModelDefaults, read_model_defaults
 from secondglance_server.engine.placement import (

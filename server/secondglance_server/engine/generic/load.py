@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from secondglance_server.engine.attention import SOFTCAP, register_capture
+from secondglance_server.engine.checkpoint.greedy import ignored_settings, note_of, plain_greedy
 from secondglance_server.engine.generic.adapter import GenericAdapter, placeholder_of
 from secondglance_server.engine.generic.probe import compare, differing_statistics, find_grid, squares
 from secondglance_server.engine.generic.snapshot import SnapshotEngine
 from secondglance_server.engine.generic.stock import StockEngine, StockPrompts
-from secondglance_server.engine.greedy import ignored_settings, note_of, plain_greedy
 from secondglance_server.engine.model_defaults import ModelDefaults
 from secondglance_server.engine.prefix import PrefixEngine
 from secondglance_server.engine.prompt import PromptBuilder, first_that_places_pictures, rendered

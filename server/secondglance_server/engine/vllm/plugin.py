@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
-import os
-import threading
+from secondglance_server.engine.processes import end_with_parent
 
 
 def register() -> None:
@@ -15,11 +12,4 @@ def register() -> None:
     """
     import secondglance_server.engine.embedded.tower  # noqa: F401  # registers on import
 
-    parent = multiprocessing.parent_process()
-    if parent is not None:  # None: this is the server itself
-        threading.Thread(target=_end_after, args=(parent.sentinel,), name="parent", daemon=True).start()
-
-
-def _end_after(sentinel: int) -> None:
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)
+    end_with_parent()

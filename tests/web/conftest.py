@@ -129,6 +129,20 @@ class Visit:
         width, height = photo["width"], photo["height"]
         return x / width, y / height, (x + region["width"]) / width, (y + region["height"]) / height
 
+    @property
+    def shows_the_sign(self) -> bool:
+        """Whether the region holds the sign of `PHOTO`."""
+        left, top, right, bottom = self.region
+        x0, y0, x1, y1 = TRUTH["box"]
+        width, height = TRUTH["width"], TRUTH["height"]
+        slack = 0.004  # a pixel of the screen
+        return (
+            left <= x0 / width + slack
+            and top <= y0 / height + slack
+            and right >= x1 / width - slack
+            and bottom >= y1 / height - slack
+        )
+
     def sent_picture(self, number: int = 0) -> Image.Image:
         """The picture in the body of a request to the server: 0 is the small copy."""
         body = self.bodies[number][1]

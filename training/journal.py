@@ -85,10 +85,20 @@ def cosine(step: int, steps: int, *, peak: float, warmup: int = 100, floor: floa
     return peak * (floor + (1 - floor) * 0.5 * (1 + float(torch.cos(torch.tensor(share * torch.pi)))))
 
 
-def held(step: int, steps: int, *, warmup: int = 50, fall: float = 0.3) -> float:
+def held(step: int, steps: int, *, warmup: int = 50, fall: float = 0.7) -> float:
     """The learning rate's share at a step: linear warm-up, one, and at the end a linear fall to nothing.
 
     Until it falls it is the same for any number of steps: a run can be made longer from a checkpoint.
-    Source: Hägele et al., "Scaling laws and compute-optimal training beyond fixed training durations", 2024.
+    Sources: Hägele et al., "Scaling laws and compute-optimal training beyond fixed training durations", 2024;
+    for the long fall Bergsma et al., "Straight to zero", 2025.
     """
     return min(1.0, (step + 1) / warmup, (steps - step) / (fall * steps))
+
+
+def restarted(step: int, steps: int, *, second: float = 0.2, peak: float = 0.4) -> float:
+    """As `held` over the first part of the steps; over the `second` it falls once more, from `peak`.
+
+    Source: Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017.
+    """
+    first = round((1 - second) * steps)
+    return held(step, first) if step < first else peak * (steps - step) / (steps - first)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.journal import Journal, cosine, held, load_checkpoint, save_checkpoint
+from training.journal import Journal, cosine, held, load_checkpoint, restarted, save_checkpoint
 from training.muon import Optimizers
 
 
@@ -117,8 +117,17 @@ def test_the_journal_is_one_json_object_a_line(
 
 def test_a_longer_run_has_the_same_rates_until_the_shorter_one_falls() -> None:
     short, long = ([held(step, steps) for step in range(steps)] for steps in (1000, 3000))
-    assert short[:700] == long[:700]
+    assert short[:300] == long[:300]
     assert short[0] == pytest.approx(0.02)
-    assert set(short[50:700]) == {1.0}
-    assert all(later < earlier for earlier, later in itertools.pairwise(short[700:]))
+    assert set(short[50:300]) == {1.0}
+    assert all(later < earlier for earlier, later in itertools.pairwise(short[300:]))
     assert 0 < short[-1] < 0.01
+
+
+def test_a_restarted_run_is_the_shorter_one_and_falls_once_more() -> None:
+    short = [held(step, 800) for step in range(800)]
+    long = [restarted(step, 1000) for step in range(1000)]
+    assert long[:800] == short
+    assert long[800] == pytest.approx(0.4)
+    assert all(later < earlier for earlier, later in itertools.pairwise(long[800:]))
+    assert 0 < long[-1] < 0.01

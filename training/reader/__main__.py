@@ -11,7 +11,7 @@ import pathlib
 
 from training.reader.export import WEIGHTS
 from training.reader.render import TRAIN_SHARDS, spread
-from training.reader.stages.order import BRANCHES, REST, STAGES, run_stages
+from training.reader.stages.order import BRANCHES, REST, STAGES, run_stages, threads_of_branch
 
 
 def main() -> None:
@@ -28,9 +28,8 @@ def main() -> None:
     if options.stage:
         run_stages(options, options.processes, [options.stage])
         return
-    spread(
-        functools.partial(run_stages, options, max(options.processes // 2, 1)), BRANCHES, options.processes
-    )
+    branch = functools.partial(run_stages, options, threads_of_branch(options.processes))
+    spread(branch, BRANCHES, options.processes)
     run_stages(options, options.processes, [REST])
 
 

@@ -14,6 +14,7 @@ import sys
 import torch
 
 from training.reader.stages import decoder, dense, joint
+from training.reader.stages.order import threads_of_branch
 
 STAGES = {  # stage: its module in the checkpoint
     "decoder": "model",
@@ -28,7 +29,7 @@ def run(root: pathlib.Path, scenes: pathlib.Path, steps: int, processes: int) ->
     """Return each stage's losses as logged and its weights after `steps`."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
-    torch.set_num_threads(max(processes // 2, 1))  # as in the branches; the decoder's sums vary with two
+    torch.set_num_threads(threads_of_branch(processes))
     decoder.train(root, scenes, until=steps)
     dense.train(root, scenes, until=steps)
     torch.set_num_threads(processes)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from secondglance_server.engine.reader.vocabulary import Vocabulary
-from training.journal import Journal, held, load_checkpoint, save_checkpoint
+from training.journal import Journal, load_checkpoint, restarted, save_checkpoint
 from training.muon import Optimizers
 from training.reader.asking import Asked, Asker
 from training.reader.drawing.views import load_records
@@ -31,7 +31,7 @@ from training.reader.symbolic import pool_of
 from training.reader.targets import SeenView, see, target_of
 from training.reader.wordings import known_words
 
-STEPS = 16_000
+STEPS = 20_000
 QUESTIONS = 10
 PAIRS = 0.4
 SYMBOLIC_EVERY = 4
@@ -181,7 +181,7 @@ def _train(plan: Plan, rank: int) -> None:
         with torch.autocast("cpu", torch.bfloat16):  # a third faster where the processor has bf16 matrices
             outcome = run(model, [example for example, _ in drawn], rng, known_shares(rng, share))
         loss = outcome.loss()
-        optimizer.scale(held(step, plan.steps))
+        optimizer.scale(restarted(step, plan.steps))
         optimizer.zero_grad()
         (loss + GAZE_WEIGHT * outcome.gaze).backward()
         average_gradients(trained, plan.processes)

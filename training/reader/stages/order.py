@@ -18,6 +18,11 @@ REST = "scales", "joint", "export"
 STAGES = (*BRANCHES[0], *BRANCHES[1], *REST)
 
 
+def threads_of_branch(processes: int) -> int:
+    """How many each branch gets; the decoder's sums vary with more than one."""
+    return max(processes // 2, 1)
+
+
 def run_stages(options: argparse.Namespace, processes: int, branches: Sequence[Sequence[str]]) -> None:
     torch.set_num_threads(processes)
     for stage in itertools.chain(*branches):

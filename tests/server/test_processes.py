@@ -13,13 +13,16 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-PACKAGES = ("server", "shared", "edge_client", "evaluation", "training", "scenes", "benchmarks")
+PACKAGES = (
+    "server", "shared", "edge_client", "edge_web", "evaluation", "vllm_capture", "training", "scenes", "lab",
+    "benchmarks",
+)  # fmt: skip
 STARTERS = {
     "vllm": """
         from secondglance_server.engine.vllm.plugin import register
         register()  # the server's own process stays
-        process = multiprocessing.get_context("spawn").Process(target=wait, args=(sys.argv[1], register))
-        process.start()
+        for path in sys.argv[1:]:
+            multiprocessing.get_context("spawn").Process(target=wait, args=(path, register)).start()
     """,
     "training": """
         from training.reader.render import spread
@@ -64,7 +67,7 @@ def test_processes_end_when_the_one_that_started_them_is_killed(starter: str, tm
     program = tmp_path / "program.py"
     start = textwrap.indent(textwrap.dedent(STARTERS[starter]), "    ")
     program.write_text(PROGRAM.format(start=start))
-    notes = [tmp_path / "pid-1"] + ([] if starter == "vllm" else [tmp_path / "pid-2"])
+    notes = [tmp_path / "pid-1", tmp_path / "pid-2"]
     subprocess.run(
         [sys.executable, str(program), *map(str, notes)], timeout=120, check=False, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},

@@ -1,6 +1,6 @@
 """Processes that end with the one that started them, even where that one is killed.
 
-Used by vLLM's plugin, by the evaluation (pictures rendered ahead) and by training.
+Used by vLLM's plugin, by the evaluation and the benchmarks (pictures rendered ahead) and by training.
 """
 
 from __future__ import annotations

@@ -124,10 +124,12 @@ def test_a_longer_run_has_the_same_rates_until_the_shorter_one_falls() -> None:
     assert 0 < short[-1] < 0.01
 
 
-def test_a_restarted_run_is_the_shorter_one_and_falls_once_more() -> None:
-    short = [held(step, 800) for step in range(800)]
-    long = [restarted(step, 1000) for step in range(1000)]
-    assert long[:800] == short
-    assert long[800] == pytest.approx(0.4)
-    assert all(later < earlier for earlier, later in itertools.pairwise(long[800:]))
-    assert 0 < long[-1] < 0.01
+def test_a_restarted_run_is_the_shorter_one_and_falls_again_and_again() -> None:
+    first, peaks = 800, (800, 1000, 1300)
+    rates = [restarted(step, peaks[-1]) for step in range(peaks[-1])]
+    assert rates[:first] == [held(step, first) for step in range(first)]
+    for begin, end in itertools.pairwise(peaks):
+        fall = rates[begin:end]
+        assert fall[0] == pytest.approx(0.4)
+        assert all(later < earlier for earlier, later in itertools.pairwise(fall))
+        assert 0 < fall[-1] < 0.01

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks.instruments.off_domain import QUESTIONS
+from scenes.generator import make_scene
 from secondglance_server.engine.loader import READER_WEIGHTS
 from secondglance_server.engine.model_defaults import DEFAULTS_FILE
 from secondglance_server.engine.reader.alphabet import INDEX
@@ -205,6 +206,26 @@ def test_a_question_for_a_name_means_the_largest_line(few_words: None) -> None:
     named = [a for a in questions_about(plaque) if a.kind in ("color", "only") and " name " in a.text]
     assert named
     assert {(asked.expected, asked.line) for asked in named} == {("line", 0)}
+
+
+def test_training_asks_for_every_colour_that_the_drawn_sets_ask_for(few_words: None) -> None:
+    """Walked. They ask for the colour of "8" beside a sign "48", training never did: it was often wrong."""
+    parts = 0
+    for seed in range(40):
+        scene = make_scene(seed, split="test")
+        signs = [sign(each.color, (each.text, (0.1, 0.1, 0.2, 0.2))) for each in scene.signs]
+        asker = Asker(np.random.default_rng(seed), off_domain=0.0, asks_of_parts=True)
+        asked = {question.sign for question in asker.ask(signs, 300) if question.kind == "color_of"}
+        texts = [each.text.lower() for each in scene.signs]
+        assert asked == {i for i, text in enumerate(texts) if texts.count(text) == 1}
+        parts += sum(text in other and text != other for text in texts for other in texts)
+    assert parts
+
+
+def test_a_set_that_measures_keeps_its_questions(few_words: None) -> None:
+    """Until 2026-12-01 no colour was asked of text that is a part of another sign's."""
+    signs = [sign("red", ("8", (0.1, 0.1, 0.2, 0.2))), sign("blue", ("48", (0.6, 0.1, 0.8, 0.2)))]
+    assert {asked.sign for asked in questions_about(*signs) if asked.kind == "color_of"} == {1}
 
 
 def test_a_dimmed_view_is_taken_for_no_sign() -> None:

@@ -51,12 +51,24 @@ class Asked:
 
 
 class Asker:
-    """Draws questions. `short`: the share of short forms with the selector last; `split` of filler words."""
+    """Draws questions. `short`: the share of short forms with the selector last.
 
-    def __init__(self, rng: np.random.Generator, *, short: float = 0.0, off_domain: float = 0.1) -> None:
+    `asks_of_parts`: also for the colour of "8" beside "48", as training does; the sets that measure keep
+    the questions that they have.
+    """
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        *,
+        short: float = 0.0,
+        off_domain: float = 0.1,
+        asks_of_parts: bool = False,
+    ) -> None:
         self._rng = rng
         self._short = short
         self._off = off_domain
+        self._asks_of_parts = asks_of_parts
 
     def ask(self, signs: Sequence[TrueSign], count: int) -> list[Asked]:
         """Return `count` questions about the signs of one picture."""
@@ -209,9 +221,14 @@ class Asker:
         sign = signs[index]
         line = int(self._rng.integers(len(sign.lines)))
         text = sign.lines[line].text
-        if any(text in other.text for i, other in enumerate(signs) if i != index):
+        if any(self._says_too(other, text) for i, other in enumerate(signs) if i != index):
             return None
         return Asked("color_of", self._wording((), w.COLOR_OF, t=text), "word", str(sign.color), index, line)
+
+    def _says_too(self, other: TrueSign, text: str) -> bool:
+        if self._asks_of_parts:
+            return any(line.text.lower() == text.lower() for line in other.lines)
+        return text in other.text
 
     def _says(self, signs: Sequence[TrueSign]) -> Asked | None:
         everything = " ".join(s.text for s in signs).lower()

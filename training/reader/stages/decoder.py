@@ -59,7 +59,8 @@ def symbolic_example(
     for index, number in enumerate(slots.order):
         if number >= 0:
             by_number[number] = colors[index]
-    asked = Asker(rng, short=level.short, off_domain=level.off_domain).ask(view.signs, QUESTIONS)
+    asker = Asker(rng, short=level.short, off_domain=level.off_domain, asks_of_parts=True)
+    asked = asker.ask(view.signs, QUESTIONS)
     questions = [(vocabulary.question(a.text), target_of(a, [seen], vocabulary)) for a in asked]
     return Example([Picture(slots, None, by_number)], questions), [a.kind for a in asked]
 

@@ -31,7 +31,7 @@ from training.reader.symbolic import pool_of
 from training.reader.targets import SeenView, see, target_of
 from training.reader.wordings import known_words
 
-STEPS = 20_000
+STEPS = 26_000
 QUESTIONS = 10
 PAIRS = 0.4
 SYMBOLIC_EVERY = 4
@@ -71,7 +71,9 @@ def joint_example(
     """
     views = [data.view(record, number) for number in range(2 if is_pair else 1)]
     seen = [s for s, _ in views]
-    asked = Asker(rng, off_domain=0.15).ask(seen[0].view.signs, _CANDIDATES if is_pair else QUESTIONS)
+    asked = Asker(rng, off_domain=0.15, asks_of_parts=True).ask(
+        seen[0].view.signs, _CANDIDATES if is_pair else QUESTIONS
+    )
     target = seen[1].view.target if is_pair else None
     asked = asked[:QUESTIONS] if target is None else _about(asked, target, is_misled=rng.random() < MISLED)
     questions = [

@@ -97,15 +97,11 @@ def held(step: int, steps: int, *, warmup: int = 50, fall: float = 0.7) -> float
     return min(1.0, (step + 1) / warmup, (steps - step) / (fall * steps))
 
 
-def restarted(
-    step: int, steps: int, *, falls: Sequence[float] = (8 / 13, 10 / 13), peak: float = 0.4
-) -> float:
-    """As `held` until the first of `falls`, shares of the steps; until each later one and the end it falls
-    once more, from `peak`.
+def restarted(step: int, ends: Sequence[int], *, peak: float = 0.4) -> float:
+    """As `held` until the first of `ends`; until each later one it falls once more, from `peak`.
 
     Source: Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017.
     """
-    ends = [*(round(share * steps) for share in falls), steps]
     if step < ends[0]:
         return held(step, ends[0])
     begin, end = next((a, b) for a, b in itertools.pairwise(ends) if step < b)

@@ -126,7 +126,7 @@ def test_a_longer_run_has_the_same_rates_until_the_shorter_one_falls() -> None:
 
 def test_a_restarted_run_is_the_shorter_one_and_falls_again_and_again() -> None:
     first, peaks = 800, (800, 1000, 1300)
-    rates = [restarted(step, peaks[-1]) for step in range(peaks[-1])]
+    rates = [restarted(step, peaks) for step in range(peaks[-1])]
     assert rates[:first] == [held(step, first) for step in range(first)]
     for begin, end in itertools.pairwise(peaks):
         fall = rates[begin:end]

@@ -226,6 +226,7 @@ class Asker:
         return Asked("color_of", self._wording((), w.COLOR_OF, t=text), "word", str(sign.color), index, line)
 
     def _says_too(self, other: TrueSign, text: str) -> bool:
+        """Return whether a question for what says `text` could mean another sign as well."""
         if self._asks_of_parts:
             return any(line.text.lower() == text.lower() for line in other.lines)
         return text in other.text

@@ -31,7 +31,7 @@ from training.reader.symbolic import pool_of
 from training.reader.targets import SeenView, see, target_of
 from training.reader.wordings import known_words
 
-STEPS = 26_000
+ENDS = (16_000, 20_000, 26_000)  # steps at which the learning rate has fallen to nothing
 QUESTIONS = 10
 PAIRS = 0.4
 SYMBOLIC_EVERY = 4
@@ -108,7 +108,6 @@ class Plan:
 
     root: pathlib.Path
     scenes: pathlib.Path
-    steps: int
     batch: int
     seed: int
     until: int | None
@@ -119,14 +118,13 @@ def train(
     root: pathlib.Path,
     scenes: pathlib.Path,
     *,
-    steps: int = STEPS,
     batch: int = 8,
     seed: int = 4,
     until: int | None = None,
     processes: int = 2,
 ) -> None:
     """Train; each process takes its part of every batch, and all make the same step."""
-    plan = Plan(root, scenes, steps, batch, seed, until, processes)
+    plan = Plan(root, scenes, batch, seed, until, processes)
     store_features(root, scenes, processes=processes)
     with tempfile.TemporaryDirectory() as folder:
         meeting = pathlib.Path(folder) / "meeting"
@@ -162,15 +160,15 @@ def _train(plan: Plan, rank: int) -> None:
     records = load_records(plan.scenes)
     data = JointData(records, load_features(plan.root, plan.scenes))
     pool = pool_of([view for record in records for view in record.views])
-    journal = Journal(plan.root, "joint", plan.steps, first_step=first) if rank == 0 else None
+    journal = Journal(plan.root, "joint", ENDS[-1], first_step=first) if rank == 0 else None
     if journal:
         journal.write(
-            "start", first, steps=plan.steps, batch=plan.batch, seed=plan.seed, scenes=len(data),
+            "start", first, steps=ENDS[-1], batch=plan.batch, seed=plan.seed, scenes=len(data),
             lines=len(pool), processes=plan.processes,
         )  # fmt: skip
     right: dict[str, list[float]] = {}
     gazes: list[float] = []
-    last, share = plan.until or plan.steps, plan.batch // plan.processes
+    last, share = plan.until or ENDS[-1], plan.batch // plan.processes
     for step in range(first, last):
         is_symbolic = step % SYMBOLIC_EVERY == 3
         is_pair = bool(np.random.default_rng([plan.seed, step]).random() < PAIRS)
@@ -183,7 +181,7 @@ def _train(plan: Plan, rank: int) -> None:
         with torch.autocast("cpu", torch.bfloat16):  # a third faster where the processor has bf16 matrices
             outcome = run(model, [example for example, _ in drawn], rng, known_shares(rng, share))
         loss = outcome.loss()
-        optimizer.scale(restarted(step, plan.steps))
+        optimizer.scale(restarted(step, ENDS))
         optimizer.zero_grad()
         (loss + GAZE_WEIGHT * outcome.gaze).backward()
         average_gradients(trained, plan.processes)

@@ -120,6 +120,25 @@ def test_stage_one_equals_stock_generate(family: Family, rgb: RGB) -> None:
 
 
 @pytest.mark.parametrize("patch", [None, SQUARE], ids=["stage_one", "stage_two"])
+def test_the_last_layers_mlp_works_for_last_tokens_only(family: Family, patch: RGB | None) -> None:
+    """Nobody reads what it would say of the others. Stock's forward passes, on the same model, stay whole."""
+    mlp = family.engine.adapter.text_model.layers[-1].mlp
+    counts: list[int] = []
+    seen = mlp.register_forward_hook(lambda _, inputs, output: counts.append(output.shape[1]))
+    try:
+        answer(family, *(ask(family, q, LANDSCAPE, patch, key=q) for q in ("Hi", QUESTION)))
+        ours = counts.copy()
+        counts.clear()
+        with torch.inference_mode():
+            family.engine.adapter.model(**family.tiny.stock_inputs(QUESTION, [LANDSCAPE]))
+    finally:
+        seen.remove()
+    assert ours
+    assert set(ours) == {1}
+    assert counts[0] > len(QUESTION.split())
+
+
+@pytest.mark.parametrize("patch", [None, SQUARE], ids=["stage_one", "stage_two"])
 def test_recorded_steps_equal_stock_generate(
     family: Family, patch: RGB | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

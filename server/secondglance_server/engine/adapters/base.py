@@ -6,7 +6,8 @@ transformers gives to every image-text-to-text model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,11 @@ from secondglance_server.engine.adapters.protocol import Chunk, ImageLayout, Pix
 from secondglance_server.engine.attention import takes_rows
 from secondglance_server.engine.kv_cache import full_layers
 from secondglance_server.engine.protocol import EncoderBudget, LocalizationDefaults
+
+# Text models whose last layer adds its MLP's output to its input, and which read nothing else of it.
+_ADDING_MLP = frozenset(
+    {"gemma3_text", "llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen3", "qwen3_vl_text"}
+)
 
 
 class TransformersAdapter:
@@ -50,6 +56,8 @@ class TransformersAdapter:
         self.text_config = self.config.get_text_config()
         self.n_layers = int(self.text_config.num_hidden_layers)
         self.full_layers = self.find_full_layers()
+        is_adding = self.text_config.model_type in _ADDING_MLP
+        self._last_mlp = self.text_model.layers[-1].mlp if is_adding else None
         self._takes_rows = takes_rows(str(self.text_config._attn_implementation))
         self.image_token_id = self.find_image_token()
         self.end_ids = self._end_ids()
@@ -164,7 +172,8 @@ class TransformersAdapter:
             "cache": cache,
             "use_cache": True,
         }
-        outputs = self.text_model(**inputs | self.extra_inputs(chunk, cache))
+        with _last_token_only(self._last_mlp if chunk.embeddings.shape[1] > 1 else None):
+            outputs = self.text_model(**inputs | self.extra_inputs(chunk, cache))
         logits: Tensor = self.head(outputs.last_hidden_state[:, -1])
         return logits
 
@@ -193,6 +202,23 @@ class TransformersAdapter:
         for value in candidates:
             ids.update([value] if isinstance(value, int) else value or [])
         return frozenset(ids)
+
+
+@contextmanager
+def _last_token_only(mlp: Any | None) -> Iterator[None]:
+    """While it lasts, the last layer's MLP works for each prompt's last token and for no other.
+
+    Its output is added to all tokens' states, and only the last one's is read: the keys and values of that
+    layer were made before.
+    """
+    if mlp is None:
+        yield
+        return
+    hook = mlp.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -1:], *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def padded_content(width: int, height: int, *, covered: float = 1.0) -> tuple[float, float, float, float]:

@@ -5,14 +5,17 @@ A CPU and a disk are the several devices that every machine has.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import pathlib
+import tempfile
 from typing import Any
 
 import pytest
 import torch
 
+from secondglance_server.engine import loader
 from secondglance_server.engine.checkpoint import devices
 from secondglance_server.engine.checkpoint.devices import parse_device_map, with_one_main_device
 from secondglance_server.engine.loader import load_engine
@@ -64,6 +67,35 @@ def test_a_model_over_several_devices_answers_as_on_one(name: str, kind: str, tm
         for one, other in zip(got.tokens, expected.tokens, strict=True):
             assert one.shannon == pytest.approx(other.shannon, abs=1e-4)
     spread.close()
+
+
+@needs_module("accelerate", package="accelerate")
+@pytest.mark.parametrize("fails", [False, True], ids=["served", "fails"])
+def test_weights_that_stay_on_disk_go_with_their_model(
+    *, fails: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mixture of experts is written anew, as large as it is: each start would leave a copy behind."""
+    source = built("llava", tmp_path / "model")
+    places = with_one_main_device({"": "cpu"}, loaded(source).adapter.model)
+    device_map = json.dumps(places | {max(p for p in places if p[-1].isdigit()): "disk"})
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    if fails:
+        monkeypatch.setattr(loader, "_refuse_gaps", no_memory)
+        with pytest.raises(ModelLoadError, match="not enough memory"):
+            loaded(source, device_map=device_map)
+    else:
+        spread = loaded(source, device_map=device_map)
+        assert len(list(folder.iterdir())) == 1
+        spread.close()
+        del spread
+    gc.collect()
+    assert not list(folder.iterdir())
+
+
+def no_memory(report: object) -> None:
+    raise MemoryError(report)
 
 
 def test_without_accelerate_the_line_says_what_to_install(

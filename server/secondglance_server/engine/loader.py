@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import pathlib
+import shutil
 import tempfile
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -332,11 +334,26 @@ def _load_adapter(
 
 def _load_model(source: str, config: Any, placement: Placement, attention: Any) -> Any:
     """Return the model where the placement says. Raises ModelLoadError for weights with gaps."""
-    options: dict[str, Any] = {}
-    if placement.device_map is not None:
-        options["device_map"] = dict(placement.device_map)
-        if "disk" in placement.device_map.values():
-            options["offload_folder"] = tempfile.mkdtemp(prefix="second-glance-offload-")
+    places = placement.device_map
+    options = {} if places is None else {"device_map": dict(places)}
+    if places is None or "disk" not in places.values():
+        return _load_weights(source, config, placement, attention, options)
+    folder = tempfile.mkdtemp(
+        prefix="second-glance-offload-"
+    )  # for weights on disk that differ from their files
+    try:
+        model = _load_weights(source, config, placement, attention, options | {"offload_folder": folder})
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)  # at the process's end at the latest
+    return model
+
+
+def _load_weights(
+    source: str, config: Any, placement: Placement, attention: Any, options: Mapping[str, Any]
+) -> Any:
+    """`options`: further ones of `from_pretrained`."""
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
         source,
         config=config,

@@ -182,7 +182,7 @@ recipes: $(VENV)/.dev ## the encodings that are best for MODEL, chosen on scenes
 		--write server/secondglance_server/engine/$(MODEL)/weights/secondglance.json
 
 eval-model: $(VENV)/.dev ## MODEL on 1,000 held-out drawn scenes and 1,000 on photo textures
-	$(BIN)/python -m benchmarks.model --model $(MODEL)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.model --model $(MODEL)
 
 train: $(VENV)/.dev ## train the embedded model from scratch (docs/training.md); resumes where it stopped
 	$(BIN)/python -m training

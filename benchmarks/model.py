@@ -9,29 +9,35 @@ photographs, with fonts and words that no training saw (docs/training-reader.md 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import pathlib
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.instruments.photos import originals
-from benchmarks.reader import photo_figures
+from benchmarks import reader
 from scenes.generator import Scene, shown_share
+from scenes.photos import original_of
 from scenes.signs import Sign
 from secondglance.settings import EdgeSettings
 from secondglance_eval.asking.in_process import Edge, answers, corners, region
 from secondglance_eval.judging.intervals import auroc
 from secondglance_protocol.wire import PixelBox
-from secondglance_server.engine.loader import load_engine
-from secondglance_server.engine.protocol import AnswerRequest, Engine
+from secondglance_server.engine import processes
+from secondglance_server.engine.loader import EMBEDDED, READER, load_engine
+from secondglance_server.engine.protocol import AnswerRequest, Engine, GateDefaults
 from secondglance_server.inference.gate import judge
 from training.pictures.views import product_window
 
+Found = TypeVar("Found")
 BANDS = ((0, 4), (4, 6), (6, 9), (9, math.inf))
 
 
@@ -68,7 +74,7 @@ def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes)
     """Ask every question of a scene; again with the model's crop where it reads or where the gate fires, and
     reading ones with the true crop too."""
     edge = Edge(engine, settings, jpeg, str(scene.seed))
-    rng = np.random.default_rng([scene.seed, 41])
+    rng, side = np.random.default_rng([scene.seed, 41]), max(edge.whole.rgb.shape)
     drafts = answers(engine, [AnswerRequest(edge.whole, question.text) for question in scene.questions])
     rows = []
     for question, draft in zip(scene.questions, drafts, strict=True):
@@ -76,7 +82,7 @@ def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes)
         sign = None if question.sign is None else scene.signs[question.sign]
         row = Row(
             question.kind,
-            scene.text_height_in_view(sign) if sign else math.nan,
+            scene.text_height_in_view(sign, side) if sign else math.nan,
             question.answer,
             draft.text,
             confidence.min_entropy,
@@ -143,7 +149,7 @@ def summarize(rows: list[Row], threshold: float, scenes: int) -> dict[str, float
         "pair_gain_points": 100 * (read_pair - first),
         "pair_vs_true_crop_points": 100 * (read_pair - true_crop),
     }
-    return {name: round(value, 4) for name, value in figures.items()}
+    return {name: round(value, 4) for name, value in figures.items() if not math.isnan(value)}
 
 
 def print_tables(rows: list[Row], threshold: float) -> None:
@@ -185,35 +191,67 @@ def print_tables(rows: list[Row], threshold: float) -> None:
     console.print(table, other)
 
 
+@functools.cache
+def engine_of(model: str) -> Engine:
+    """Return this process's own."""
+    return load_engine(model)
+
+
+def gate_of(model: str) -> GateDefaults:
+    return engine_of(model).info.gate
+
+
+def drawn_rows(model: str, seed: int) -> list[Row]:
+    return ask_scene(engine_of(model), EdgeSettings(), *original_of(seed))
+
+
+def photo_rows(model: str, seed: int) -> list[reader.Row]:
+    return reader.photo_rows(engine_of(model), seed)
+
+
+def of_all_scenes(
+    pool: Executor, rows_of: Callable[[int], list[Found]], seeds: Sequence[int], what: str
+) -> list[Found]:
+    """Return every scene's rows, in order."""
+    rows: list[Found] = []
+    started = time.monotonic()
+    for done, found in enumerate(pool.map(rows_of, seeds, chunksize=2), start=1):
+        rows += found
+        if done % 50 == 0:
+            left = (time.monotonic() - started) / done * (len(seeds) - done)
+            print(f"{what}: {done}/{len(seeds)} scenes, {left / 60:.1f} min to go", flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--photo-scenes", type=int, help="on photo textures; as many as scenes if unset")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--model", default=EMBEDDED)
+    parser.add_argument(
+        "--workers", type=int,
+        help="processes, each with the model in its memory; 2 for a model that comes with the server, else 1",
+    )  # fmt: skip
     parser.add_argument(
         "--rows", type=pathlib.Path, help="also write every question's result there, as JSON lines"
     )
     arguments = parser.parse_args()
-    engine, settings = load_engine(arguments.model), EdgeSettings()
-    rows: list[Row] = []
-    started = time.monotonic()
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.scenes)
-    for done, (scene, jpeg) in enumerate(originals(seeds, arguments.workers), start=1):
-        rows += ask_scene(engine, settings, scene, jpeg)
-        if done % 50 == 0:
-            eta = (time.monotonic() - started) / done * (arguments.scenes - done)
-            print(f"{done}/{arguments.scenes} scenes, {eta / 60:.1f} min to go", flush=True)
+    model, wanted = arguments.model, arguments.photo_scenes
+    workers = arguments.workers or (2 if model in (EMBEDDED, READER) else 1)
+    drawn = range(arguments.first_seed, arguments.first_seed + arguments.scenes)
+    photo = reader.photo_seeds(arguments.scenes if wanted is None else wanted)
+    with processes.pool(workers) as pool:
+        gate = pool.submit(gate_of, model).result()
+        rows = of_all_scenes(pool, functools.partial(drawn_rows, model), drawn, "drawn")
+        on_photos = of_all_scenes(pool, functools.partial(photo_rows, model), photo, "photo textures")
     if arguments.rows:
         arguments.rows.write_text(
             "".join(json.dumps({n: getattr(row, n) for n in Row.__slots__}) + "\n" for row in rows)
         )
-    threshold = engine.info.gate.threshold
-    print_tables(rows, threshold)
-    wanted = arguments.scenes if arguments.photo_scenes is None else arguments.photo_scenes
-    photos = photo_figures(engine, wanted) if wanted else {}
-    print(json.dumps(summarize(rows, threshold, arguments.scenes) | photos))
+    print_tables(rows, gate.threshold)
+    photos = reader.photo_figures(on_photos, gate.doubts_above) if on_photos else {}
+    print(json.dumps(summarize(rows, gate.threshold, arguments.scenes) | photos))
 
 
 if __name__ == "__main__":

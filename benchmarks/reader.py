@@ -301,17 +301,24 @@ def _median(values: Sequence[float]) -> float | None:
     return round(float(np.median(values)), 1) if values else None
 
 
-def photo_figures(engine: Engine, scenes: int, first_seed: int = _FIRST_SEED) -> dict[str, float | int]:
-    """Return the figures on photo textures as `photo_*`; none where the photographs are not installed."""
+def photo_seeds(scenes: int) -> range:
+    """Return the seeds of so many scenes on photo textures; none where the photographs are not installed."""
     try:
         texture_files("test")
     except FileNotFoundError as exc:
         print(f"no photo_* figures: {exc}", file=sys.stderr)
-        return {}
-    threshold = engine.info.gate.threshold
-    seen = (photo_scene(first_seed + i, 6) for i in range(scenes))
-    found = figures(ask_all(engine, "photo", seen, threshold), engine.info.gate.doubts_above)
-    return {f"photo_{name}": value for name, value in found.items() if value is not None}
+        return range(0)
+    return range(_FIRST_SEED, _FIRST_SEED + scenes)
+
+
+def photo_rows(engine: Engine, seed: int) -> list[Row]:
+    """Ask about one scene on a photo texture."""
+    return ask_all(engine, f"photo {seed}", iter([photo_scene(seed, 6)]), engine.info.gate.threshold)
+
+
+def photo_figures(rows: Sequence[Row], doubt: float) -> dict[str, float | int]:
+    """Return the figures on photo textures as `photo_*`."""
+    return {f"photo_{name}": value for name, value in figures(rows, doubt).items() if value is not None}
 
 
 def main() -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+import pathlib
+import sys
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import benchmarks.model
+from benchmarks import reader
 from benchmarks.instruments.photos import originals
-from benchmarks.model import Row, ask_scene, auroc, print_tables, summarize
+from benchmarks.model import Row, ask_scene, auroc, main, print_tables, summarize
 from scenes.generator import encode_jpeg, make_scene, render, shown_share
 from secondglance.settings import EdgeSettings
 from secondglance_eval.asking.in_process import Edge
@@ -111,7 +117,8 @@ def test_every_question_is_asked_and_again_where_it_reads_or_is_unsure(nats: flo
     assert {(r.with_crop, r.with_true_crop) for r in reads} == {("42", "42")}
     shares = [r.box_share for r in reads]
     assert shares[0] == max(shares) > 0.5  # the box is where the engine looked
-    assert [r.height for r in reads] == [scene.text_height_in_view(s) for s in scene.signs]
+    side = engine.info.image.max_width
+    assert [r.height for r in reads] == [scene.text_height_in_view(s, side) for s in scene.signs]
     asked = [(call.stage, text) for call in engine.calls if call.kind == "answer" for text in call.questions]
     assert asked.count((1, scene.questions[0].text)) == 1
     assert [stage for stage, _ in asked].count(1) == len(rows)
@@ -140,3 +147,40 @@ def test_originals_come_in_order_from_other_processes() -> None:
     for scene, jpeg in found:
         with Image.open(io.BytesIO(jpeg)) as image:
             assert image.size == (scene.width, scene.height)
+
+
+@pytest.mark.parametrize(("model", "processes"), [("embedded", 2), ("reader", 2), ("other/model", 1)])
+def test_all_scenes_are_asked_in_order_by_processes_with_a_model_each(
+    model: str,
+    processes: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: pathlib.Path,
+) -> None:
+    """Two of a model that the server brings; a larger one may fit the memory only once."""
+    started: list[int | None] = []
+
+    def pool(workers: int) -> Executor:
+        started.append(workers)
+        return ThreadPoolExecutor(workers)
+
+    engine = FakeEngine(FakeScript(draft_entropy_nats=0.01))
+    monkeypatch.setattr(benchmarks.model, "engine_of", lambda name: engine)
+    monkeypatch.setattr(benchmarks.model.processes, "pool", pool)
+    monkeypatch.setattr(reader, "texture_files", lambda split: ())
+    monkeypatch.setattr(reader, "photo_scene", no_photographs)
+    rows, scenes = tmp_path / "rows.jsonl", [make_scene(seed, split="test") for seed in (90, 91)]
+    asked = ["--scenes", "2", "--photo-scenes", "1", "--first-seed", "90", "--rows", str(rows)]
+    monkeypatch.setattr(sys, "argv", ["benchmarks.model", "--model", model, *asked])
+    main()
+    assert started == [processes]
+    written = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [row["answer"] for row in written] == [q.answer for scene in scenes for q in scene.questions]
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["scenes"], found["questions"], found["photo_questions"]) == (2, len(written), 1)
+
+
+def no_photographs(seed: int, count: int) -> reader.Scene:
+    scene = make_scene(seed, split="test")
+    look = reader.Subject(scene)
+    return reader.Scene(look.size, look, (reader.Question("What number?", ("42",), "read"),))

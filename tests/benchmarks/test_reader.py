@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import benchmarks.reader
-from benchmarks.reader import Photo, Question, Scene, ask_all, figures, photo_figures
+from benchmarks.reader import Photo, Question, Scene, ask_all, figures, photo_figures, photo_rows, photo_seeds
 from secondglance_server.engine.fake import FakeEngine, FakeScript
 from training.reader.drawing import textures
 
@@ -67,12 +67,14 @@ def test_photo_figures_have_names_of_their_own_and_need_the_photographs(
 ) -> None:
     monkeypatch.setattr(benchmarks.reader, "photo_scene", lambda seed, count: scene)
     monkeypatch.setattr(benchmarks.reader, "texture_files", lambda split: ())
-    found = photo_figures(FakeEngine(), 2)
+    engine = FakeEngine()
+    seeds = photo_seeds(2)
+    found = photo_figures([row for seed in seeds for row in photo_rows(engine, seed)], 0.5)
     assert (found["photo_questions"], found["photo_pair"]) == (4, 0.5)
     assert all(name.startswith("photo_") for name in found)
     textures.texture_files.cache_clear()
     monkeypatch.setattr(textures, "_ROOT", tmp_path)
     monkeypatch.setattr(benchmarks.reader, "texture_files", textures.texture_files)
-    assert photo_figures(FakeEngine(), 2) == {}
+    assert not photo_seeds(2)
     assert "apt-get install" in capsys.readouterr().err
     textures.texture_files.cache_clear()

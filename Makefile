@@ -182,12 +182,14 @@ recipes: $(VENV)/.dev ## the encodings that are best for MODEL, chosen on scenes
 		--write server/secondglance_server/engine/$(MODEL)/weights/secondglance.json
 
 eval-model: $(VENV)/.dev ## MODEL on 1,000 held-out drawn scenes and 1,000 on photo textures
+	$(if $(filter reader,$(MODEL)),$(WITH_READER))
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.model --model $(MODEL)
 
 train: $(VENV)/.dev ## train the embedded model from scratch (docs/training.md); resumes where it stopped
 	$(BIN)/python -m training
 
-TRAIN_READER = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) -e 'server[reader]' && $(BIN)/python -m training.reader
+WITH_READER = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) -e 'server[reader]'
+TRAIN_READER = $(WITH_READER) && $(BIN)/python -m training.reader
 train-reader: $(VENV)/.dev ## train the model that reads from scratch (docs/training-reader.md); resumes where it stopped
 	$(TRAIN_READER)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import pathlib
-import shutil
-import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -334,44 +334,32 @@ def _load_adapter(
 
 def _load_model(source: str, config: Any, placement: Placement, attention: Any) -> Any:
     """Return the model where the placement says. Raises ModelLoadError for weights with gaps."""
-    places = placement.device_map
-    options = {} if places is None else {"device_map": dict(places)}
-    if places is None or "disk" not in places.values():
-        return _load_weights(source, config, placement, attention, options)
-    folder = tempfile.mkdtemp(
-        prefix="second-glance-offload-"
-    )  # for weights on disk that differ from their files
-    try:
-        model = _load_weights(source, config, placement, attention, options | {"offload_folder": folder})
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)  # at the process's end at the latest
-    return model
-
-
-def _load_weights(
-    source: str, config: Any, placement: Placement, attention: Any, options: Mapping[str, Any]
-) -> Any:
-    """`options`: further ones of `from_pretrained`."""
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(
-        source,
-        config=config,
-        dtype=placement.dtype,
-        attn_implementation=attention,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are in the report
-        **options,
-    )
-    model, report = loaded
-    _refuse_gaps(report)
-    model = model.eval().requires_grad_(False)
-    if placement.device_map is None and not _is_quantized(config):  # quantised ones are where they belong
-        model = model.to(placement.device)
-        if placement.device.type == "cpu" and placement.dtype == torch.float32:
-            fold_convolutions(model)
+    options: dict[str, Any] = {}
+    with ExitStack() as files:
+        if placement.device_map is not None:
+            options["device_map"] = dict(placement.device_map)
+            if "disk" in placement.device_map.values():  # weights that differ from their files are written
+                folder = TemporaryDirectory(prefix="second-glance-offload-", ignore_cleanup_errors=True)
+                options["offload_folder"] = files.enter_context(folder)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            source,
+            config=config,
+            dtype=placement.dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report
+            **options,
+        )
+        model, report = loaded
+        _refuse_gaps(report)
+        model = model.eval().requires_grad_(False)
+        if placement.device_map is None and not _is_quantized(config):  # quantised ones are where they belong
+            model = model.to(placement.device)
+            if placement.device.type == "cpu" and placement.dtype == torch.float32:
+                fold_convolutions(model)
+        weakref.finalize(model, files.pop_all().close)  # at the process's end at the latest
     return model
 
 

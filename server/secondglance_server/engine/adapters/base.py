@@ -6,8 +6,8 @@ transformers gives to every image-text-to-text model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +21,8 @@ from secondglance_server.engine.attention import takes_rows
 from secondglance_server.engine.kv_cache import full_layers
 from secondglance_server.engine.protocol import EncoderBudget, LocalizationDefaults
 
-# Text models whose last layer adds its MLP's output to its input, and which read nothing else of it.
+# Text models, in whichever family, whose last layer adds its MLP's output to its input and does nothing else
+# with it.
 _ADDING_MLP = frozenset(
     {"gemma3_text", "llama", "mistral", "qwen2", "qwen2_5_vl_text", "qwen3", "qwen3_vl_text"}
 )
@@ -172,10 +173,21 @@ class TransformersAdapter:
             "cache": cache,
             "use_cache": True,
         }
-        with _last_token_only(self._last_mlp if chunk.embeddings.shape[1] > 1 else None):
+        with self._last_layer_for_last_tokens(chunk):
             outputs = self.text_model(**inputs | self.extra_inputs(chunk, cache))
         logits: Tensor = self.head(outputs.last_hidden_state[:, -1])
         return logits
+
+    def _last_layer_for_last_tokens(self, chunk: Chunk) -> AbstractContextManager[Any]:
+        """While it lasts, the last layer's MLP works for each prompt's last token and for no other.
+
+        Its output is added to all tokens' states, and only the last one's is read: the keys and values of
+        that layer were made before.
+        """
+        if self._last_mlp is None or chunk.embeddings.shape[1] == 1:
+            return nullcontext()
+        handle: AbstractContextManager[Any] = self._last_mlp.register_forward_pre_hook(_last_tokens)
+        return handle
 
     def _mask(self, chunk: Chunk) -> Tensor | None:
         """Return the mask as the text model takes it.
@@ -204,21 +216,8 @@ class TransformersAdapter:
         return frozenset(ids)
 
 
-@contextmanager
-def _last_token_only(mlp: Any | None) -> Iterator[None]:
-    """While it lasts, the last layer's MLP works for each prompt's last token and for no other.
-
-    Its output is added to all tokens' states, and only the last one's is read: the keys and values of that
-    layer were made before.
-    """
-    if mlp is None:
-        yield
-        return
-    hook = mlp.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -1:], *inputs[1:]))
-    try:
-        yield
-    finally:
-        hook.remove()
+def _last_tokens(_mlp: Any, inputs: tuple[Tensor, ...]) -> Tensor:
+    return inputs[0][:, -1:]
 
 
 def padded_content(width: int, height: int, *, covered: float = 1.0) -> tuple[float, float, float, float]:

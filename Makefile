@@ -10,6 +10,8 @@ help: ## this list
 
 # A fresh clone runs with the versions that were tested.
 CONSTRAINTS := requirements/constraints.txt
+WITH_READER = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) -e 'server[reader]'
+EXTRA_OF_MODEL = $(if $(filter reader,$(MODEL)),$(WITH_READER))
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --constraint requirements/torch.txt
 PROJECTS := $(wildcard */pyproject.toml)
 
@@ -175,20 +177,21 @@ MODEL ?= embedded
 .PHONY: evaluate recipes
 
 evaluate: $(VENV)/.dev ## accuracy against bytes, every baseline and what was sent before, SCENES=1000 of each set, MODEL; goes on where it was cut off
+	$(EXTRA_OF_MODEL)
 	$(BIN)/python -m benchmarks.instruments.evaluate --model $(MODEL) --scenes $(SCENES) --out out/evaluation/$(MODEL) --docs docs
 
 recipes: $(VENV)/.dev ## the encodings that are best for MODEL, chosen on scenes and photo textures; into its secondglance.json
+	$(EXTRA_OF_MODEL)
 	$(BIN)/secondglance-eval recipes --model $(MODEL) --dataset scenes --dataset textures --pictures 60 --out out/recipes/$(MODEL) \
 		--write server/secondglance_server/engine/$(MODEL)/weights/secondglance.json
 
 eval-model: $(VENV)/.dev ## MODEL on 1,000 held-out drawn scenes and 1,000 on photo textures
-	$(if $(filter reader,$(MODEL)),$(WITH_READER))
+	$(EXTRA_OF_MODEL)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.model --model $(MODEL)
 
 train: $(VENV)/.dev ## train the embedded model from scratch (docs/training.md); resumes where it stopped
 	$(BIN)/python -m training
 
-WITH_READER = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) -e 'server[reader]'
 TRAIN_READER = $(WITH_READER) && $(BIN)/python -m training.reader
 train-reader: $(VENV)/.dev ## train the model that reads from scratch (docs/training-reader.md); resumes where it stopped
 	$(TRAIN_READER)

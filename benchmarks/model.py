@@ -74,7 +74,8 @@ def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes)
     """Ask every question of a scene; again with the model's crop where it reads or where the gate fires, and
     reading ones with the true crop too."""
     edge = Edge(engine, settings, jpeg, str(scene.seed))
-    rng, side = np.random.default_rng([scene.seed, 41]), max(edge.whole.rgb.shape)
+    rng = np.random.default_rng([scene.seed, 41])
+    side = max(edge.whole.rgb.shape)
     drafts = answers(engine, [AnswerRequest(edge.whole, question.text) for question in scene.questions])
     rows = []
     for question, draft in zip(scene.questions, drafts, strict=True):

@@ -176,7 +176,8 @@ def test_all_scenes_are_asked_in_order_by_processes_with_a_model_each(
     assert started == [processes]
     written = [json.loads(line) for line in rows.read_text().splitlines()]
     assert [row["answer"] for row in written] == [q.answer for scene in scenes for q in scene.questions]
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    found = json.loads(last_line, parse_constant=pytest.fail)  # NaN is no JSON
     assert (found["scenes"], found["questions"], found["photo_questions"]) == (2, len(written), 1)
 
 

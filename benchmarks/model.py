@@ -3,7 +3,9 @@
 For each scene (held-out fonts and backgrounds) the original is rendered and saved as a JPEG; the edge's code
 makes the global view and every crop; the server's engine, gate and localisation do the rest. Printed: tables
 by text height in the global image and, as last line, one JSON document. Its `photo_*` keys are of scenes on
-photographs, with fonts and words that no training saw (docs/training-reader.md names the packages).
+photographs, with fonts and words that no training saw (docs/training-reader.md names the packages). What is
+`illegible` there is text too small for the first picture, which only the second look can read: drawn scenes
+again, from an edge whose first picture has 224 px a side (`image_scale`), and of their questions those.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import pathlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -38,7 +41,9 @@ from secondglance_server.inference.gate import judge
 from training.pictures.views import product_window
 
 Found = TypeVar("Found")
-BANDS = ((0, 4), (4, 6), (6, 9), (9, math.inf))
+ILLEGIBLE_PX = 4
+BANDS = ((0, ILLEGIBLE_PX), (ILLEGIBLE_PX, 6), (6, 9), (9, math.inf))
+_SMALL_SIDE_PX = 224
 
 
 @dataclass(slots=True)
@@ -73,7 +78,7 @@ class Row:
 def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes) -> list[Row]:
     """Ask every question of a scene; again with the model's crop where it reads or where the gate fires, and
     reading ones with the true crop too."""
-    edge = Edge(engine, settings, jpeg, str(scene.seed))
+    edge = Edge(engine, settings, jpeg, f"{scene.seed} x{settings.image_scale}")
     rng = np.random.default_rng([scene.seed, 41])
     side = max(edge.whole.rgb.shape)
     drafts = answers(engine, [AnswerRequest(edge.whole, question.text) for question in scene.questions])
@@ -107,6 +112,20 @@ def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes)
     return rows
 
 
+def ask_illegible(engine: Engine, scene: Scene, jpeg: bytes) -> list[Row]:
+    """Ask what text says that has under 4 px in a first picture of 224 px a side."""
+    side = min(engine.info.image.max_width, _SMALL_SIDE_PX)
+    asked = tuple(
+        question
+        for question in scene.questions
+        if question.kind == "read"
+        and question.sign is not None
+        and scene.text_height_in_view(scene.signs[question.sign], side) < ILLEGIBLE_PX
+    )
+    settings = EdgeSettings(image_scale=side / engine.info.image.max_width)
+    return ask_scene(engine, settings, replace(scene, questions=asked), jpeg)
+
+
 def _true_box(rng: np.random.Generator, scene: Scene, sign: Sign) -> PixelBox:
     """As the product cuts it, the sign in its middle."""
     left, top, right, bottom = product_window(rng, scene, sign, jitter_cells=0.0)
@@ -121,7 +140,7 @@ def _pair(rows: list[Row], threshold: float) -> float:
     return _mean([row.is_right_as_pair(threshold) for row in rows])
 
 
-def summarize(rows: list[Row], threshold: float, scenes: int) -> dict[str, float]:
+def summarize(rows: list[Row], illegible: list[Row], threshold: float, scenes: int) -> dict[str, float]:
     reads = [row for row in rows if row.kind == "read"]
     coarse = [row for row in rows if row.kind in ("count", "presence")]
     wrong = [row for row in reads if not row.is_right]
@@ -133,8 +152,11 @@ def summarize(rows: list[Row], threshold: float, scenes: int) -> dict[str, float
         "questions": len(rows),
         "pair": _pair(rows, threshold),
         "read_legible": _mean([row.is_right for row in reads if row.height >= 9]),
-        "read_illegible_stage1": _mean([row.is_right for row in reads if row.height < 4]),
-        "min_entropy_illegible": _mean([row.min_entropy for row in reads if row.height < 4]),
+        "illegible": len(illegible),
+        "read_illegible_stage1": _mean([row.is_right for row in illegible]),
+        "min_entropy_illegible": _mean([row.min_entropy for row in illegible]),
+        "illegible_unsure": _mean([row.min_entropy > threshold for row in illegible]),
+        "illegible_mended": _pair([row for row in illegible if not row.is_right], threshold),
         "read_with_crop": true_crop,
         "coarse": _mean([row.is_right for row in coarse]),
         "color": _mean([row.is_right for row in rows if row.kind == "color"]),
@@ -202,8 +224,10 @@ def gate_of(model: str) -> GateDefaults:
     return engine_of(model).info.gate
 
 
-def drawn_rows(model: str, seed: int) -> list[Row]:
-    return ask_scene(engine_of(model), EdgeSettings(), *original_of(seed))
+def drawn_rows(model: str, seed: int) -> tuple[list[Row], list[Row]]:
+    """Return what came of a scene's questions, and of those about text that is too small."""
+    engine, (scene, jpeg) = engine_of(model), original_of(seed)
+    return ask_scene(engine, EdgeSettings(), scene, jpeg), ask_illegible(engine, scene, jpeg)
 
 
 def photo_rows(model: str, seed: int) -> list[reader.Row]:
@@ -211,13 +235,13 @@ def photo_rows(model: str, seed: int) -> list[reader.Row]:
 
 
 def of_all_scenes(
-    pool: Executor, rows_of: Callable[[int], list[Found]], seeds: Sequence[int], what: str
+    pool: Executor, rows_of: Callable[[int], Found], seeds: Sequence[int], what: str
 ) -> list[Found]:
-    """Return every scene's rows, in order."""
+    """Return what came of each scene, in order."""
     rows: list[Found] = []
     started = time.monotonic()
     for done, found in enumerate(pool.map(rows_of, seeds, chunksize=2), start=1):
-        rows += found
+        rows.append(found)
         if done % 50 == 0:
             left = (time.monotonic() - started) / done * (len(seeds) - done)
             print(f"{what}: {done}/{len(seeds)} scenes, {left / 60:.1f} min to go", flush=True)
@@ -244,15 +268,17 @@ def main() -> None:
     photo = reader.photo_seeds(arguments.scenes if wanted is None else wanted)
     with processes.pool(workers) as pool:
         gate = pool.submit(gate_of, model).result()
-        rows = of_all_scenes(pool, functools.partial(drawn_rows, model), drawn, "drawn")
-        on_photos = of_all_scenes(pool, functools.partial(photo_rows, model), photo, "photo textures")
+        of_drawn = of_all_scenes(pool, functools.partial(drawn_rows, model), drawn, "drawn")
+        of_photos = of_all_scenes(pool, functools.partial(photo_rows, model), photo, "photo textures")
+    rows, illegible = (list(chain.from_iterable(found[part] for found in of_drawn)) for part in (0, 1))
+    on_photos = list(chain.from_iterable(of_photos))
     if arguments.rows:
         arguments.rows.write_text(
             "".join(json.dumps({n: getattr(row, n) for n in Row.__slots__}) + "\n" for row in rows)
         )
     print_tables(rows, gate.threshold)
     photos = reader.photo_figures(on_photos, gate.doubts_above) if on_photos else {}
-    print(json.dumps(summarize(rows, gate.threshold, arguments.scenes) | photos))
+    print(json.dumps(summarize(rows, illegible, gate.threshold, arguments.scenes) | photos))
 
 
 if __name__ == "__main__":

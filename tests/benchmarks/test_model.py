@@ -16,12 +16,13 @@ from PIL import Image
 import benchmarks.model
 from benchmarks import reader
 from benchmarks.instruments.photos import originals
-from benchmarks.model import Row, ask_scene, auroc, main, print_tables, summarize
-from scenes.generator import encode_jpeg, make_scene, render, shown_share
+from benchmarks.model import Row, ask_illegible, ask_scene, auroc, main, print_tables, summarize
+from scenes.generator import Scene, encode_jpeg, make_scene, render, shown_share
 from secondglance.settings import EdgeSettings
 from secondglance_eval.asking.in_process import Edge
 from secondglance_protocol.wire import PixelBox
 from secondglance_server.engine.fake import FakeEngine, FakeScript
+from secondglance_server.engine.protocol import AnswerRequest
 
 
 def row(
@@ -73,7 +74,12 @@ def test_the_pair_takes_the_second_answer_only_where_the_gate_fires() -> None:
         row("presence", "yes", "no", height=math.nan, nats=0.9, with_crop="yes"),
         row("color", "red", "red"),
     ]
-    figures = summarize(rows, 0.5, scenes=1)
+    illegible = [
+        row("read", "B8", "B3", height=3, nats=2.0, with_crop="B8"),
+        row("read", "C9", "C1", height=3, nats=0.2, with_crop="C9"),  # sure of it
+        row("read", "D1", "D1", height=3, nats=0.7, with_crop="D1"),
+    ]
+    figures = summarize(rows, illegible, 0.5, scenes=1)
     assert figures["pair"] == pytest.approx(5 / 7, abs=1e-4)  # A7, B8, the count, the presence, the colour
     assert figures["count_pair"] == 1.0
     assert figures["read_stage1"] == 0.5
@@ -84,8 +90,11 @@ def test_the_pair_takes_the_second_answer_only_where_the_gate_fires() -> None:
     assert figures["retransmission_rate"] == 0.5
     assert figures["box_hit"] == 0.5  # of the two that were wrong at first
     assert figures["read_legible"] == 1.0
-    assert figures["read_illegible_stage1"] == 0.0
-    assert figures["min_entropy_illegible"] == pytest.approx(1.1)
+    assert figures["illegible"] == 3
+    assert figures["read_illegible_stage1"] == pytest.approx(1 / 3, abs=1e-4)
+    assert figures["min_entropy_illegible"] == pytest.approx(2.9 / 3, abs=1e-4)
+    assert figures["illegible_unsure"] == pytest.approx(2 / 3, abs=1e-4)
+    assert figures["illegible_mended"] == 0.5  # of the two that were wrong at first
     assert figures["coarse"] == 0.5
     assert figures["color"] == 1.0
     scores, wrong = [r.min_entropy for r in rows], [not r.is_right for r in rows]
@@ -127,6 +136,35 @@ def test_every_question_is_asked_and_again_where_it_reads_or_is_unsure(nats: flo
     assert others
     assert {r.with_crop for r in others} == {"42" if is_unsure else ""}
     assert [stage for stage, _ in asked].count(2) == 2 * len(reads) + is_unsure * len(others)
+
+
+def test_text_that_is_too_small_is_asked_about_in_a_smaller_first_picture() -> None:
+    """Under a key of its own, so that no engine answers from the larger picture that it keeps."""
+    scene = next(s for s in map(held_out, range(30)) if 0 < len(too_small(s)) < len(s.signs))
+    jpeg = encode_jpeg(render(scene), 90)
+    sides: dict[str, int] = {}
+
+    def look(request: AnswerRequest) -> bool:
+        return max(request.picture.rgb.shape) != sides.setdefault(
+            request.picture.key, max(request.picture.rgb.shape)
+        )
+
+    engine = FakeEngine(FakeScript(fails=look))
+    ask_scene(engine, EdgeSettings(), scene, jpeg)
+    rows = ask_illegible(engine, scene, jpeg)
+    assert [row.answer for row in rows] == too_small(scene)
+    assert {row.kind for row in rows} == {"read"}
+    assert all(row.height < 4 for row in rows)
+    assert sorted(sides.values()) == [224, 336]
+
+
+def held_out(seed: int) -> Scene:
+    return make_scene(seed, split="test")
+
+
+def too_small(scene: Scene) -> list[str]:
+    """Return what text says that has under 4 px where the longer side has 224."""
+    return [sign.text for sign in scene.signs if scene.text_height_in_view(sign, 224) < 4]
 
 
 def test_the_edge_cuts_its_patch_from_the_original() -> None:

@@ -23,11 +23,11 @@ from training.reader import __main__ as command
 from training.reader.drawing import worlds
 from training.reader.drawing.views import load_records, padded_pixels
 from training.reader.model import packed, pixel_values, unpacked
-from training.reader.records import render_shard
+from training.reader.records import Record, render_shard
 from training.reader.render import spread
 from training.reader.stages import order
 from training.reader.stages.features import load_features, store_features
-from training.reader.stages.joint import average_gradients
+from training.reader.stages.joint import average_gradients, weights_of
 
 
 @pytest.fixture
@@ -165,3 +165,15 @@ def test_all_processes_step_by_the_mean_of_their_gradients(
         assert none is None
         assert torch.equal(first, torch.full((2, 3), 0.5))
         assert torch.equal(last, torch.full((4,), 2.5))
+
+
+@pytest.mark.parametrize(("drawn", "photos", "share"), [(3, 2, 0.8), (1, 5, 0.8), (0, 4, 1.0), (4, 0, 0.0)])
+def test_late_scenes_are_mostly_on_photographs_and_each_kind_is_drawn_evenly(
+    drawn: int, photos: int, share: float
+) -> None:
+    records = [Record(seed, "drawn" if seed < drawn else "photo", ()) for seed in range(drawn + photos)]
+    weights = weights_of(records, 0.8)
+    assert weights.sum() == pytest.approx(1)
+    assert weights[drawn:].sum() == pytest.approx(share)
+    assert len(set(weights[:drawn])) <= 1
+    assert len(set(weights[drawn:])) <= 1

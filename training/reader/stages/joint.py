@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
 from secondglance_server.engine.reader.vocabulary import Vocabulary
@@ -31,9 +32,11 @@ from training.reader.symbolic import pool_of
 from training.reader.targets import SeenView, see, target_of
 from training.reader.wordings import known_words
 
-ENDS = (16_000, 20_000, 26_000)  # steps at which the learning rate has fallen to nothing
+ENDS = (16_000, 20_000, 26_000, 35_000)  # steps at which the learning rate has fallen to nothing
+LATE = ENDS[-2]  # from here on more of what lags behind: photo textures and second looks
 QUESTIONS = 10
-PAIRS = 0.4
+PAIRS, LATE_PAIRS = 0.4, 0.5
+LATE_PHOTOS = 0.8  # of the scenes; before, as many as there are: 0.6
 SYMBOLIC_EVERY = 4
 SPELLED = 0.05  # of the known words, so that spelled ones are no surprise
 GAZE_WEIGHT = 1.0
@@ -92,6 +95,13 @@ def _about(asked: list[Asked], target: int, *, is_misled: bool) -> list[Asked]:
         return sorted(others, key=lambda a: a.sign is None)[:QUESTIONS]
     about = [a for a in asked if a.sign == target][: QUESTIONS - 2]
     return (about + others)[:QUESTIONS]
+
+
+def weights_of(records: Sequence[Record], photos: float) -> NDArray[np.float64]:
+    """Return how likely each record is drawn, so that a share `photos` of all has a photograph behind it."""
+    is_photo = np.array([record.source == "photo" for record in records])
+    weights = np.where(is_photo, photos / max(is_photo.sum(), 1), (1 - photos) / max((~is_photo).sum(), 1))
+    return weights / weights.sum()  # where one kind is missing
 
 
 def start_model(root: pathlib.Path, vocabulary: Vocabulary) -> Reader:
@@ -160,6 +170,7 @@ def _train(plan: Plan, rank: int) -> None:
     records = load_records(plan.scenes)
     data = JointData(records, load_features(plan.root, plan.scenes))
     pool = pool_of([view for record in records for view in record.views])
+    late_weights = weights_of(records, LATE_PHOTOS)
     journal = Journal(plan.root, "joint", ENDS[-1], first_step=first) if rank == 0 else None
     if journal:
         journal.write(
@@ -171,12 +182,15 @@ def _train(plan: Plan, rank: int) -> None:
     last, share = plan.until or ENDS[-1], plan.batch // plan.processes
     for step in range(first, last):
         is_symbolic = step % SYMBOLIC_EVERY == 3
-        is_pair = bool(np.random.default_rng([plan.seed, step]).random() < PAIRS)
+        is_late = step >= LATE
+        pairs = LATE_PAIRS if is_late else PAIRS
+        is_pair = bool(np.random.default_rng([plan.seed, step]).random() < pairs)
         rng = np.random.default_rng([plan.seed, step, rank])
         if is_symbolic:
             drawn = [symbolic_example(rng, LEVELS[-1], pool, vocabulary) for _ in range(share)]
         else:
-            rows = rng.integers(len(data), size=share).tolist()
+            weights = late_weights if is_late else None
+            rows = rng.choice(len(data), size=share, p=weights).tolist()
             drawn = [joint_example(rng, data, vocabulary, row, is_pair=is_pair) for row in rows]
         with torch.autocast("cpu", torch.bfloat16):  # a third faster where the processor has bf16 matrices
             outcome = run(model, [example for example, _ in drawn], rng, known_shares(rng, share))

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from benchmarks.instruments.off_domain import QUESTIONS as OFF_DOMAIN
 from scenes.generator import make_scene
@@ -25,6 +25,7 @@ from secondglance.link.encoding_choice import EncodingChoice
 from secondglance.link.uplink import Uplink
 from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.encoding import Recipe
+from secondglance.pictures.original import Original
 from secondglance.settings import EdgeSettings
 from secondglance_eval.asking.in_process import edge_budget, pixels, written
 from secondglance_protocol.wire import ImageSize
@@ -142,16 +143,15 @@ def tiny_scenes(count: int, first_seed: int) -> Iterator[Scene]:
 
 
 class Photo:
-    """A real picture, cropped and scaled as an edge does."""
+    """A real picture, cropped and scaled by the edge's own code."""
 
     def __init__(self, path: pathlib.Path) -> None:
-        self._image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-        self.size = self._image.size
+        self._original = Original(path.read_bytes())
+        self.size = self._original.size
 
     def render(self, box: Box, side: int) -> Image.Image:
-        part = self._image.crop(tuple(round(v) for v in box))
-        part.thumbnail((side, side), Image.Resampling.LANCZOS)
-        return part
+        left, top, right, bottom = (round(v) for v in box)
+        return self._original.patch((left, top, right, bottom), PixelBudget(side, side))
 
 
 def photo_folder(directory: pathlib.Path) -> Iterator[Scene]:

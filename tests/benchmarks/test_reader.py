@@ -8,7 +8,10 @@ from PIL import Image
 
 import benchmarks.reader
 from benchmarks.reader import Photo, Question, Scene, ask_all, figures, photo_figures, photo_rows, photo_seeds
+from secondglance.pictures.budget import PixelBudget
+from secondglance.pictures.original import Original
 from secondglance_server.engine.fake import FakeEngine, FakeScript
+from tests.edge_client.formats.make import FILES
 from training.reader.drawing import textures
 
 
@@ -60,6 +63,18 @@ def test_a_picture_that_was_seen_whole_is_not_asked_for_again(tmp_path) -> None:
         FakeEngine(), "test", iter([Scene(small.size, small, (Question("What?", ("42",), "read"),))]), 0.5
     )
     assert [(row.gate > 0.5, row.asked_again, len(row.stage_ms)) for row in rows] == [(True, False, 1)]
+
+
+@pytest.mark.parametrize("name", ["adobe-rgb.jpg", "cmyk.jpg"])
+def test_a_photograph_is_seen_in_the_colours_that_an_edge_sends(name: str) -> None:
+    """In process a photograph with a colour profile was read in other colours than over HTTP."""
+    path = FILES / name
+    photo, original = Photo(path), Original(path.read_bytes())
+    width, height = photo.size
+    sent = original.global_image(PixelBudget(64, 64))
+    assert np.array_equal(photo.render((0.0, 0.0, float(width), float(height)), 64), sent)
+    part = original.crop((10, 20, 40, 50))
+    assert np.array_equal(photo.render((10.0, 20.0, 40.0, 50.0), 64), part)
 
 
 def test_photo_figures_have_names_of_their_own_and_need_the_photographs(

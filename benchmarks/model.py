@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import reader
-from scenes.generator import Scene, shown_share
+from scenes.generator import VIEW_SIDE_PX, Scene, shown_share
 from scenes.photos import original_of
 from scenes.signs import Sign
 from secondglance.settings import EdgeSettings
@@ -41,9 +41,7 @@ from secondglance_server.inference.gate import judge
 from training.pictures.views import product_window
 
 Found = TypeVar("Found")
-ILLEGIBLE_PX = 4
-BANDS = ((0, ILLEGIBLE_PX), (ILLEGIBLE_PX, 6), (6, 9), (9, math.inf))
-_SMALL_SIDE_PX = 224
+BANDS = ((0, reader.TINY_PX), (reader.TINY_PX, 6), (6, 9), (9, math.inf))
 
 
 @dataclass(slots=True)
@@ -78,7 +76,7 @@ class Row:
 def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes) -> list[Row]:
     """Ask every question of a scene; again with the model's crop where it reads or where the gate fires, and
     reading ones with the true crop too."""
-    edge = Edge(engine, settings, jpeg, f"{scene.seed} x{settings.image_scale}")
+    edge = Edge(engine, settings, jpeg)
     rng = np.random.default_rng([scene.seed, 41])
     side = max(edge.whole.rgb.shape)
     drafts = answers(engine, [AnswerRequest(edge.whole, question.text) for question in scene.questions])
@@ -114,13 +112,13 @@ def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes)
 
 def ask_illegible(engine: Engine, scene: Scene, jpeg: bytes) -> list[Row]:
     """Ask what text says that has under 4 px in a first picture of 224 px a side."""
-    side = min(engine.info.image.max_width, _SMALL_SIDE_PX)
+    side = min(engine.info.image.max_width, VIEW_SIDE_PX)
     asked = tuple(
         question
         for question in scene.questions
         if question.kind == "read"
         and question.sign is not None
-        and scene.text_height_in_view(scene.signs[question.sign], side) < ILLEGIBLE_PX
+        and scene.text_height_in_view(scene.signs[question.sign], side) < reader.TINY_PX
     )
     settings = EdgeSettings(image_scale=side / engine.info.image.max_width)
     return ask_scene(engine, settings, replace(scene, questions=asked), jpeg)

@@ -47,7 +47,7 @@ from training.reader.targets import expected_text
 from training.reader.tokenizer import CANNOT_TEXT, NOTHING_TEXT
 
 _FIRST_SEED = 5_000_000
-TINY_PX = 4.0
+TINY_PX = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -45,7 +45,7 @@ TRUE_CROP = "true box, pad 0.25 of it"
 
 def study(engine: Engine, group: Sequence[Example], data: bytes) -> list[dict[str, Any]]:
     """One row for each reading question."""
-    edge = Edge(engine, EdgeSettings(), data, group[0].image_id)
+    edge = Edge(engine, EdgeSettings(), data)
     asked = [example for example in group if example.kind == "read"]
     drafts = answers(engine, [AnswerRequest(edge.whole, example.question) for example in asked])
     return [_row(engine, edge, example, draft) for example, draft in zip(asked, drafts, strict=True)]

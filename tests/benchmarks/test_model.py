@@ -170,7 +170,7 @@ def too_small(scene: Scene) -> list[str]:
 def test_the_edge_cuts_its_patch_from_the_original() -> None:
     scene = make_scene(5, split="test", size=(1500, 1000))
     jpeg = encode_jpeg(render(scene), 95)
-    edge = Edge(FakeEngine(), EdgeSettings(), jpeg, "scene")
+    edge = Edge(FakeEngine(), EdgeSettings(), jpeg)
     patch = edge.crop(PixelBox(left=300, top=200, right=500, bottom=360))
     with Image.open(io.BytesIO(jpeg)) as original:
         wanted = np.asarray(original.crop((300, 200, 500, 360))).astype(int)

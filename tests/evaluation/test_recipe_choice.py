@@ -116,10 +116,10 @@ def test_the_pair_in_process_follows_the_models_recipes_as_an_edge_does() -> Non
     shapes = {}
     for recipes in (None, named):
         engine = FakeEngine(info=replace(FAKE_INFO, recipes=recipes))
-        edge = Edge(engine, EdgeSettings.model_construct(), photo, "photo")
+        edge = Edge(engine, EdgeSettings.model_construct(), photo)
         shapes[recipes] = edge.whole.rgb.shape, edge.crop(box).rgb.shape
     assert shapes[None] == ((side * 3 // 4, side, 3), (side, side, 3))
     assert shapes[named] == ((side * 3 // 8, side // 2, 3), (side // 4, side // 4, 3))
     told = EdgeSettings(image_quality=40)
     engine = FakeEngine(info=replace(FAKE_INFO, recipes=named))
-    assert Edge(engine, told, photo, "photo").whole.rgb.shape == shapes[None][0]
+    assert Edge(engine, told, photo).whole.rgb.shape == shapes[None][0]

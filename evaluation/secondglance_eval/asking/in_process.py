@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 
@@ -57,26 +58,28 @@ def region(engine: Engine, draft: AnswerResult, picture: Picture, size: ImageSiz
 class Edge:
     """The edge's work on one original: its views, encoded as it would send them, as the server decodes them.
 
-    Encodings are the settings', or those that the model names. `key` names the original among those that the
-    engine sees.
+    Encodings are the settings', or those that the model names. The engine knows a picture by its bytes, as
+    the server's does: one original in two encodings is two pictures.
     """
 
-    def __init__(self, engine: Engine, settings: EdgeSettings, original: bytes, key: str) -> None:
-        self._engine, self._key = engine, key
+    def __init__(self, engine: Engine, settings: EdgeSettings, original: bytes) -> None:
+        self._engine = engine
         self._encodings = EncodingChoice(settings, Uplink(), engine.info.recipes)
         self._original = Original(original)
         self.size = ImageSize(width=self._original.size[0], height=self._original.size[1])
         recipe, scale = self._encodings.for_image()
         whole = self._original.global_image(edge_budget(engine.info.image).scaled(scale))
-        self.whole = self._sent(whole, recipe, "whole")
+        self.whole = _sent(whole, recipe)
 
     def crop(self, box: PixelBox) -> Picture:
         budget = edge_budget(self._engine.info.patch).scaled(self._encodings.patch_scale)
         crop = self._original.patch(corners(box), budget)
-        return self._sent(crop, next(self._encodings.for_patch()), str(corners(box)))
+        return _sent(crop, next(self._encodings.for_patch()))
 
-    def _sent(self, image: Image.Image, recipe: Recipe, name: str) -> Picture:
-        return Picture(f"{self._key}:{name}", pixels(written(image, recipe)))
+
+def _sent(image: Image.Image, recipe: Recipe) -> Picture:
+    data = written(image, recipe)
+    return Picture(hashlib.sha256(data).hexdigest(), pixels(data))
 
 
 def edge_budget(budget: EncoderBudget) -> PixelBudget:

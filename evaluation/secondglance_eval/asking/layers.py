@@ -114,4 +114,4 @@ def _edges(
 ) -> Iterator[tuple[Group, Edge]]:
     settings = EdgeSettings()
     for group, data in with_pictures(groups, pool, ahead=_AHEAD):
-        yield group, Edge(engine, settings, data, group[0].image_id)
+        yield group, Edge(engine, settings, data)

@@ -111,7 +111,7 @@ def _blanked(attention: AttentionMap, box: PixelBox, size: ImageSize) -> Attenti
     ys = ((np.arange(rows) + 0.5) / rows - y0) / (y1 - y0) * size.height
     inside = ((ys >= box.top) & (ys < box.bottom))[:, None] & ((xs >= box.left) & (xs < box.right))
     weights[inside] = 0.0
-    return AttentionMap(weights, attention.content)
+    return replace(attention, weights=weights)
 
 
 def _within(engine: Engine, edge: Edge, example: Example, first: PixelBox) -> PixelBox:

@@ -136,6 +136,29 @@ def test_attention_lies_on_the_dense_grid(engine: PrefixEngine) -> None:
     assert result.attention.content == content_of(80, 60)
 
 
+def test_every_first_answer_says_where_text_was_found(engine: PrefixEngine) -> None:
+    """Of a new picture, of a cached one, and of one whose prefix a second look has computed again.
+
+    The same boxes each time, as the reader gave them, in units of the padded square.
+    """
+    seen = picture("texts", 5)
+    left, top, right, bottom = content_of(80, 60)
+    scale = np.array([right - left, bottom - top] * 2)
+    expected = [
+        np.array([*line.corners.min(axis=0), *line.corners.max(axis=0)]) * scale + [left, top, left, top]
+        for line in FakeReader().read(seen.rgb)
+    ]
+    request = AnswerRequest(seen, QUESTION, max_new_tokens=1)
+    results = [answered(engine, request), answered(engine, request)]
+    engine.prefixes.clear()
+    answered(engine, replace(request, patch=picture("crop", 6)))
+    results.append(answered(engine, request))
+    assert [result.cached_tokens > 0 for result in results] == [False, True, True]
+    for result in results:
+        assert result.attention is not None
+        np.testing.assert_allclose(result.attention.texts, expected, atol=1e-6)
+
+
 def test_refusals_are_known_as_off_domain(engine: PrefixEngine) -> None:
     expected = {VOCABULARY.ids[token] for token in CANNOT}
     assert engine.adapter.off_domain_ids == expected

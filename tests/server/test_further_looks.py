@@ -222,6 +222,19 @@ def test_the_next_region_is_at_the_next_peak_of_the_map() -> None:
         assert box.top <= 100 * (row + 1) <= box.bottom
 
 
+def test_a_further_region_cuts_no_text_either() -> None:
+    weights = np.full((24, 24), 0.001, np.float32)
+    weights[3:5, 4:6], weights[18:20, 18:20] = 1.0, 0.8
+    attention = AttentionMap(weights, texts=((0.74, 0.77, 0.9, 0.8),))
+    size = ImageSize(width=2400, height=2400)
+    how = LocalizationDefaults(window="mass", min_side_cells=2.0, pad_cells=0.25)
+    first = locate(attention, size, how)
+    (second,) = further_regions(attention, size, first, 1)
+    plain = further_regions(replace(attention, texts=()), size, first, 1)
+    assert plain == [second.model_copy(update={"right": plain[0].right})]
+    assert plain[0].right < 0.9 * 2400 < second.right == 0.9 * 2400 + 36  # half of the text's 72 px around it
+
+
 @given(
     seed=st.integers(0, 2**32 - 1),
     rows=st.integers(2, 30),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -188,3 +190,75 @@ def test_any_map_gives_a_region_within_the_original(
     box = locate(attention(weights, content), size, LocalizationDefaults(window=window))  # type: ignore[arg-type]
     assert 0 <= box.left < box.right <= size.width
     assert 0 <= box.top < box.bottom <= size.height
+
+
+UNIT = st.floats(0, 1)
+
+
+def edges(box: PixelBox) -> np.ndarray:
+    return np.array([box.left, box.top, box.right, box.bottom], dtype=float)
+
+
+def is_within(inner: np.ndarray, outer: np.ndarray, tolerance: float = 1e-3) -> bool:
+    return bool((inner[:2] >= outer[:2] - tolerance).all() and (inner[2:] <= outer[2:] + tolerance).all())
+
+
+def share_inside(text: np.ndarray, window: np.ndarray) -> float:
+    inside = np.maximum(np.minimum(text[2:], window[2:]) - np.maximum(text[:2], window[:2]), 0)
+    return float(inside.prod() / max(np.prod(text[2:] - text[:2]), 1e-12))
+
+
+@given(
+    seed=st.integers(0, 1000),
+    size=st.builds(ImageSize, width=st.integers(1, 20_000), height=st.integers(1, 20_000)),
+    window=st.sampled_from(["vicrop", "mass"]),
+    pads=st.booleans(),
+    texts=st.lists(st.tuples(UNIT, UNIT, UNIT, UNIT), max_size=8),
+)
+def test_a_region_cuts_no_text_of_which_it_holds_more_than_half(
+    seed: int, size: ImageSize, window: str, pads: bool, texts: list[tuple[float, float, float, float]]
+) -> None:
+    """A part of a text reads like a text. It never holds less than without texts, nor more than it must."""
+    content = letterbox(size.width, size.height) if pads else (0.0, 0.0, 1.0, 1.0)
+    shown = attention(np.random.default_rng(seed).random((12, 12)), content)
+    corner, extent = np.array(content[:2]), np.array(content[2:]) - content[:2]
+    boxes = [np.array([min(a, c), min(b, d), max(a, c), max(b, d)]) for a, b, c, d in texts]
+    found = tuple(tuple((box.reshape(2, 2) * extent + corner).ravel().tolist()) for box in boxes)
+    how = LocalizationDefaults(window=window)  # type: ignore[arg-type]
+    plain = edges(locate(shown, size, how))
+    region = edges(locate(replace(shown, texts=found), size, how))
+    most = plain.copy()
+    for box in boxes:
+        text = box * [size.width, size.height, size.width, size.height]
+        share = share_inside(text, plain)
+        assert share < 0.501 or is_within(text, region)
+        if share > 0.499:
+            around = (text[3] - text[1]) / 2
+            most[:2] = np.minimum(most[:2], text[:2] - around)
+            most[2:] = np.maximum(most[2:], text[2:] + around)
+    assert is_within(plain, region)
+    assert is_within(region, most, 1.0)
+    assert is_within(region, np.array([0, 0, size.width, size.height]), 0.0)
+    assert (region[2:] > region[:2]).all()
+
+
+def test_a_cut_text_is_held_whole_with_half_its_height_around_it() -> None:
+    """Worked out by hand: a window of 4 cells of 100 px; texts cut at each side, one mostly outside."""
+    size = ImageSize(width=2400, height=2400)
+    how = LocalizationDefaults(window="mass", min_side_cells=4.0, pad_cells=0.0)
+    weights = grid(24, 24, (8, 4), block=4)
+    assert locate(attention(weights), size, how) == PixelBox(left=400, top=800, right=800, bottom=1200)
+    texts = np.array([
+        [350, 1000, 750, 1100],
+        [500, 700, 700, 950],
+        [500, 900, 1000, 1000],
+        [500, 1050, 700, 1250],
+        [790, 1150, 1300, 1190],
+    ])  # fmt: skip
+    shown = replace(attention(weights), texts=tuple(map(tuple, texts / 2400)))
+    assert locate(shown, size, how) == PixelBox(left=300, top=575, right=1050, bottom=1350)
+
+
+def test_relative_attention_keeps_the_texts() -> None:
+    shown = replace(attention(grid(4, 4)), texts=((0.1, 0.1, 0.2, 0.2),))
+    assert relative_attention(shown, attention(grid(4, 4))).texts == shown.texts

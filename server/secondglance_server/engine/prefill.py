@@ -18,15 +18,17 @@ from secondglance_server.engine.adapters.protocol import Adapter, Chunk, VisualF
 from secondglance_server.engine.attention import recording
 from secondglance_server.engine.jobs import Job
 from secondglance_server.engine.kv_cache import SLACK_TOKENS, PrefixStates, empty_cache, keep_prefix, resume
-from secondglance_server.engine.protocol import AttentionMap
+from secondglance_server.engine.protocol import AttentionMap, GridBox
 from secondglance_server.engine.stepping.rows import Rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefilled:
-    """Prompts that have run. `maps`: attention to the global image, for first stages."""
+    """Prompts that have run. `maps`: attention to the global image, for first stages; `texts` of that image:
+    see `AttentionMap`."""
 
     logits: Tensor  # [B, vocabulary]
+    texts: list[tuple[GridBox, ...]]
     maps: list[AttentionMap | None]
     cache: Cache
     visible: Tensor | None  # bool [B, tokens]
@@ -53,14 +55,15 @@ def prefill(
     else:
         cache = empty_cache(adapter.n_layers, longest + max(new_tokens, SLACK_TOKENS))
     chunk = chunk_of(adapter, jobs, past=past, longest=longest)
+    texts = texts_of(jobs, chunk.features)
     maps: list[AttentionMap | None] = [None] * len(jobs)
     if jobs[0].is_first_stage:
         with recording(layers, jobs[0].prompt.grid) as recorder:
             logits = adapter.forward(chunk, cache)
-        maps = attention_maps(jobs, recorder.mean())
+        maps = attention_maps(jobs, recorder.mean(), texts)
     else:
         logits = adapter.forward(chunk, cache)
-    return Prefilled(logits, maps, cache, chunk.visible, next_positions(chunk.positions))
+    return Prefilled(logits, texts, maps, cache, chunk.visible, next_positions(chunk.positions))
 
 
 def next_positions(positions: Tensor) -> Tensor:
@@ -125,10 +128,22 @@ def _features(adapter: Adapter, jobs: Sequence[Job]) -> list[VisualFeatures]:
     return [features[i] for i in range(len(pixels))]
 
 
-def attention_maps(jobs: Sequence[Job], weights: Tensor) -> list[AttentionMap | None]:
+def texts_of(jobs: Sequence[Job], features: Sequence[VisualFeatures]) -> list[tuple[GridBox, ...]]:
+    """Return what was found in each job's global image. `features`: of the chunk's pictures, row by row."""
+    following = iter(features)
+    texts = []
+    for job in jobs:
+        encoded = [next(following) for _ in job.pictures_to_encode]
+        texts.append(job.held.texts if job.held else encoded[0].texts)
+    return texts
+
+
+def attention_maps(
+    jobs: Sequence[Job], weights: Tensor, texts: Sequence[tuple[GridBox, ...]]
+) -> list[AttentionMap | None]:
     rows = weights.cpu().numpy().astype(np.float32)
     grids = [job.layouts[0] for job in jobs]
     return [
-        AttentionMap(row.reshape(grid.rows, grid.cols), grid.content)
-        for row, grid in zip(rows, grids, strict=True)
+        AttentionMap(row.reshape(grid.rows, grid.cols), grid.content, found)
+        for row, grid, found in zip(rows, grids, texts, strict=True)
     ]

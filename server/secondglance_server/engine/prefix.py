@@ -275,7 +275,7 @@ class PrefixEngine:
         for row, job in enumerate(jobs):
             length = job.prompt.prefix
             if job.held is None and length:
-                prefix = StoredPrefix(job.prompt.ids[:length], state.prefix(row, length))
+                prefix = StoredPrefix(job.prompt.ids[:length], state.prefix(row, length), state.texts[row])
                 self.prefixes.put(job.work.picture.key, prefix)
             if isinstance(job.work, NeutralRequest) and (held := self._held(job)) is not None:
                 held.neutral = state.maps[row]

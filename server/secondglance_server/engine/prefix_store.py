@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from secondglance_server.engine.protocol import AttentionMap
+from secondglance_server.engine.protocol import AttentionMap, GridBox
 
 
 class States(Protocol):
@@ -23,10 +23,11 @@ S = TypeVar("S", bound=States)
 @dataclass(slots=True, eq=False)
 class StoredPrefix(Generic[S]):
     """A picture's share of a prompt, computed. `ids`: its tokens; `neutral`: the neutral prompt's map once
-    it was asked for."""
+    it was asked for; `texts`: see `AttentionMap`."""
 
     ids: list[int]
     states: S
+    texts: tuple[GridBox, ...] = ()
     neutral: AttentionMap | None = field(default=None)
 
 

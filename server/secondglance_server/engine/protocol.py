@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from secondglance_protocol.wire import Aggregate, Metric, Recipes
 
+GridBox: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom; the grid is [0, 1]
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderBudget:
@@ -114,11 +116,13 @@ class AttentionMap:
 
     `weights`: float32 [rows, cols], non-negative. `content`: (x0, y0, x1, y1) of the picture in grid units
     [0, 1]: (0, 0, 1, 1) unless the model pads the picture to its input shape. A grid point (u, v) lies at
-    ((u - x0) / (x1 - x0), (v - y0) / (y1 - y0)) of the picture.
+    ((u - x0) / (x1 - x0), (v - y0) / (y1 - y0)) of the picture. `texts`: (left, top, right, bottom) in grid
+    units of each line of text that the model's encoder has found; empty for encoders that find none.
     """
 
     weights: NDArray[np.float32]
-    content: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    content: GridBox = (0.0, 0.0, 1.0, 1.0)
+    texts: tuple[GridBox, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,8 +2,9 @@
 
 Relative attention divides the question's map by the neutral prompt's (ViCrop, arXiv 2502.17422), which
 removes the sinks that every prompt looks at. A window on the grid then becomes pixels of the original,
-through the exact inverse of the model's padding. Knows nothing of HTTP, sessions or torch. Not covered:
-tiling of large originals, which the server does not hold.
+through the exact inverse of the model's padding, and grows where it would cut a text that the model has
+found. Knows nothing of HTTP, sessions or torch. Not covered: tiling of large originals, which the server does
+not hold.
 
 Units: a window lies on the grid in cells (x to the right, y down); `cell_width` and `cell_height` are what
 one cell covers of the original, in pixels. Where the model pads they are equal and windows are square in
@@ -13,7 +14,7 @@ the original; where it squashes they differ, and windows counted in cells are st
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def relative_attention(question: AttentionMap, neutral: AttentionMap) -> Attenti
     usual = neutral.weights.astype(np.float64)
     floor = max(_NEUTRAL_FLOOR * float(usual.mean()), float(np.finfo(np.float32).tiny))
     ratio = question.weights.astype(np.float64) / np.maximum(usual, floor)
-    return AttentionMap(weights=ratio.astype(np.float32), content=question.content)
+    return replace(question, weights=ratio.astype(np.float32))
 
 
 def locate(attention: AttentionMap, original: ImageSize, how: LocalizationDefaults) -> PixelBox:
@@ -74,7 +75,7 @@ def locate(attention: AttentionMap, original: ImageSize, how: LocalizationDefaul
     top, bottom = _slide_inside(
         (window.top - y0 * rows) * cell_height, window.height * cell_height, original.height
     )
-    return cover_pixels(left, top, right, bottom, original)
+    return _with_whole_texts(cover_pixels(left, top, right, bottom, original), attention, original)
 
 
 def further_regions(
@@ -82,8 +83,9 @@ def further_regions(
 ) -> list[PixelBox]:
     """Return up to `most` regions to look at after `first`, best first.
 
-    Each is as large as `first`, around the peak of the map once the cells of all earlier ones are blanked.
-    None comes twice. What is left of a map is often so even that a window by its mass would be half of it.
+    Each is as large as `first`, around the peak of the map once the cells of all earlier ones are blanked,
+    and grows as `first` does, to cut no text. None comes twice. What is left of a map is often so even that
+    a window by its mass would be half of it.
     """
     weights = _within_content(attention)
     regions = [first]
@@ -91,7 +93,7 @@ def further_regions(
         weights[_cells_of(regions[-1], attention, original)] = 0.0
         if weights.max() <= 0.0:
             break
-        region = _around_peak(weights, attention, original, first)
+        region = _with_whole_texts(_around_peak(weights, attention, original, first), attention, original)
         if region in regions:
             break
         regions.append(region)
@@ -108,6 +110,28 @@ def _around_peak(weights: Grid, attention: AttentionMap, original: ImageSize, si
     left = min(max(round(x - size.width / 2), 0), original.width - size.width)
     top = min(max(round(y - size.height / 2), 0), original.height - size.height)
     return PixelBox(left=left, top=top, right=left + size.width, bottom=top + size.height)
+
+
+def _with_whole_texts(region: PixelBox, attention: AttentionMap, original: ImageSize) -> PixelBox:
+    """Return the region, grown where it cuts a line of text of which it holds more than half.
+
+    A part of a text reads like a text. Half the line's height is left around it.
+    """
+    x0, y0, x1, y1 = attention.content
+    x_scale, y_scale = original.width / (x1 - x0), original.height / (y1 - y0)  # pixels of a grid unit
+    left, top, right, bottom = map(float, (region.left, region.top, region.right, region.bottom))
+    for text in attention.texts:
+        start, end = (text[0] - x0) * x_scale, (text[2] - x0) * x_scale
+        upper, lower = (text[1] - y0) * y_scale, (text[3] - y0) * y_scale
+        width = min(end, region.right) - max(start, region.left)
+        height = min(lower, region.bottom) - max(upper, region.top)
+        if min(width, height) <= 0 or width * height <= 0.5 * (end - start) * (lower - upper):
+            continue
+        if width < end - start or height < lower - upper:
+            around = (lower - upper) / 2
+            left, right = min(left, start - around), max(right, end + around)
+            top, bottom = min(top, upper - around), max(bottom, lower + around)
+    return cover_pixels(left, top, right, bottom, original)
 
 
 def _cells_of(region: PixelBox, attention: AttentionMap, original: ImageSize) -> tuple[slice, slice]:

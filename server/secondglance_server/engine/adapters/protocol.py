@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secondglance_server.engine.protocol import EncoderBudget, LocalizationDefaults
+from secondglance_server.engine.protocol import EncoderBudget, GridBox, LocalizationDefaults
 
 Pixels = Mapping[
     str, Tensor
@@ -36,7 +36,7 @@ class ImageLayout:
     rows: int
     cols: int
     grid_start: int = 0
-    content: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    content: GridBox = (0.0, 0.0, 1.0, 1.0)
     stretches: tuple[int, ...] = ()  # empty: one of `run`
     cells: tuple[int, ...] = ()  # empty: those from `grid_start` on
     tail: int = 0
@@ -49,10 +49,11 @@ class ImageLayout:
 @dataclass(frozen=True, slots=True, eq=False)
 class VisualFeatures:
     """One picture for the decoder: `tokens` [run, width]; `deep`: the same shape for each decoder layer
-    that adds more."""
+    that adds more; `texts`: see `AttentionMap`."""
 
     tokens: Tensor
     deep: tuple[Tensor, ...] = ()
+    texts: tuple[GridBox, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from secondglance_server.engine.adapters.base import TransformersAdapter
 from secondglance_server.engine.adapters.protocol import Chunk, ImageLayout, Pixels, VisualFeatures
-from secondglance_server.engine.protocol import EncoderBudget
+from secondglance_server.engine.protocol import EncoderBudget, GridBox
 from secondglance_server.engine.reader.ocr import TextReader
-from secondglance_server.engine.reader.slots import ASK_POSITION, Slots, content_of, lay_out
+from secondglance_server.engine.reader.slots import ASK_POSITION, START, Slots, content_of, lay_out
 from secondglance_server.engine.reader.tower import SLOT_INPUTS
 from secondglance_server.engine.reader.vocabulary import CANNOT
 
@@ -81,11 +81,13 @@ class ReaderAdapter(TransformersAdapter):
     def encode(self, pictures: Sequence[Pixels]) -> list[VisualFeatures]:
         inputs = {name: self.upload(torch.cat([p[name] for p in pictures])) for name in pictures[0]}
         positions = inputs.pop("slot_position")
+        texts = [_texts(picture) for picture in pictures]
         seen = self.model.model.vision_tower(**inputs).last_hidden_state
         tokens = self.model.model.multi_modal_projector(seen)
         grid = positions.new_full((len(positions), tokens.shape[1] - positions.shape[1]), ASK_POSITION)
         places = torch.cat([grid, positions], dim=1)
-        return [ReadFeatures(row, positions=place) for row, place in zip(tokens, places, strict=True)]
+        rows = zip(tokens, places, texts, strict=True)
+        return [ReadFeatures(row, positions=place, texts=found) for row, place, found in rows]
 
     def positions(self, ids: Sequence[int], layouts: Sequence[ImageLayout]) -> Tensor:
         """The question ends at ASK_POSITION; the pictures' own come with their features."""
@@ -109,6 +111,12 @@ class ReaderAdapter(TransformersAdapter):
             "position_ids": positions,
             "inputs_embeds": chunk.embeddings + is_second.unsqueeze(-1) * mark,
         }
+
+
+def _texts(picture: Pixels) -> tuple[GridBox, ...]:
+    """Return the box of each line that the text reader has found."""
+    boxes = picture["slot_corners"][picture["slot_kind"] == START].tolist()
+    return tuple((left, top, right, bottom) for left, top, right, bottom in boxes)
 
 
 def letterboxed(image: Image.Image, side: int) -> NDArray[np.uint8]:

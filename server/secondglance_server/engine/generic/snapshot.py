@@ -22,7 +22,7 @@ from secondglance_server.engine.decode import Decoded
 from secondglance_server.engine.generic.adapter import GenericAdapter
 from secondglance_server.engine.generic.stock import StockEngine, token_stats
 from secondglance_server.engine.jobs import Job
-from secondglance_server.engine.prefill import attention_maps, chunk_of, next_positions
+from secondglance_server.engine.prefill import attention_maps, chunk_of, next_positions, texts_of
 from secondglance_server.engine.prefix import is_out_of_memory, own_failure
 from secondglance_server.engine.prefix_store import PrefixStore, StoredPrefix
 from secondglance_server.engine.prompt import PromptBuilder
@@ -110,7 +110,7 @@ class SnapshotEngine(StockEngine):
         with recording(self.layers if request.patch is None else (), prompt.grid) as recorder:
             logits = self._adapter.forward(chunk, cache)
         if request.patch is None:
-            (attention,) = attention_maps([job], recorder.mean())
+            (attention,) = attention_maps([job], recorder.mean(), texts_of([job], chunk.features))
         prefilled = time.perf_counter()
         answer = Decoded(max(min(request.max_new_tokens, self.info.max_new_tokens), 1))
         self._decode(answer, logits, next_positions(chunk.positions), cache)

@@ -37,16 +37,13 @@ from secondglance.link.measured_encodings import MEASURED_FILE
 from secondglance.pictures.encoding import Recipe
 from secondglance.pictures.original import Original
 from secondglance.settings import EdgeSettings
-from secondglance_eval.asking.in_process import answers, corners, edge_budget, pixels, region, written
+from secondglance_eval.asking.in_process import answers, corners, edge_budget, pixels, wanted_region, written
 from secondglance_eval.facts import digest_of, files_of_model
 from secondglance_eval.markdown import markdown_table
 from secondglance_protocol.wire import ImageSize, PixelBox
 from secondglance_server.engine.loader import load_engine
 from secondglance_server.engine.protocol import AnswerRequest, AnswerResult, Engine, Picture
 from secondglance_server.inference.gate import is_doubtful, judge
-from secondglance_server.inference.intake import patch_limits
-from secondglance_server.inference.skip import seen_size, skip_before_looking, skip_region
-from secondglance_server.settings import ServerSettings
 
 _FIXED = EdgeSettings.model_construct()  # the defaults, whatever the environment says
 IMAGES: dict[str, tuple[Recipe, float]] = {  # the fixed one first, in both
@@ -98,19 +95,12 @@ def wanted(
     engine: Engine, picture: Picture, drafts: Sequence[AnswerResult], original: ImageSize
 ) -> list[PixelBox | None]:
     """The region that the server would ask for, for each draft."""
-    seen = seen_size(ImageSize(width=picture.rgb.shape[1], height=picture.rgb.shape[0]), engine.info.image)
-    limits = patch_limits(ServerSettings.model_construct())
-    boxes: list[PixelBox | None] = []
-    for draft in drafts:
-        box = None
-        if is_doubtful(judge(draft.tokens, engine.info.gate), draft.tokens):
-            box = region(engine, draft, picture, original)
-            if skip_before_looking(original, seen) or skip_region(
-                box, original, seen, engine.info.patch, limits
-            ):
-                box = None
-        boxes.append(box)
-    return boxes
+    return [
+        wanted_region(engine, draft, picture, original)
+        if is_doubtful(judge(draft.tokens, engine.info.gate), draft.tokens)
+        else None
+        for draft in drafts
+    ]
 
 
 def second_stages(

@@ -31,7 +31,7 @@ from scenes.generator import VIEW_SIDE_PX, Scene, shown_share
 from scenes.photos import original_of
 from scenes.signs import Sign
 from secondglance.settings import EdgeSettings
-from secondglance_eval.asking.in_process import Edge, answers, corners, region
+from secondglance_eval.asking.in_process import Edge, answers, corners, region, wanted_region
 from secondglance_eval.judging.intervals import auroc
 from secondglance_protocol.wire import PixelBox
 from secondglance_server.engine import processes
@@ -49,7 +49,8 @@ class Row:
     """One question.
 
     `with_crop`: the answer with the model's crop, of reading questions and where the gate fires. Of reading
-    ones: `with_true_crop`; `box_share`, the share of the sign that the model's box holds.
+    ones: `with_true_crop`; `box_share`, the share of the sign that the model's box holds. `is_skipped`: the
+    server asks for no crop, however unsure the answer is.
     """
 
     kind: str
@@ -63,6 +64,7 @@ class Row:
     with_true_crop: str = ""
     box_share: float = 0.0
     crop_min_entropy: float = 0.0
+    is_skipped: bool = False
 
     @property
     def is_right(self) -> bool:
@@ -70,7 +72,8 @@ class Row:
 
     def is_right_as_pair(self, threshold: float) -> bool:
         """The answer of both stages under a gate at that min-entropy."""
-        return (self.with_crop if self.min_entropy > threshold else self.first) == self.answer
+        asks_again = self.min_entropy > threshold and not self.is_skipped
+        return (self.with_crop if asks_again else self.first) == self.answer
 
 
 def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes) -> list[Row]:
@@ -97,6 +100,7 @@ def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes)
         read = sign if question.kind == "read" else None
         if read is None and confidence.min_entropy <= engine.info.gate.threshold:
             continue
+        row.is_skipped = wanted_region(engine, draft, edge.whole, edge.size) is None
         boxes = [region(engine, draft, edge.whole, edge.size)]
         if read is not None:
             row.box_share = shown_share(read.box, corners(boxes[0]))

@@ -27,7 +27,7 @@ from secondglance.pictures.budget import PixelBudget
 from secondglance.pictures.encoding import Recipe
 from secondglance.pictures.original import Original
 from secondglance.settings import EdgeSettings
-from secondglance_eval.asking.in_process import edge_budget, pixels, written
+from secondglance_eval.asking.in_process import edge_budget, pixels, wanted_region, written
 from secondglance_protocol.wire import ImageSize
 from secondglance_server.engine.loader import load_engine
 from secondglance_server.engine.protocol import (
@@ -37,8 +37,6 @@ from secondglance_server.engine.protocol import (
     Picture,
 )
 from secondglance_server.engine.reader.alphabet import folded
-from secondglance_server.inference.localization import locate
-from secondglance_server.inference.skip import skip_before_looking
 from training.reader.asking import Asker
 from training.reader.drawing.textures import Box, texture_files
 from training.reader.drawing.worlds import VIEW_SIDE_PX, make_world
@@ -220,11 +218,9 @@ def _ask(
     first, first_ms = _answer(engine, AnswerRequest(seen, question.text, max_new_tokens=64))
     gate = last_gate = _gate(first)
     final, times, holds = first, [first_ms], None
-    size, shown = (ImageSize(width=w, height=h) for w, h in (scene.size, seen.rgb.shape[1::-1]))
-    asks = gate > threshold and not first.is_off_domain and skip_before_looking(size, shown) is None
-    if asks:
-        assert first.attention is not None
-        region = locate(first.attention, size, engine.info.localization)
+    size = ImageSize(width=scene.size[0], height=scene.size[1])
+    region = wanted_region(engine, first, seen, size) if gate > threshold else None
+    if region:
         box = (float(region.left), float(region.top), float(region.right), float(region.bottom))
         holds = _held(question.box, box)
         encodings = _encodings(engine)
@@ -238,7 +234,7 @@ def _ask(
     is_first = question is scene.questions[0]
     return Row(
         question.kind, is_right(final.text, question.answers), is_right(first.text, question.answers),
-        has_word(final.text, question.answers), gate, last_gate, asks,
+        has_word(final.text, question.answers), gate, last_gate, region is not None,
         final.text in (CANNOT_TEXT, NOTHING_TEXT), holds, question.height, is_first, sent, times,
         f"{question.text} {question.answers[:1]}: {first.text!r} {gate:.2f}, {final.text!r} {last_gate:.2f}",
     )  # fmt: skip

@@ -101,6 +101,17 @@ def test_the_pair_takes_the_second_answer_only_where_the_gate_fires() -> None:
     assert figures["gate_auroc"] == pytest.approx(auroc_by_counting(scores, wrong), abs=1e-4)
 
 
+def test_where_the_server_asks_for_no_crop_the_first_answer_stays() -> None:
+    kept = row("read", "A7", "A1", nats=2.0, with_crop="A7", is_skipped=True)
+    assert not kept.is_right_as_pair(0.5)
+    scene = make_scene(3, split="test", size=(1600, 1200))
+    jpeg = encode_jpeg(render(scene), 90)
+    for is_off_domain in (False, True):
+        engine = FakeEngine(FakeScript(is_off_domain=is_off_domain))
+        rows = ask_scene(engine, EdgeSettings(), scene, jpeg)
+        assert {r.is_skipped for r in rows} == {is_off_domain}
+
+
 def test_the_tables_show_every_band_and_kind(capsys: pytest.CaptureFixture[str]) -> None:
     print_tables([row("read", "A7", "A7", height=h) for h in (3, 5, 7, 12)] + [row("count", "2", "2")], 0.5)
     shown = capsys.readouterr().out

@@ -26,7 +26,10 @@ from secondglance_server.engine.protocol import (
     Engine,
     Picture,
 )
+from secondglance_server.inference.intake import patch_limits
 from secondglance_server.inference.localization import locate, relative_attention
+from secondglance_server.inference.skip import seen_size, skip_before_looking, skip_region
+from secondglance_server.settings import ServerSettings
 
 _BATCH = 16
 _NO_LIMIT = 2**30  # bytes of an encoded picture
@@ -53,6 +56,18 @@ def compared(engine: Engine, draft: AnswerResult, picture: Picture) -> Attention
 
 def region(engine: Engine, draft: AnswerResult, picture: Picture, size: ImageSize) -> PixelBox:
     return locate(compared(engine, draft, picture), size, engine.info.localization)
+
+
+def wanted_region(
+    engine: Engine, draft: AnswerResult, picture: Picture, original: ImageSize
+) -> PixelBox | None:
+    """The region that the server asks for where a draft is unsure; None where no crop of it could help."""
+    seen = seen_size(ImageSize(width=picture.rgb.shape[1], height=picture.rgb.shape[0]), engine.info.image)
+    if draft.is_off_domain or skip_before_looking(original, seen):
+        return None
+    box = region(engine, draft, picture, original)
+    limits = patch_limits(ServerSettings.model_construct())
+    return None if skip_region(box, original, seen, engine.info.patch, limits) else box
 
 
 class Edge:

@@ -12,6 +12,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,11 +33,24 @@ from training.reader.symbolic import pool_of
 from training.reader.targets import SeenView, see, target_of
 from training.reader.wordings import known_words
 
-ENDS = (16_000, 20_000, 26_000, 35_000)  # steps at which the learning rate has fallen to nothing
-LATE = ENDS[-2]  # from here on more of what lags behind: photo textures and second looks
+
+class Fall(NamedTuple):
+    """Steps over which the learning rate falls once to nothing, and what is drawn in them."""
+
+    end: int
+    pairs: float  # of the examples that show a scene
+    photos: float | None  # of the scenes; None: as many as there are, 0.6
+
+
+FALLS = (
+    Fall(16_000, pairs=0.4, photos=None),
+    Fall(20_000, pairs=0.4, photos=None),
+    Fall(26_000, pairs=0.4, photos=None),
+    Fall(35_000, pairs=0.5, photos=0.8),  # from here on more of what lags behind
+    Fall(44_000, pairs=0.5, photos=0.7),
+)
+ENDS = tuple(fall.end for fall in FALLS)
 QUESTIONS = 10
-PAIRS, LATE_PAIRS = 0.4, 0.5
-LATE_PHOTOS = 0.8  # of the scenes; before, as many as there are: 0.6
 SYMBOLIC_EVERY = 4
 SPELLED = 0.05  # of the known words, so that spelled ones are no surprise
 GAZE_WEIGHT = 1.0
@@ -170,7 +184,7 @@ def _train(plan: Plan, rank: int) -> None:
     records = load_records(plan.scenes)
     data = JointData(records, load_features(plan.root, plan.scenes))
     pool = pool_of([view for record in records for view in record.views])
-    late_weights = weights_of(records, LATE_PHOTOS)
+    weights = {fall: fall.photos and weights_of(records, fall.photos) for fall in FALLS}
     journal = Journal(plan.root, "joint", ENDS[-1], first_step=first) if rank == 0 else None
     if journal:
         journal.write(
@@ -182,15 +196,13 @@ def _train(plan: Plan, rank: int) -> None:
     last, share = plan.until or ENDS[-1], plan.batch // plan.processes
     for step in range(first, last):
         is_symbolic = step % SYMBOLIC_EVERY == 3
-        is_late = step >= LATE
-        pairs = LATE_PAIRS if is_late else PAIRS
-        is_pair = bool(np.random.default_rng([plan.seed, step]).random() < pairs)
+        fall = next(fall for fall in FALLS if step < fall.end)
+        is_pair = bool(np.random.default_rng([plan.seed, step]).random() < fall.pairs)
         rng = np.random.default_rng([plan.seed, step, rank])
         if is_symbolic:
             drawn = [symbolic_example(rng, LEVELS[-1], pool, vocabulary) for _ in range(share)]
         else:
-            weights = late_weights if is_late else None
-            rows = rng.choice(len(data), size=share, p=weights).tolist()
+            rows = rng.choice(len(data), size=share, p=weights[fall]).tolist()
             drawn = [joint_example(rng, data, vocabulary, row, is_pair=is_pair) for row in rows]
         with torch.autocast("cpu", torch.bfloat16):  # a third faster where the processor has bf16 matrices
             outcome = run(model, [example for example, _ in drawn], rng, known_shares(rng, share))

@@ -17,7 +17,7 @@ from torch import distributed, nn
 
 from scenes.fonts import font_files
 from secondglance_server.engine.reader.tower import ReaderTower, ReaderTowerConfig
-from training.journal import save_checkpoint
+from training.journal import restarted, save_checkpoint
 from training.muon import Optimizers
 from training.reader import __main__ as command
 from training.reader.drawing import worlds
@@ -27,7 +27,7 @@ from training.reader.records import Record, render_shard
 from training.reader.render import spread
 from training.reader.stages import order
 from training.reader.stages.features import load_features, store_features
-from training.reader.stages.joint import average_gradients, weights_of
+from training.reader.stages.joint import ENDS, FALLS, average_gradients, weights_of
 
 
 @pytest.fixture
@@ -173,7 +173,19 @@ def test_late_scenes_are_mostly_on_photographs_and_each_kind_is_drawn_evenly(
 ) -> None:
     records = [Record(seed, "drawn" if seed < drawn else "photo", ()) for seed in range(drawn + photos)]
     weights = weights_of(records, 0.8)
+    assert weights is not None
     assert weights.sum() == pytest.approx(1)
     assert weights[drawn:].sum() == pytest.approx(share)
     assert len(set(weights[:drawn])) <= 1
     assert len(set(weights[drawn:])) <= 1
+    assert weights_of(records, None) is None
+
+
+def test_each_step_of_the_joint_stage_lies_in_one_fall_of_its_rate() -> None:
+    """The rate begins each later fall at its peak, and falls in no two of them at once."""
+    ends = [fall.end for fall in FALLS]
+    assert ends == sorted(set(ends)) == list(ENDS)
+    for fall in FALLS[1:]:
+        begin = ends[ends.index(fall.end) - 1]
+        assert restarted(begin, ENDS) == pytest.approx(0.4)
+        assert 0 < restarted(fall.end - 1, ENDS) < 0.001

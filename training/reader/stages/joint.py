@@ -111,8 +111,13 @@ def _about(asked: list[Asked], target: int, *, is_misled: bool) -> list[Asked]:
     return (about + others)[:QUESTIONS]
 
 
-def weights_of(records: Sequence[Record], photos: float) -> NDArray[np.float64]:
-    """Return how likely each record is drawn, so that a share `photos` of all has a photograph behind it."""
+def weights_of(records: Sequence[Record], photos: float | None) -> NDArray[np.float64] | None:
+    """Return how likely each record is drawn, so that a share `photos` of all has a photograph behind it.
+
+    None: all are drawn alike.
+    """
+    if photos is None:
+        return None
     is_photo = np.array([record.source == "photo" for record in records])
     weights = np.where(is_photo, photos / max(is_photo.sum(), 1), (1 - photos) / max((~is_photo).sum(), 1))
     return weights / weights.sum()  # where one kind is missing
@@ -184,7 +189,7 @@ def _train(plan: Plan, rank: int) -> None:
     records = load_records(plan.scenes)
     data = JointData(records, load_features(plan.root, plan.scenes))
     pool = pool_of([view for record in records for view in record.views])
-    weights = {fall: fall.photos and weights_of(records, fall.photos) for fall in FALLS}
+    weights = {fall: weights_of(records, fall.photos) for fall in FALLS}
     journal = Journal(plan.root, "joint", ENDS[-1], first_step=first) if rank == 0 else None
     if journal:
         journal.write(

@@ -100,8 +100,9 @@ def ask_scene(engine: Engine, settings: EdgeSettings, scene: Scene, jpeg: bytes)
         read = sign if question.kind == "read" else None
         if read is None and confidence.min_entropy <= engine.info.gate.threshold:
             continue
-        row.is_skipped = wanted_region(engine, draft, edge.whole, edge.size) is None
-        boxes = [region(engine, draft, edge.whole, edge.size)]
+        wanted = wanted_region(engine, draft, edge.whole, edge.size)
+        row.is_skipped = wanted is None
+        boxes = [wanted or region(engine, draft, edge.whole, edge.size)]
         if read is not None:
             row.box_share = shown_share(read.box, corners(boxes[0]))
             boxes.append(_true_box(rng, scene, read))

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.instruments.off_domain import QUESTIONS as OFF_DOMAIN
-from scenes.generator import make_scene
+from scenes.generator import make_scene, shown_share
 from secondglance.link.encoding_choice import EncodingChoice
 from secondglance.link.uplink import Uplink
 from secondglance.pictures.budget import PixelBudget
@@ -222,7 +222,7 @@ def _ask(
     region = wanted_region(engine, first, seen, size) if gate > threshold else None
     if region:
         box = (float(region.left), float(region.top), float(region.right), float(region.bottom))
-        holds = _held(question.box, box)
+        holds = None if question.box is None else shown_share(question.box, box)
         encodings = _encodings(engine)
         budget = edge_budget(engine.info.patch).scaled(encodings.patch_scale)
         recipe = next(encodings.for_patch())
@@ -238,14 +238,6 @@ def _ask(
         final.text in (CANNOT_TEXT, NOTHING_TEXT), holds, question.height, is_first, sent, times,
         f"{question.text} {question.answers[:1]}: {first.text!r} {gate:.2f}, {final.text!r} {last_gate:.2f}",
     )  # fmt: skip
-
-
-def _held(inner: Box | None, box: Box) -> float | None:
-    if inner is None:
-        return None
-    width = min(inner[2], box[2]) - max(inner[0], box[0])
-    height = min(inner[3], box[3]) - max(inner[1], box[1])
-    return max(width, 0.0) * max(height, 0.0) / max((inner[2] - inner[0]) * (inner[3] - inner[1]), 1e-9)
 
 
 def auroc(rows: Sequence[Row]) -> float | None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scenes.generator import shown_share
 from secondglance_protocol.wire import ImageSize, PixelBox
 from secondglance_server.engine.protocol import AttentionMap, LocalizationDefaults
 from secondglance_server.inference.localization import locate, mass_window, relative_attention, vicrop_window
@@ -203,11 +204,6 @@ def is_within(inner: np.ndarray, outer: np.ndarray, tolerance: float = 1e-3) -> 
     return bool((inner[:2] >= outer[:2] - tolerance).all() and (inner[2:] <= outer[2:] + tolerance).all())
 
 
-def share_inside(text: np.ndarray, window: np.ndarray) -> float:
-    inside = np.maximum(np.minimum(text[2:], window[2:]) - np.maximum(text[:2], window[:2]), 0)
-    return float(inside.prod() / np.prod(text[2:] - text[:2]))
-
-
 @given(
     seed=st.integers(0, 1000),
     size=st.builds(ImageSize, width=st.integers(1, 20_000), height=st.integers(1, 20_000)),
@@ -234,7 +230,7 @@ def test_a_region_cuts_no_text_of_which_it_holds_more_than_half(
     most = plain.copy()
     for box in boxes:
         text = box * [size.width, size.height, size.width, size.height]
-        share = share_inside(text, plain)
+        share = shown_share(tuple(text), tuple(plain))
         assert share < 0.501 or is_within(text, region)
         if share > 0.499:
             around = (text[3] - text[1]) / 2
